@@ -1,0 +1,124 @@
+"""A network as a pure function of its state, its mode and its dropout masks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.tasks.layers import BatchNorm, Dropout, make_explicit
+
+State = dict[str, Tensor]
+"""Named tensors: parameters, buffers, an update, or dropout masks."""
+
+
+def initialise(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Call a model factory with torch's global generator seeded, and put the generator back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return factory()
+
+
+class FunctionalModel:
+    """`model(state, x, training=..., masks=...) -> (outputs, new buffers)`, free of side effects.
+
+    Built from any `nn.Module` (a copy; the original is untouched) whose randomness lives in dropout
+    layers. It can be mapped with `torch.func.vmap` over clients, and differentiated twice.
+
+    Attributes:
+        parameter_names, buffer_names: the keys of a state, in the module's order.
+        dropout_rates: rate of each dropout layer with a rate above zero, by name.
+        mask_shapes: shape of one example's mask, by dropout layer, without the batch axis.
+    """
+
+    def __init__(self, net: nn.Module, input_shape: Sequence[int]) -> None:
+        self.net = make_explicit(copy.deepcopy(net)).requires_grad_(False)
+        self.input_shape = torch.Size(input_shape)
+        self.parameter_names = tuple(name for name, _ in self.net.named_parameters())
+        self.buffer_names = tuple(name for name in self.net.state_dict() if name not in set(self.parameter_names))
+        self._norms = tuple(n for n, m in self.net.named_modules() if isinstance(m, BatchNorm))
+        self.dropout_rates: dict[str, float] = {}
+        self.mask_shapes: dict[str, torch.Size] = {}
+        self._probe()
+
+    def _probe(self) -> None:
+        """Run once on zeros, to learn the shape of every dropout mask and to fail early."""
+        hooks = []
+        for name, module in self.net.named_modules():
+            if isinstance(module, Dropout) and module.p > 0:
+                self.dropout_rates[name] = module.p
+
+                def note(layer: Dropout, args: tuple[Tensor], name: str = name) -> None:
+                    self.mask_shapes[name] = layer.mask_shape(args[0])
+
+                hooks.append(module.register_forward_pre_hook(note))
+        self.net.eval()
+        try:
+            self.net(torch.zeros(2, *self.input_shape))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for name in set(self.dropout_rates) - set(self.mask_shapes):
+            del self.dropout_rates[name]  # a layer that the forward pass never reaches
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether examples of a batch see each other."""
+        return bool(self._norms)
+
+    def state(self) -> State:
+        """A copy of the parameters and buffers that the module was built with."""
+        return {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+
+    def parameters_of(self, state: State) -> State:
+        """The parameters in `state`, in the module's order."""
+        return {name: state[name] for name in self.parameter_names}
+
+    def buffers_of(self, state: State) -> State:
+        """The buffers in `state`, in the module's order."""
+        return {name: state[name] for name in self.buffer_names}
+
+    def draw_masks(self, batch: int, generator: torch.Generator) -> State:
+        """Keep-masks for `batch` examples: (batch, ...) of 0 and 1, by dropout layer."""
+        return {
+            name: torch.empty(batch, *shape).bernoulli_(1.0 - self.dropout_rates[name], generator=generator)
+            for name, shape in self.mask_shapes.items()
+        }
+
+    def __call__(
+        self,
+        state: State,
+        x: Tensor,
+        *,
+        training: bool,
+        masks: State | None = None,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Outputs for `x` (B, ...) and the buffers after the pass.
+
+        Args:
+            state: parameters and buffers by name.
+            training: batch statistics (True) or running statistics (False) in batch norm.
+            masks: keep-masks by dropout layer, (B, ...) each; applied in either mode, so that an
+                attacker can hold batch norm in evaluation mode and still model dropout. Needed in
+                training mode when the network has dropout.
+            rows: (B,) weights of the examples in batch statistics; 0 marks padding.
+
+        Raises:
+            ValueError: training mode without masks for a network that has dropout.
+        """
+        tensors = dict(state)
+        if masks:
+            tensors |= {f"{name}.mask" if name else "mask": mask for name, mask in masks.items()}
+        elif training and self.dropout_rates:
+            raise ValueError(
+                "training mode needs the masks of dropout layers "
+                f"{', '.join(self.dropout_rates)}; draw them with draw_masks()"
+            )
+        if rows is not None and training:
+            tensors |= {f"{name}.rows": rows for name in self._norms}
+        self.net.train(training)
+        outputs = torch.func.functional_call(self.net, tensors, (x,), tie_weights=False)
+        return outputs, {name: tensors[name] for name in self.buffer_names}

@@ -1,0 +1,126 @@
+"""What is learned: labelled images, a network, a loss."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedlab.errors import DataError
+from fedlab.tasks.functional import FunctionalModel, initialise
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Labelled images, held as the bytes they came in.
+
+    Attributes:
+        x: (N, C, H, W), uint8 (0 to 255) or float32 in [0, 1].
+        y: (N,) int64 in [0, classes).
+        groups: (N,) natural owner of each record (a photograph, a writer), if the data has one.
+        source, licence: where it came from; both are printed in every report.
+        synthetic: made by a generator; a report on it supports no privacy claim.
+    """
+
+    name: str
+    x: NDArray[np.generic]
+    y: NDArray[np.int64]
+    classes: int
+    source: str
+    licence: str = "unknown"
+    groups: NDArray[np.int64] | None = None
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        problem = None
+        if self.x.ndim != 4:
+            problem = f"images of shape {self.x.shape}; expected (N, C, H, W)"
+        elif len(self.x) != len(self.y):
+            problem = f"{len(self.x)} images but {len(self.y)} labels"
+        elif len(self.x) == 0:
+            problem = "no records"
+        elif self.y.min() < 0 or self.y.max() >= self.classes:
+            problem = f"labels from {self.y.min()} to {self.y.max()}; expected 0 to {self.classes - 1}"
+        elif self.x.dtype == np.float32:
+            low, high = float(self.x.min()), float(self.x.max())
+            if not (np.isfinite(low) and np.isfinite(high) and low >= 0.0 and high <= 1.0):
+                problem = f"pixels from {low:g} to {high:g}; expected finite values in [0, 1]"
+        elif self.x.dtype != np.uint8:
+            problem = f"pixels of type {self.x.dtype}; expected uint8 or float32 in [0, 1]"
+        if problem:
+            raise DataError(f"data set {self.name}: {problem}")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of one image."""
+        return tuple(int(side) for side in self.x.shape[1:])
+
+    def images(self, ids: NDArray[np.int64] | Sequence[int]) -> Tensor:
+        """(len(ids), C, H, W) float32 in [0, 1]."""
+        picked = torch.from_numpy(np.ascontiguousarray(self.x[np.asarray(ids, dtype=np.int64)]))
+        return picked.float() / 255.0 if picked.dtype == torch.uint8 else picked
+
+    def labels(self, ids: NDArray[np.int64] | Sequence[int]) -> Tensor:
+        """(len(ids),) int64."""
+        return torch.from_numpy(self.y[np.asarray(ids, dtype=np.int64)])
+
+    def sha256(self) -> str:
+        """Hash of the records themselves, in order."""
+        digest = hashlib.sha256(repr((self.x.dtype.str, self.x.shape)).encode())
+        digest.update(np.ascontiguousarray(self.x).data)
+        digest.update(np.ascontiguousarray(self.y).data)
+        return digest.hexdigest()
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Per-example loss (B,) of `logits` (B, C) for labels (B,) or probabilities (B, C)."""
+    return nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, a network and a loss: all that a client needs to know about what is learned.
+
+    Bring your own by filling the fields::
+
+        Task(train=Dataset(...), test=Dataset(...), network=MyNet)
+
+    Attributes:
+        train, test: records of the clients and held-out records.
+        network: called with torch's generator seeded; returns a fresh `nn.Module` that maps
+            (B, C, H, W) in [0, 1] to logits (B, classes).
+        loss: per-example loss (B,) of logits for labels or class probabilities.
+        owners: record ids of each client, if the task brings its own division of the data;
+            otherwise the scenario's partition divides `train`.
+    """
+
+    train: Dataset
+    test: Dataset
+    network: Callable[[], nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
+    owners: Sequence[NDArray[np.int64]] | None = field(default=None)
+
+    @property
+    def name(self) -> str:
+        return self.train.name
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return self.train.shape
+
+    @property
+    def classes(self) -> int:
+        return self.train.classes
+
+    def model(self, seed: int) -> FunctionalModel:
+        """The network with the initial weights that `seed` gives, as a pure function."""
+        return FunctionalModel(initialise(self.network, seed), self.input_shape)
