@@ -1,0 +1,38 @@
+"""Which records a client uses in which step: a pure function of the seed tree.
+
+The attacker never sees it; the scorer calls the same function to know the truth.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlab import seeds
+from fedlab.clients.config import ClientConfig
+
+Plan = list[NDArray[np.int64]]
+"""Positions in the client's list of records, step by step; a Poisson step may be empty."""
+
+
+def plan_batches(records: int, config: ClientConfig, seed: int, round: int, client: int) -> Plan:
+    """The batches of one client in one round.
+
+    Shuffled: epochs over fresh permutations, the last short batch kept; with `local_steps` the
+    batches of as many epochs as that takes. Poisson: each record enters each step with probability
+    batch_size / records.
+    """
+    generator = seeds.numpy_generator(seed, "batches", round, client)
+    size = min(config.batch_size or records, records)
+    per_epoch = math.ceil(records / size)
+    steps = config.local_steps if config.local_steps is not None else config.local_epochs * per_epoch
+    if config.sampling == "poisson":
+        rate = size / records
+        return [np.flatnonzero(generator.random(records) < rate) for _ in range(steps)]
+    plan: Plan = []
+    while len(plan) < steps:
+        order = generator.permutation(records)
+        plan += [order[start : start + size] for start in range(0, records, size)]
+    return plan[:steps]

@@ -1,0 +1,24 @@
+"""WHERE it runs: a Flower Grid on virtual time, executors in this process or on Ray, the tap."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fedlab.runtime.executors import Executor as Executor
+from fedlab.runtime.executors import InlineExecutor as InlineExecutor
+from fedlab.runtime.grid import Fleet as Fleet
+from fedlab.runtime.grid import SimulationGrid as SimulationGrid
+from fedlab.runtime.grid import UniformFleet as UniformFleet
+from fedlab.runtime.tap import TappedGrid as TappedGrid
+
+if TYPE_CHECKING:
+    from fedlab.runtime.ray_executor import RayExecutor as RayExecutor
+
+
+def __getattr__(name: str) -> Any:
+    """Import Ray only for those who use it."""
+    if name == "RayExecutor":
+        from fedlab.runtime.ray_executor import RayExecutor
+
+        return RayExecutor
+    raise AttributeError(f"module 'fedlab.runtime' has no attribute {name!r}")

@@ -1,0 +1,59 @@
+"""The only file that touches private names of flwr (1.41); a test fails loudly when one moves.
+
+* `TaskIdentity`: `Message(...)` refuses to be built outside of a run; this says which run it is.
+  It is global to the process, so two simulations must not run in threads of one process.
+* `metadata.__dict__["_message_id"]`: Flower's own in-memory Grid numbers messages like this.
+* `SUPERLINK_NODE_ID`, `ErrorCode`, `Run`: constants and a type with no public address.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+RUN_ID = 1
+FIRST_NODE_ID = SUPERLINK_NODE_ID + 1
+"""Node ids of a simulation start here: 1 belongs to the server."""
+
+
+def enter_run() -> Run:
+    """Let this process build messages, as the server of a simulated run."""
+    TaskIdentity.task_id = 1
+    TaskIdentity.run_id = RUN_ID
+    TaskIdentity.node_id = SUPERLINK_NODE_ID
+    return Run.create_empty(RUN_ID)
+
+
+def quiet_logger() -> None:
+    """Keep flwr's per-round INFO lines out of the terminal; warnings stay."""
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+
+
+def number(message: Message, message_id: str) -> None:
+    """Give an outgoing message its id."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def error_reply(message: Message, reason: str) -> Message:
+    """The reply of a client whose app raised."""
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def lost_reply(message: Message, reason: str) -> Message:
+    """The reply in the name of a client that could not be reached."""
+    return Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=message)
+
+
+def new_context(node: int, nodes: int) -> Context:
+    """A client's context: its partition, and room for what it wants to remember."""
+    return Context(
+        run_id=RUN_ID,
+        node_id=node,
+        node_config={"partition-id": node - FIRST_NODE_ID, "num-partitions": nodes},
+        state=RecordDict(),
+        run_config={},
+    )

@@ -1,0 +1,131 @@
+"""Where clients run: an executor takes chunks of messages and brings back replies.
+
+A chunk is the unit of dispatch. A `CohortClientApp` gets it whole; any other Flower ClientApp is
+called once per message, on copies, so that a client that edits its message changes nobody else's.
+"""
+
+from __future__ import annotations
+
+import copy
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedlab.runtime._flower import enter_run, error_reply
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Tick = Callable[[int, int, int], None]
+"""Called with (item's index, steps done, steps in all)."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A message on its way to a client, with that client's context."""
+
+    message: Message
+    context: Context
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A client's answer, and its context afterwards."""
+
+    message: Message
+    context: Context
+
+
+Chunk = Sequence[Delivery]
+
+
+@runtime_checkable
+class CohortClientApp(Protocol):
+    """A ClientApp that can take a chunk at once."""
+
+    def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> Sequence[Message]:
+        """Answer each message, in order."""
+
+
+class Executor(Protocol):
+    """Runs one ClientApp's chunks, and other work beside it."""
+
+    def load(self, client_app: ClientApp) -> None:
+        """Make `client_app` the app that `run` executes."""
+
+    def run(self, chunks: Sequence[Chunk]) -> list[list[Reply]]:
+        """Execute every chunk; replies in the order of the chunks and of their messages."""
+
+    def map(
+        self, function: Callable[[Item, Callable[[int, int], None]], Result], items: Sequence[Item], tick: Tick
+    ) -> Iterator[tuple[int, Result]]:
+        """Run `function(item, report)` for each item; (index, result) as they finish."""
+
+    def close(self) -> None:
+        """Give back what the executor holds."""
+
+
+def execute(app: ClientApp, chunk: Chunk) -> list[Reply]:
+    """Run a chunk in this process; a client's exception becomes its failed reply."""
+    if isinstance(app, CohortClientApp):
+        messages = [delivery.message for delivery in chunk]
+        contexts = [delivery.context for delivery in chunk]
+        try:
+            answers = app.run_cohort(messages, contexts)
+        except Exception:
+            reason = traceback.format_exc()
+            answers = [error_reply(message, reason) for message in messages]
+        return [Reply(answer, context) for answer, context in zip(answers, contexts, strict=True)]
+    return [_execute_one(app, delivery) for delivery in chunk]
+
+
+def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
+    context = copy.deepcopy(delivery.context)
+    try:
+        return Reply(app(copy.deepcopy(delivery.message), context), context)
+    except Exception:
+        return Reply(error_reply(delivery.message, traceback.format_exc()), delivery.context)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One torch thread, as in every worker: more threads would sum in another order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class InlineExecutor:
+    """Runs everything in this process, one chunk after the other."""
+
+    def __init__(self) -> None:
+        self._app: ClientApp | None = None
+
+    def load(self, client_app: ClientApp) -> None:
+        enter_run()
+        self._app = client_app
+
+    def run(self, chunks: Sequence[Chunk]) -> list[list[Reply]]:
+        if self._app is None:
+            raise RuntimeError("InlineExecutor.run before load(client_app)")
+        with single_thread():
+            return [execute(self._app, chunk) for chunk in chunks]
+
+    def map(
+        self, function: Callable[[Any, Callable[[int, int], None]], Any], items: Sequence[Any], tick: Tick
+    ) -> Iterator[tuple[int, Any]]:
+        with single_thread():
+            for index, item in enumerate(items):
+                yield index, function(item, lambda done, total, index=index: tick(index, done, total))  # type: ignore[misc]
+
+    def close(self) -> None:
+        self._app = None

@@ -1,0 +1,10 @@
+"""How the SERVER learns: aggregators, server optimizers, schedules, and their composition."""
+
+from fedlab.strategies.aggregators import Aggregator as Aggregator
+from fedlab.strategies.aggregators import Updates as Updates
+from fedlab.strategies.aggregators import as_aggregator as as_aggregator
+from fedlab.strategies.composition import Composition as Composition
+from fedlab.strategies.composition import fedavg as fedavg
+from fedlab.strategies.schedules import Synchronous as Synchronous
+from fedlab.strategies.server_optimizers import SGD as SGD
+from fedlab.strategies.server_optimizers import ServerOptimizer as ServerOptimizer

@@ -1,0 +1,116 @@
+"""Aggregators: how n client updates become one step.
+
+An aggregator is a plain function `(deltas, weights) -> delta`, or an object with
+`aggregate(updates, state) -> (delta, state)` when it needs more than that or remembers something.
+Deltas are float64 and stand in the order of client ids, so that a sum never depends on who answered
+first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from fedlab.errors import PluginError
+
+
+@dataclass(frozen=True)
+class Updates:
+    """One round's updates, in the order of client ids.
+
+    Attributes:
+        deltas: (n, d) float64, what each client's parameters moved by.
+        weights: (n,) float64, the records that each client holds.
+        clients: n client ids, ascending.
+        metrics: what each client sent along.
+    """
+
+    deltas: Tensor
+    weights: Tensor
+    clients: tuple[int, ...]
+    metrics: tuple[dict[str, float], ...] = field(default=())
+
+
+AggregatorState = dict[str, Any]
+
+
+@runtime_checkable
+class Aggregator(Protocol):
+    """Combines updates, with a state of its own (empty in the first round)."""
+
+    def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
+        """The combined delta (d,), and the state for the next round."""
+
+
+AggregatorFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class FunctionAggregator:
+    """A plain function as an aggregator."""
+
+    function: AggregatorFunction
+
+    def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
+        return self.function(updates.deltas, updates.weights), state
+
+
+def as_aggregator(candidate: object) -> Aggregator:
+    """Accept an object with `aggregate`, a class of such objects, or a plain function.
+
+    Raises:
+        PluginError: for anything else.
+    """
+    if isinstance(candidate, type):
+        candidate = candidate()
+    if isinstance(candidate, Aggregator):
+        return candidate
+    if callable(candidate):
+        return FunctionAggregator(candidate)
+    raise PluginError(
+        f"an aggregator must be a function (deltas, weights) -> delta, or have a method"
+        f" aggregate(updates, state); got {candidate!r}"
+    )
+
+
+def checked(aggregator: Aggregator, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
+    """Aggregate, and refuse an answer that is no finite vector of the right length.
+
+    Raises:
+        PluginError: the aggregator returned something else.
+    """
+    delta, new_state = aggregator.aggregate(updates, state)
+    name = type(aggregator).__name__
+    if isinstance(aggregator, FunctionAggregator):
+        name = getattr(aggregator.function, "__name__", name)
+    expected = tuple(updates.deltas.shape[1:])
+    if not isinstance(delta, Tensor) or tuple(delta.shape) != expected:
+        got = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
+        raise PluginError(f"aggregator {name} returned {got}; expected a tensor of shape {expected}")
+    if not bool(torch.isfinite(delta).all()):
+        raise PluginError(f"aggregator {name} returned non-finite numbers for finite updates")
+    return delta.double(), new_state
+
+
+def mean(deltas: Tensor, weights: Tensor) -> Tensor:
+    """Every client counts the same."""
+    return deltas.mean(0)
+
+
+def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
+    """Clients count by their records (McMahan et al. 2017, Algorithm 1)."""
+    return (weights / weights.sum()) @ deltas
+
+
+def median(deltas: Tensor, weights: Tensor) -> Tensor:
+    """Coordinate-wise median; the mean of the middle two for an even number of clients.
+
+    Yin et al., ICML 2018, https://arxiv.org/abs/1803.01498.
+    """
+    ordered = deltas.sort(0).values
+    n = len(deltas)
+    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2.0

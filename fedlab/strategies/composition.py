@@ -1,0 +1,142 @@
+"""A federated algorithm as a composition: aggregator × server optimizer × schedule.
+
+(The fourth part, the local rule, runs in the clients.) The composition is a Flower `Strategy`, so it
+runs on any Grid. FedAvg (McMahan et al., AISTATS 2017, https://arxiv.org/abs/1602.05629) is the
+weighted mean, plain averaging and the synchronous schedule.
+
+Deviations from flwr's FedAvg: aggregation works on deltas, in float64, in the order of client ids
+(flwr sums float32 weights in the order of arrival); sampling comes from the seed tree; a round
+without a valid reply leaves the model as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked
+from fedlab.strategies.schedules import Synchronous
+from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer
+from fedlab.tasks import State
+
+
+class Composition(Strategy):
+    """One synchronous federated algorithm.
+
+    Args:
+        parameters: names of the learned tensors; all other arrays (batch-norm statistics) are
+            averaged with the clients' weights and take no optimizer step.
+    """
+
+    def __init__(
+        self,
+        aggregator: Aggregator,
+        optimizer: ServerOptimizer,
+        schedule: Synchronous,
+        parameters: Sequence[str],
+    ) -> None:
+        self.aggregator, self.optimizer, self.schedule = aggregator, optimizer, schedule
+        self.parameters = tuple(parameters)
+        self.aggregator_state: AggregatorState = {}
+        self.optimizer_state: OptimizerState = {}
+        self.failures = 0
+        self._sent: State = {}
+
+    def summary(self) -> None:
+        """Flower prints this at the start of a run; the scenario says it all already."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """The same model to each client of this round's cohort."""
+        self._sent = tensors(arrays)
+        nodes = grid.get_node_ids()
+        ids = nodes if isinstance(nodes, range) else sorted(nodes)
+        content = RecordDict(
+            {"arrays": arrays, "config": ConfigRecord({**config, "server-round": server_round})}
+        )
+        return [
+            Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
+            for node in self.schedule.sample(ids, server_round)
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """The next model, or None (keep the old one) when nobody sent a usable update."""
+        answers = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
+        valid = [reply for reply in answers if not reply.has_error()]
+        self.failures += len(answers) - len(valid)
+        if not valid:
+            return None, None
+        states = [tensors(reply.content.array_records["arrays"]) for reply in valid]
+        metrics = [_metrics(reply) for reply in valid]
+        weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
+        before = flatten(self._sent, self.parameters)
+        updates = Updates(
+            deltas=torch.stack([flatten(state, self.parameters) - before for state in states]),
+            weights=weights,
+            clients=tuple(reply.metadata.src_node_id for reply in valid),
+            metrics=tuple(metrics),
+        )
+        delta, self.aggregator_state = checked(self.aggregator, updates, self.aggregator_state)
+        step, self.optimizer_state = self.optimizer.step(delta, self.optimizer_state)
+        after = unflatten(before + step, self._sent, self.parameters)
+        share = weights / weights.sum()
+        for name in self._sent.keys() - set(self.parameters):
+            stacked = torch.stack([state[name].double() for state in states])
+            after[name] = torch.tensordot(share, stacked, dims=1).to(self._sent[name].dtype)
+        train_loss = float(share @ torch.tensor([m["train-loss"] for m in metrics], dtype=torch.float64))
+        return (
+            ArrayRecord({name: after[name] for name in self._sent}),
+            MetricRecord({"train-loss": train_loss, "participants": len(valid)}),
+        )
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Evaluation is central."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Evaluation is central."""
+        return None
+
+
+def fedavg(
+    *,
+    aggregator: Aggregator,
+    optimizer: ServerOptimizer,
+    cohort: int,
+    seed: int,
+    parameters: Sequence[str],
+) -> Strategy:
+    """FedAvg with any aggregator and server optimizer, on the synchronous schedule."""
+    return Composition(aggregator, optimizer, Synchronous(cohort, seed), parameters)
+
+
+def tensors(record: ArrayRecord) -> State:
+    """The record's arrays as tensors of their own."""
+    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
+
+
+def flatten(state: State, names: Sequence[str]) -> Tensor:
+    """(d,) float64 of the named tensors, in that order."""
+    return torch.cat([state[name].reshape(-1).double() for name in names])
+
+
+def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
+    """The named tensors out of `vector`, with the shapes and types of `like`."""
+    sizes = [like[name].numel() for name in names]
+    parts = vector.split(sizes)
+    return {n: p.reshape(like[n].shape).to(like[n].dtype) for n, p in zip(names, parts, strict=True)}
+
+
+def _metrics(reply: Message) -> dict[str, float]:
+    record = reply.content.metric_records["metrics"]
+    return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
