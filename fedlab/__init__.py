@@ -24,10 +24,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from fedlab.report import AuditReport as AuditReport
-    from fedlab.run import run as run
+    from fedlab.experiment import run as run
     from fedlab.scenario import Scenario as Scenario
 
-_LAZY = {"AuditReport": "fedlab.report", "Scenario": "fedlab.scenario", "run": "fedlab.run"}
+_LAZY = {"AuditReport": "fedlab.report", "Scenario": "fedlab.scenario", "run": "fedlab.experiment"}
 
 
 def __getattr__(name: str) -> Any:

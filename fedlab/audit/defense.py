@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
-from fedlab.clients.config import ClientConfig
+from fedlab.clients.config import ClientConfig, Federation
 from fedlab.clients.rules import LocalRule
 from fedlab.privacy import Guarantee, Ledger
 
@@ -36,7 +36,7 @@ class Defense:
         """Change the client's configuration (its batch size, its sampling)."""
         return config
 
-    def local_rule(self, rule: LocalRule) -> LocalRule:
+    def local_rule(self, rule: LocalRule, federation: Federation) -> LocalRule:
         """Wrap the client's training rule."""
         return rule
 

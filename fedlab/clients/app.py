@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from fedlab.clients.config import ClientConfig
@@ -94,7 +95,7 @@ class CohortApp(ClientApp):
         if result.memory:
             context.state[MEMORY] = ArrayRecord(dict(result.memory))
         metrics = {"num-examples": len(job.records), "train-loss": result.loss}
-        metrics |= self.rule.metrics(len(job.records), result.steps, self.config.batch_size)
+        metrics |= self.rule.metrics(len(job.records), result.steps)
         content = RecordDict(
             {"arrays": ArrayRecord(dict(result.state)), "metrics": MetricRecord(dict(metrics))}
         )
@@ -106,6 +107,16 @@ class CohortApp(ClientApp):
         loss, accuracy = evaluate(self.training, job.state, job.records)
         metrics = MetricRecord({"num-examples": len(job.records), "loss": loss, "accuracy": accuracy})
         return Message(RecordDict({"metrics": metrics, "config": ConfigRecord()}), reply_to=message)
+
+
+def with_mods(app: CohortApp, mods: Sequence[Mod]) -> ClientApp:
+    """The same clients behind Flower mods, which see one message at a time: no longer stacked."""
+    if not mods:
+        return app
+    wrapped = ClientApp(mods=list(mods))
+    wrapped.train()(app._train_one)
+    wrapped.evaluate()(app._evaluate)
+    return wrapped
 
 
 def evaluate(training: LocalTraining, state: State, ids: NDArray[np.int64]) -> tuple[float, float]:

@@ -30,3 +30,18 @@ class ClientConfig:
     momentum: float = 0.0
     weight_decay: float = 0.0
     sampling: Sampling = "shuffle"
+
+
+@dataclass(frozen=True)
+class Federation:
+    """What a defense may plan with before training: nothing that is not public to the operator.
+
+    Attributes:
+        records: how many records each client holds.
+        rounds: rounds of training; a client may be asked in each.
+        config: the clients' configuration.
+    """
+
+    records: tuple[int, ...]
+    rounds: int
+    config: ClientConfig

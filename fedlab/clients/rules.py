@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedlab.clients.config import Sampling
 from fedlab.tasks import State
 
 Carry = State
@@ -48,13 +47,7 @@ GradFn = Callable[[State, Batch], tuple[State, Aux]]
 
 
 class LocalRule:
-    """FedAvg's local rule, and the base of all others.
-
-    Attributes:
-        sampling: how the rule wants its batches drawn; None leaves it to the configuration.
-    """
-
-    sampling: Sampling | None = None
+    """FedAvg's local rule, and the base of all others."""
 
     def draws(self, parameters: State, generator: torch.Generator) -> State:
         """Random tensors for one step of one client, drawn outside of `vmap`."""
@@ -75,9 +68,6 @@ class LocalRule:
         """(parameters to send, new client state); `anchor` is what the server sent."""
         return parameters, {}
 
-    def metrics(self, records: int, steps: int, batch_size: int) -> dict[str, float]:
-        """Figures to send along with an update of a client with that many records."""
+    def metrics(self, records: int, steps: int) -> dict[str, float]:
+        """Figures to send along with the update of a client with that many records."""
         return {}
-
-
-FedAvg = LocalRule

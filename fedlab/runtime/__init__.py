@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fedlab.runtime._flower import client_of as client_of
+from fedlab.runtime._flower import quiet_logger as quiet_logger
 from fedlab.runtime.executors import Executor as Executor
 from fedlab.runtime.executors import InlineExecutor as InlineExecutor
 from fedlab.runtime.grid import Fleet as Fleet

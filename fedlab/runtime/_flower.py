@@ -53,7 +53,12 @@ def new_context(node: int, nodes: int) -> Context:
     return Context(
         run_id=RUN_ID,
         node_id=node,
-        node_config={"partition-id": node - FIRST_NODE_ID, "num-partitions": nodes},
+        node_config={"partition-id": client_of(node), "num-partitions": nodes},
         state=RecordDict(),
         run_config={},
     )
+
+
+def client_of(node_id: int) -> int:
+    """The client (partition) behind a simulated node id."""
+    return node_id - FIRST_NODE_ID

@@ -1,0 +1,83 @@
+"""Observations on disk: safetensors for tensors, JSON for the rest, never pickle.
+
+One file per round, `round-0001.safetensors`: `before/NAME` once, `update/CLIENT/NAME` and
+`buffers/CLIENT/NAME` per client. `index.json` lists who was observed, and what clients were told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from fedlab.audit.observation import Observation
+from fedlab.clients.config import ClientConfig
+from fedlab.errors import DataError
+from fedlab.tasks import State
+
+
+def save(directory: Path, observations: Sequence[Observation]) -> None:
+    """Write the observations of one cell, the index last."""
+    directory.mkdir(parents=True, exist_ok=True)
+    by_round: dict[int, list[Observation]] = {}
+    for observation in observations:
+        by_round.setdefault(observation.round, []).append(observation)
+    for number, group in by_round.items():
+        tensors = {f"before/{name}": value for name, value in (group[0].before | group[0].buffers_before).items()}
+        for one in group:
+            tensors |= {f"update/{one.client}/{name}": value for name, value in one.update.items()}
+            tensors |= {f"buffers/{one.client}/{name}": value for name, value in one.buffers_after.items()}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, directory / _file(number))
+    entries = [
+        {"round": o.round, "client": o.client, "examples": o.examples, "config": asdict(o.config)}
+        for o in observations
+    ]
+    (directory / "index.json").write_text(json.dumps({"schema": 1, "observations": entries}, indent=1))
+
+
+def load(directory: Path) -> list[Observation]:
+    """Read what `save` wrote, in the same order.
+
+    Raises:
+        DataError: a file is missing, damaged, or does not hold what the index says.
+    """
+    try:
+        index = json.loads((directory / "index.json").read_text())["observations"]
+        tensors = {number: load_file(directory / _file(number)) for number in {int(e["round"]) for e in index}}
+        return [_observation(entry, tensors[int(entry["round"])]) for entry in index]
+    except DataError:
+        raise
+    except Exception as error:  # safetensors and json raise their own kinds; all mean the same here
+        raise DataError(
+            f"{directory}: the observations cannot be read ({type(error).__name__}: {error}); run again"
+        ) from error
+
+
+def _observation(entry: dict[str, object], tensors: State) -> Observation:
+    client = int(str(entry["client"]))
+    before = _under(tensors, "before/")
+    update = _under(tensors, f"update/{client}/")
+    after = _under(tensors, f"buffers/{client}/")
+    if not update or update.keys() | after.keys() != before.keys():
+        raise DataError(f"round {entry['round']}, client {client}: the observation is incomplete; run again")
+    return Observation(
+        round=int(str(entry["round"])),
+        client=client,
+        before={name: before[name] for name in update},
+        update=update,
+        buffers_before={name: before[name] for name in after},
+        buffers_after=after,
+        config=ClientConfig(**entry["config"]),  # type: ignore[arg-type]
+        examples=None if entry["examples"] is None else int(str(entry["examples"])),
+    )
+
+
+def _under(tensors: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _file(number: int) -> str:
+    return f"round-{number:04d}.safetensors"

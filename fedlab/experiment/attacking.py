@@ -1,0 +1,177 @@
+"""Attack jobs: an attack on one cell's victims and on their null controls.
+
+A job is sent to a worker; it holds observations and public knowledge, and no truth. Scoring happens
+here, in the driver, when the answers are back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlab import seeds
+from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victim, random_twin
+from fedlab.audit.scoring import Choice, choose_victims, score
+from fedlab.audit.truth import Truth
+from fedlab.clients import plan_batches
+from fedlab.errors import FedlabError
+from fedlab.experiment.cells import Trained
+from fedlab.scenario import Scenario
+from fedlab.tasks import State
+
+
+@dataclass(frozen=True)
+class AttackJob:
+    """Everything that an attacker has, and a seed of its own."""
+
+    cell: str
+    label: str
+    attack: Attack
+    observations: Sequence[Observation]
+    threat: ThreatModel
+    victim: Victim
+    seed: int
+
+    @property
+    def title(self) -> str:
+        return f"attack {self.cell} with {self.label}"
+
+
+@dataclass(frozen=True)
+class AttackAnswer:
+    """Reconstructions of the victims and of the controls, or why there are none."""
+
+    victims: Sequence[Reconstruction]
+    control: Sequence[Reconstruction]
+    error: str | None = None
+
+
+def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
+    """Run one job; an attack that fails says why, and the audit goes on with the others."""
+    twins = [
+        random_twin(one, seeds.torch_generator(job.seed, "null", one.round, one.client))
+        for one in job.observations
+    ]
+
+    def run(what: Sequence[Observation], purpose: str, half: int) -> list[Reconstruction]:
+        return job.attack(
+            what,
+            job.threat,
+            job.victim,
+            generator=seeds.torch_generator(job.seed, purpose, job.label),
+            report=lambda done, total: report(done + half * total, 2 * total),
+        )
+
+    try:
+        return AttackAnswer(run(job.observations, "attack", 0), run(twins, "control", 1))
+    except FedlabError as error:
+        return AttackAnswer([], [], str(error))
+    except Exception as error:  # a plugin may raise anything
+        return AttackAnswer([], [], f"the attack failed: {type(error).__name__}: {error}")
+
+
+@dataclass(frozen=True)
+class Victims:
+    """The observations that are attacked in one cell, and the truth behind them."""
+
+    choice: Choice
+    observations: Sequence[Observation]
+    truths: Sequence[Truth]
+
+    def to_dict(self, hashes: Callable[[Truth], list[str]]) -> dict[str, Any]:
+        """Record ids, labels and hashes for truth/<cell>.json; no pixel."""
+        return {
+            "victims": [
+                {
+                    "round": truth.round,
+                    "client": truth.client,
+                    "record_ids": list(truth.record_ids),
+                    "labels": truth.labels.tolist(),
+                    "hashes": hashes(truth),
+                }
+                for truth in self.truths
+            ],
+            "observed": self.choice.observed,
+            "empty": self.choice.empty,
+            "eligible": self.choice.eligible,
+        }
+
+    def images(self) -> State:
+        """Pixels by "<round>-<client>", for runs that may keep them."""
+        return {f"{truth.round}-{truth.client}": truth.images for truth in self.truths}
+
+
+def choose(trained: Trained, observations: Sequence[Observation], scenario: Scenario) -> Victims:
+    """Draw the victims among one cell's observations, and look up what they used.
+
+    Under Poisson sampling with an expected batch of one record, only rounds whose realised batch was
+    one record are eligible: the case that suits the attacker best. The attacker does not see which.
+    """
+    config, seed = trained.config, trained.cell.seed
+    used = [_records(trained, one) for one in observations]
+    single = config.sampling == "poisson" and config.batch_size == 1
+    choice = choose_victims(
+        used,
+        scenario.audit.victims,
+        generator=seeds.torch_generator(seed, "victims"),
+        batch_size=1 if single else None,
+    )
+    chosen = [observations[index] for index in choice.indices]
+    truths = [_truth(trained, one, used[index]) for one, index in zip(chosen, choice.indices, strict=True)]
+    if scenario.threat.labels:
+        chosen = [replace(one, labels=truth.labels) for one, truth in zip(chosen, truths, strict=True)]
+    return Victims(choice, chosen, truths)
+
+
+def scored(job: AttackJob, answer: AttackAnswer, truths: Sequence[Truth]) -> dict[str, Any]:
+    """Join answers with the truth: the content of attacks/<cell>/<label>.json."""
+    attack = job.attack
+    return {
+        "attack": job.label,
+        "paper": attack.paper,
+        "needs": sorted(attack.needs),
+        "threat": asdict(job.threat),
+        "error": answer.error,
+        "victims": [score(a, truth).to_dict() for a, truth in zip(answer.victims, truths, strict=False)],
+        "control": [score(a, truth).to_dict() for a, truth in zip(answer.control, truths, strict=False)],
+    }
+
+
+def images_of(answer: AttackAnswer, truths: Sequence[Truth]) -> State:
+    """Reconstructed pixels by "victim/<round>-<client>" and "control/<round>-<client>"."""
+    return {
+        f"{kind}/{truth.round}-{truth.client}": one.images
+        for kind, answers in (("victim", answer.victims), ("control", answer.control))
+        for one, truth in zip(answers, truths, strict=False)
+        if one.images is not None
+    }
+
+
+def threat_model(scenario: Scenario, trained: Trained) -> ThreatModel:
+    """What the scenario grants the attacker against this cell's clients."""
+    granted = scenario.threat
+    return ThreatModel(
+        client_mode=trained.cell.mode if granted.client_mode_known else None,
+        labels=granted.labels,
+        batch_size=granted.batch_size,
+        learning_rate=granted.learning_rate,
+        local_steps=granted.local_steps,
+        dropout_rate=granted.dropout_rate,
+        batch_norm_buffers=granted.batch_norm_buffers,
+    )
+
+
+def _records(trained: Trained, one: Observation) -> NDArray[np.int64]:
+    """Ids of the records that the client used in that round, each once."""
+    mine = trained.owners[one.client]
+    plan = plan_batches(len(mine), trained.config, trained.cell.seed, one.round, one.client)
+    return np.asarray(np.unique(mine[np.concatenate(plan)]), dtype=np.int64)
+
+
+def _truth(trained: Trained, one: Observation, ids: NDArray[np.int64]) -> Truth:
+    data = trained.task.train
+    return Truth(one.round, one.client, tuple(int(i) for i in ids), data.images(ids), data.labels(ids))

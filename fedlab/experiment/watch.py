@@ -1,0 +1,69 @@
+"""What the curious server writes down: observations, privacy events, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from flwr.app import ArrayRecord, Message
+
+from fedlab.audit import Observation
+from fedlab.clients import ClientConfig
+from fedlab.privacy import Event, Ledger
+from fedlab.runtime import client_of
+from fedlab.tasks import FunctionalModel, State
+
+
+class Watcher:
+    """Called by the tap with each message and its reply.
+
+    Attributes:
+        observations: of the rounds to observe, in the order of (round, client).
+        ledger: every noisy step that a client reported, of all rounds.
+        failures: (round, client, reason) of each failed reply.
+    """
+
+    def __init__(self, model: FunctionalModel, config: ClientConfig, rounds: Collection[int]) -> None:
+        self.model, self.config, self.rounds = model, config, frozenset(rounds)
+        self.ledger = Ledger()
+        self.failures: list[tuple[int, int, str]] = []
+        self._observations: list[Observation] = []
+        self._sent: tuple[ArrayRecord | None, State] = (None, {})
+
+    @property
+    def observations(self) -> list[Observation]:
+        return sorted(self._observations, key=lambda one: (one.round, one.client))
+
+    def __call__(self, message: Message, reply: Message) -> None:
+        round = int(str(message.content.config_records["config"]["server-round"]))
+        client = client_of(reply.metadata.src_node_id)
+        if reply.has_error():
+            self.failures.append((round, client, reply.error.reason))
+            return
+        metrics = reply.content.metric_records["metrics"]
+        if "dp-noise-multiplier" in metrics:
+            sigma, rate = float(str(metrics["dp-noise-multiplier"])), float(str(metrics["dp-sample-rate"]))
+            self.ledger.add(Event(client, round, sigma, rate, int(float(str(metrics["dp-steps"])))))
+        if round in self.rounds:
+            examples = int(float(str(metrics["num-examples"])))
+            self._observations.append(self._observe(round, client, message, reply, examples))
+
+    def _observe(self, round: int, client: int, message: Message, reply: Message, examples: int) -> Observation:
+        sent = message.content.array_records["arrays"]
+        if self._sent[0] is not sent:  # one model goes to the whole cohort: unpack it once
+            self._sent = (sent, _tensors(sent))
+        before, after = self._sent[1], _tensors(reply.content.array_records["arrays"])
+        return Observation(
+            round=round,
+            client=client,
+            before=self.model.parameters_of(before),
+            update={name: after[name] - before[name] for name in self.model.parameter_names},
+            buffers_before=self.model.buffers_of(before),
+            buffers_after=self.model.buffers_of(after),
+            config=self.config,
+            examples=examples,
+        )
+
+
+def _tensors(record: ArrayRecord) -> State:
+    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
