@@ -1,0 +1,142 @@
+"""Plugins by name: whatever an installed package lists under `[project.entry-points."fedlab.<kind>"]`.
+
+The built-in plugins enter through the same door as anyone else's. Nothing is imported before it is
+asked for, and a broken plugin hurts no other. A name that two packages claim belongs to fedlab's own
+if one of the two is; otherwise to nobody, and the message names both.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any, Protocol
+
+from fedlab import signature
+from fedlab.errors import PluginError, UnknownName, UsageError
+from fedlab.signature import REQUIRED, Parameter
+
+__all__ = ["KINDS", "REQUIRED", "Parameter", "build", "load", "names", "parameters", "provider", "shadowed"]
+
+GIVEN = {"strategies": 0, "aggregators": 2, "attacks": 0, "defenses": 0, "datasets": 0, "models": 2}
+"""Per kind, how many leading arguments fedlab itself passes (a model's input shape and classes)."""
+
+KINDS = tuple(GIVEN)
+HOME = "fedlab-audit"
+
+_METHODS = {"aggregators": "aggregate", "attacks": "run", "defenses": "guarantee"}
+"""Per kind, the method by which its classes are known: this bottom layer cannot import their bases."""
+
+
+class Spec(Protocol):
+    """A plugin's name and parameters, as a scenario holds them."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def params(self) -> Mapping[str, Any]: ...
+
+
+def names(kind: str) -> list[str]:
+    """The names of all plugins of a kind, broken or not; imports none of them."""
+    return sorted({entry.name for entry in _entries(kind)})
+
+
+def provider(kind: str, name: str) -> str:
+    """The installed distributions that offer the plugin: one, unless the name is contested."""
+    return " and ".join(sorted({_distribution(entry) for entry in _claims(kind, name)}))
+
+
+def shadowed(kind: str, name: str) -> list[str]:
+    """Distributions whose plugin of that name is ignored, because the name is fedlab's own."""
+    winners = {_distribution(entry) for entry in _claims(kind, name)}
+    return sorted({_distribution(entry) for entry in _entries(kind) if entry.name == name} - winners)
+
+
+def load(kind: str, name: str) -> Callable[..., Any]:
+    """Import a plugin.
+
+    Raises:
+        UnknownName: there is none of that name.
+        PluginError: it does not import, two packages claim the name, or it is no plugin of its kind.
+    """
+    claims = _claims(kind, name)
+    who = f"the {_singular(kind)} {name!r} ({claims[0].value}, from {provider(kind, name)})"
+    if len(claims) > 1:
+        raise PluginError(
+            f"the {_singular(kind)} {name!r} is claimed by {provider(kind, name)}; uninstall all but one"
+        )
+    try:
+        plugin: Callable[..., Any] = claims[0].load()
+    except Exception as error:  # a stranger's module may raise anything while it is imported
+        raise PluginError(
+            f"{who} does not import: {type(error).__name__}: {error}; repair or uninstall that package"
+        ) from error
+    method = _METHODS.get(kind)
+    if not callable(plugin):
+        raise PluginError(f"{who} is a {type(plugin).__name__}; expected a class or a function")
+    if method and inspect.isclass(plugin) and not callable(getattr(plugin, method, None)):
+        raise PluginError(f"{who} is a class without `{method}`; expected one, as {kind} have it")
+    if kind in ("attacks", "defenses") and not inspect.isclass(plugin):
+        raise PluginError(f"{who} is a function; expected a class, as {kind} are")
+    return plugin
+
+
+def build(kind: str, spec: str | Mapping[str, Any] | Spec, *args: Any, **params: Any) -> Any:
+    """Make a plugin: `build("models", {"name": "mlp", "width": 64}, (1, 8, 8), 10)`.
+
+    `params` are added to those of the spec, and win. An aggregator that is a function comes back
+    with its parameters bound; everything else is called.
+
+    Raises:
+        UnknownName, PluginError: as `load`.
+        UsageError: a parameter that the plugin does not have, lacks, or has with another type.
+    """
+    if isinstance(spec, str):
+        name, given = spec, {}
+    elif isinstance(spec, Mapping):
+        given = dict(spec)
+        name = given.pop("name")
+    else:
+        name, given = spec.name, dict(spec.params)
+    plugin = load(kind, name)
+    values, faults = signature.fit(parameters(kind, name), given | params)
+    if faults:
+        told = "; ".join(f"{key}: {text}" for key, text in faults)
+        raise UsageError(f"the {_singular(kind)} {name!r} cannot be made from these parameters: {told}")
+    if kind == "aggregators" and not inspect.isclass(plugin):
+        return functools.partial(plugin, **values) if values else plugin
+    return plugin(*args, **values)
+
+
+def parameters(kind: str, name: str) -> list[Parameter]:
+    """The knobs of a plugin that a scenario may set, in the order of its signature."""
+    plugin = load(kind, name)
+    given = 0 if kind == "aggregators" and inspect.isclass(plugin) else GIVEN[kind]
+    return signature.parameters(plugin, given)
+
+
+def _entries(kind: str) -> list[metadata.EntryPoint]:
+    """All entry points of a kind; a distribution that is found twice on the path counts once."""
+    if kind not in GIVEN:
+        raise UnknownName("kind of plugin", kind, KINDS)
+    found = metadata.entry_points(group=f"fedlab.{kind}")
+    return list({(entry.name, entry.value, _distribution(entry)): entry for entry in found}.values())
+
+
+def _claims(kind: str, name: str) -> list[metadata.EntryPoint]:
+    entries = _entries(kind)
+    claims = [entry for entry in entries if entry.name == name]
+    if not claims:
+        raise UnknownName(_singular(kind), name, {entry.name for entry in entries})
+    return [entry for entry in claims if _distribution(entry) == HOME] or claims
+
+
+def _distribution(entry: metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "an unnamed package"
+
+
+def _singular(kind: str) -> str:
+    return {"strategies": "strategy", "datasets": "data set"}.get(kind, kind[:-1])

@@ -1,0 +1,147 @@
+"""Load a scenario: find, read, override, check all of it, and only then return it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+import tomli_w
+from pydantic import ValidationError
+
+from fedlab.errors import Problem, ScenarioError, did_you_mean
+from fedlab.scenario import overrides as changes
+from fedlab.scenario import places, plugged, rules, source
+from fedlab.scenario.places import Path
+from fedlab.scenario.schema import Scenario
+from fedlab.signature import describe, shown
+
+SCHEMA = Scenario.model_json_schema()
+
+
+def load(given: str | FilePath | Mapping[str, Any] | Scenario, overrides: Sequence[str] = ()) -> Scenario:
+    """A checked scenario from a file, the name of a shipped one, a dict, or another scenario.
+
+    Args:
+        given: a path (`"my.toml"`), a bare name (`"quickstart"`), tables as tomllib makes them, or a
+            scenario, which is checked again.
+        overrides: `"a.b=v"`, as in the command line's `--set`.
+
+    Raises:
+        ScenarioError: with every mistake that can be found, and its place.
+    """
+    lines: dict[Path, int] = {}
+    if isinstance(given, str | FilePath):
+        file = source.find(given)
+        name, text = str(given), source.read(file)
+        data, lines = source.parse(text, name), places.lines(text)
+        data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip(".-")[:64] or "scenario")
+    elif isinstance(given, Scenario):
+        name, data = f"scenario {given.name}", _tables(given)
+    else:
+        name, data = "scenario", dict(given)
+    data, touched, problems = changes.apply(_plain(data), overrides)
+    scenario, mistakes = None, []
+    try:
+        scenario = Scenario.model_validate(data)
+    except ValidationError as error:
+        mistakes = _structural(error, data)
+    mistakes += [*_infinities(data), *rules.mistakes(data), *plugged.mistakes(data)]
+    problems += _located(mistakes, lines, touched)
+    if problems or scenario is None:
+        raise ScenarioError(name, problems)
+    return scenario
+
+
+def resolved_toml(scenario: Scenario) -> str:
+    """The scenario with every default filled in, as TOML; `load` gives the same scenario back."""
+    return tomli_w.dumps(_tables(scenario))
+
+
+def _tables(scenario: Scenario) -> dict[str, Any]:
+    data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
+    if scenario.clients.local_steps is not None:
+        del data["clients"]["local_epochs"]  # of the two, a scenario gives one
+    return data
+
+
+def _plain(value: Any) -> Any:
+    """Python's tuples and paths as TOML would have them; what TOML has no word for is refused."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _infinities(value: Any, path: Path = ()) -> list[tuple[Path, str]]:
+    if isinstance(value, dict):
+        return [found for key, item in value.items() for found in _infinities(item, (*path, key))]
+    if isinstance(value, list):
+        return [found for index, item in enumerate(value) for found in _infinities(item, (*path, index))]
+    return [(path, f"got {value}; expected a finite number")] if plugged.infinite(value) else []
+
+
+def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path, str]]:
+    """pydantic's findings in the words of the schema: what was got, what is expected."""
+    found = []
+    for item in error.errors():
+        path = _in_data(item["loc"], data, missing=item["type"] == "missing")
+        node = _node(path)
+        if item["type"] == "extra_forbidden":
+            known = _node(path[:-1]).get("properties", {})
+            where = f"in [{'.'.join(map(str, path[:-1]))}]" if path[:-1] else "at the top"
+            hint = did_you_mean(str(path[-1]), known)
+            found.append((path, f"unknown key.{hint} Keys {where}: {', '.join(known)}"))
+        elif item["type"] == "missing":
+            found.append((path, f"missing; expected {describe(node, SCHEMA)}"))
+        else:
+            words = describe(node, SCHEMA)
+            found.append(
+                (path, f"got {shown(item['input'])}; " + (f"expected {words}" if words else item["msg"]))
+            )
+    return found
+
+
+def _in_data(location: tuple[str | int, ...], data: Any, *, missing: bool) -> Path:
+    """pydantic's location without the parts that name an alternative of a union rather than a key."""
+    path: Path = ()
+    here = data
+    for position, part in enumerate(location):
+        here = {"name": here} if isinstance(here, str) and part == "name" else here
+        inside = part in here if isinstance(here, dict) else isinstance(here, list) and isinstance(part, int)
+        if inside:
+            here = here[part]
+            path += (part,)
+        elif missing and position == len(location) - 1:
+            path += (part,)
+    return path
+
+
+def _node(path: Path) -> dict[str, Any]:
+    """The part of the JSON Schema that describes a path; empty for a plugin's parameters."""
+    options = [SCHEMA]
+    for part in path:
+        inner = []
+        for option in options:
+            inner += [option["items"]] if isinstance(part, int) and "items" in option else []
+            inner += [option["properties"][part]] if part in option.get("properties", {}) else []
+        options = [leaf for one in inner for leaf in changes.alternatives(one, SCHEMA)]
+    return options[0] if len(options) == 1 else {"anyOf": options} if options else {}
+
+
+def _located(mistakes: list[tuple[Path, str]], lines: dict[Path, int], touched: set[Path]) -> list[Problem]:
+    """One problem per path, in the order of the file."""
+    first: dict[Path, str] = {}
+    for path, text in mistakes:
+        first.setdefault(path, text)
+    located = []
+    for path, text in first.items():
+        dotted = ".".join(map(str, path)) or "scenario"
+        line = places.line_of(path, lines)
+        if any(path[: len(one)] == one for one in touched):
+            located.append((0, Problem(f"{dotted} (--set)", text)))
+        else:
+            located.append((line or 0, Problem(f"{dotted} (line {line})" if line else dotted, text)))
+    return [problem for _, problem in sorted(located, key=lambda item: item[0])]

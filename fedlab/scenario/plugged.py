@@ -1,0 +1,105 @@
+"""Which keys of a scenario name plugins, and whether names and parameters fit what is installed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from fedlab import plugins, signature
+from fedlab.errors import FedlabError, UnknownName
+from fedlab.scenario.places import Path
+from fedlab.signature import Parameter
+
+KINDS: dict[Path, str] = {
+    ("task", "dataset"): "datasets",
+    ("task", "model"): "models",
+    ("clients", "partition"): "partitions",
+    ("strategy", "aggregator"): "aggregators",
+    ("attacks",): "attacks",
+    ("defenses",): "defenses",
+}
+"""Path -> kind of the plugin that stands there; below the last two, one plugin per element."""
+
+OWN_KEYS = {"name", "label"}
+"""Keys beside the parameters; `label` counts only in attacks and defenses."""
+
+
+def partitions() -> dict[str, Any]:
+    """Name -> function of the ways to share out records."""
+    from fedlab.tasks.partition import PARTITIONS
+
+    return dict(PARTITIONS)
+
+
+def partition_parameters(name: str) -> list[Parameter]:
+    """The knobs of a partition, without what fedlab passes itself (labels, clients, generator)."""
+    known = partitions()
+    if name not in known:
+        raise UnknownName("partition", name, known)
+    return [item for item in signature.parameters(known[name], 2) if item.name != "generator"]
+
+
+def parameters_at(path: Path, name: str) -> list[Parameter]:
+    """The parameters of the plugin `name` that stands at a path of the scenario."""
+    kind = KINDS[path[:1] if path[0] in ("attacks", "defenses") else path[:2]]
+    return partition_parameters(name) if kind == "partitions" else plugins.parameters(kind, name)
+
+
+def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
+    """What is wrong with the plugins of a scenario, whatever else may be wrong with it."""
+    found: list[tuple[Path, str]] = []
+    for path, name_path, item in _places(data):
+        own = OWN_KEYS if path[0] in ("attacks", "defenses") else {"name"}
+        name = item["name"]
+        params = {key: value for key, value in item.items() if key not in own}
+        try:
+            faults = signature.fit(parameters_at(path, name), params)[1]
+        except FedlabError as error:
+            found.append((name_path, str(error)))
+            continue
+        found += [((*path, key), text) for key, text in faults if not infinite(params.get(key))]
+        if not faults and path[0] in ("attacks", "defenses"):
+            found += [(path, text) for text in _refusal(str(path[0]), name, params)]
+    strategy = data.get("strategy")
+    name = strategy.get("name", "fedavg") if isinstance(strategy, dict) else "fedavg"
+    if isinstance(name, str):
+        try:
+            plugins.load("strategies", name)
+        except FedlabError as error:
+            found.append((("strategy", "name"), str(error)))
+    return found
+
+
+def infinite(value: object) -> bool:
+    """Whether a value is a NaN or an infinity: no key of a scenario takes one."""
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _refusal(kind: str, name: str, params: dict[str, Any]) -> list[str]:
+    """Ranges are known to a plugin's constructor only; attacks and defenses cost nothing to make."""
+    try:
+        plugins.build(kind, name, **params)
+    except FedlabError as error:
+        return [str(error)]
+    except Exception as error:  # a stranger's constructor may raise anything
+        return [f"{name} refuses its parameters: {type(error).__name__}: {error}"]
+    return []
+
+
+def _places(data: dict[str, Any]) -> Iterator[tuple[Path, Path, dict[str, Any]]]:
+    """(path, path of the name, table with a name) of every plugin whose name can be read at all."""
+    for path in KINDS:
+        here: Any = data
+        for part in path:
+            here = here.get(part) if isinstance(here, dict) else None
+        if isinstance(here, str) and len(path) == 2:
+            yield path, path, {"name": here}
+        found: list[tuple[Path, Any]] = [(path, here)]
+        if len(path) == 1:
+            found = [
+                ((*path, index), item) for index, item in enumerate(here if isinstance(here, list) else [])
+            ]
+        for place, item in found:
+            if isinstance(item, dict) and isinstance(item.get("name"), str):
+                yield place, (*place, "name"), item

@@ -1,0 +1,104 @@
+"""What one key of a scenario demands of another.
+
+The rules read the tables as they came, and pass over what is not well typed, so that a mistake in one
+place hides none in another.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from fedlab.scenario.places import Path
+from fedlab.scenario.schema import Scenario, is_count
+
+Mistake = tuple[Path, str]
+
+
+def mistakes(data: dict[str, Any]) -> list[Mistake]:
+    """All broken rules, each with the path that should change."""
+    return [*_exclusive(data), *_cohort(data), *_audit(data), *_twice(data)]
+
+
+def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
+    if "seed" in data and "seeds" in data:
+        yield ("seed",), "seed and seeds are both given; expected one of them"
+    clients = _table(data, "clients")
+    if "local_steps" in clients and "local_epochs" in clients:
+        yield (
+            ("clients", "local_steps"),
+            "local_steps and local_epochs are both given; expected one: a number of steps per round, or of"
+            " passes over the client's records",
+        )
+
+
+def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
+    count, cohort = _count(data, "clients", "count"), _table(data, "strategy").get("cohort")
+    if count is not None and is_count(cohort) and cohort > count:
+        yield (
+            ("strategy", "cohort"),
+            f"got {cohort}; expected at most {count}, the number of clients (clients.count)",
+        )
+
+
+def _audit(data: dict[str, Any]) -> Iterator[Mistake]:
+    audit = _table(data, "audit")
+    observed = audit.get("rounds", [1])
+    if not isinstance(observed, list) or not observed or not all(map(is_count, observed)):
+        return
+    rounds = _count(data, "strategy", "rounds")
+    beyond = [one for one in observed if rounds is not None and one > rounds]
+    if beyond:
+        yield (
+            ("audit", "rounds"),
+            f"round {', '.join(map(str, beyond))} never happens; expected rounds from 1 to {rounds}"
+            " (strategy.rounds)",
+        )
+    cohort = _table(data, "strategy").get("cohort", _count(data, "clients", "count"))
+    victims = audit.get("victims")
+    if not beyond and is_count(victims) and is_count(cohort):
+        possible = cohort * len(set(observed))
+        if victims > possible:
+            yield (
+                ("audit", "victims"),
+                f"got {victims}; expected at most {possible}: {cohort} clients per round times"
+                f" {len(set(observed))} observed rounds; observe more rounds, or take fewer victims",
+            )
+
+
+def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
+    """Labels name files, so they differ; a seed, a mode or a round given twice is a slip."""
+    for key in ("attacks", "defenses"):
+        seen: set[str] = set()
+        items = data.get(key)
+        for index, item in enumerate(items if isinstance(items, list) else []):
+            label = item.get("label", item.get("name")) if isinstance(item, dict) else None
+            if isinstance(label, str):
+                if label in seen:
+                    yield (
+                        (key, index),
+                        f'there is already one labelled "{label}"; give this one a label of its own,'
+                        f' as in label = "{label}-2"',
+                    )
+                seen.add(label)
+    for path in (("seeds",), ("clients", "mode"), ("audit", "rounds")):
+        values: Any = data
+        for part in path:
+            values = values.get(part) if isinstance(values, dict) else None
+        if isinstance(values, list):
+            repeated = [value for value, times in Counter(map(repr, values)).items() if times > 1]
+            if repeated:
+                yield path, f"{', '.join(repeated)} is given twice; expected each once"
+
+
+def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _count(data: dict[str, Any], table: str, key: str) -> int | None:
+    """The number, or its default, or None where something else stands."""
+    default = getattr(getattr(Scenario.model_fields[table], "default", None), key)
+    value = _table(data, table).get(key, default)
+    return value if is_count(value) else None

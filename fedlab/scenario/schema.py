@@ -1,0 +1,259 @@
+"""Every key of a scenario, with its type, range, default and meaning; `docs/scenario.md` is made of it.
+
+Strict: no coercion (but a list may stand for a tuple), no unknown key, no infinite number. What one
+key says about another (a cohort and the number of clients) is checked in `rules.py`, so that a scenario
+with five mistakes gets five messages. Attribute docstrings become the descriptions in the JSON Schema.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, Any, Literal, TypeGuard
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Mode = Literal["train", "eval"]
+
+NAME = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
+"""Names become file names: a start that is neither a dot (`..`) nor a dash (an option)."""
+
+Name = Annotated[
+    str,
+    Field(
+        pattern=NAME,
+        json_schema_extra={"x-words": "a name: 1 to 64 letters, digits and . _ -, no leading . or -"},
+    ),
+]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+
+
+def _as_table(value: object) -> object:
+    """`model = "mlp"` is short for `model = { name = "mlp" }`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _as_list(value: object) -> object:
+    """`mode = "train"` is short for `mode = ["train"]`."""
+    return [value] if isinstance(value, str) else value
+
+
+class Section(BaseModel):
+    """What all tables of a scenario share."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Plugin(Section):
+    """A plugin's name and, beside it, its parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Name
+    """Name of the plugin: `fedlab list` shows which there are."""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters, as TOML values."""
+        return copy.deepcopy(self.model_extra or {})
+
+
+class Labelled(Plugin):
+    """An attack or a defense: the same plugin can stand in a scenario twice, under two labels."""
+
+    label: Name = ""
+    """How reports and files call it; the plugin's name unless given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_label(cls, data: Any) -> Any:
+        return {"label": data["name"], **data} if isinstance(data, dict) and "name" in data else data
+
+
+PluginOrName = Annotated[Plugin, BeforeValidator(_as_table, json_schema_input_type=Name | Plugin)]
+Modes = Annotated[
+    tuple[Mode, ...],
+    Field(min_length=1, strict=False),
+    BeforeValidator(_as_list, json_schema_input_type=Mode | Annotated[tuple[Mode, ...], Field(min_length=1)]),
+]
+
+
+class Task(Section):
+    """What is learned."""
+
+    dataset: PluginOrName
+    """Data set, by name or as a table of name and parameters: `fedlab list datasets`."""
+    model: PluginOrName
+    """Network, by name or as a table of name and parameters: `fedlab list models`."""
+
+
+class Clients(Section):
+    """Who learns, and how each client trains."""
+
+    count: Count = 10
+    """Number of clients that share the training records."""
+    partition: PluginOrName = Plugin(name="iid")
+    """How the records are shared out: `fedlab list partitions`."""
+    batch_size: Annotated[int, Field(ge=0, le=10**9)] = 32
+    """Records per step; 0 takes all of a client's records at once."""
+    local_steps: Count | None = None
+    """Steps per round; leave it out to count `local_epochs` instead."""
+    local_epochs: Count = 1
+    """Passes over the client's records per round, unless `local_steps` is given."""
+    mode: Modes = ("train",)
+    """How clients run their network: `"train"` (dropout on, batch statistics), `"eval"` (dropout off,
+    running statistics), or a list of both, which are then trained and attacked one after the other."""
+    learning_rate: Positive = 0.1
+    """Of the clients' SGD."""
+    momentum: Momentum = 0.0
+    """Of the clients' SGD."""
+    weight_decay: NotNegative = 0.0
+    """Of the clients' SGD."""
+
+    @property
+    def modes(self) -> list[Mode]:
+        """`mode` as a list."""
+        return list(self.mode)
+
+
+class ServerOptimizer(Section):
+    """How the server steps along the aggregated update."""
+
+    name: Literal["sgd"] = "sgd"
+    """Kind of optimizer."""
+    learning_rate: Positive = 1.0
+    """1 takes the aggregated update as it is."""
+    momentum: Momentum = 0.0
+    """Of the server's SGD; above 0 this is FedAvgM."""
+
+
+class Strategy(Section):
+    """How the server learns."""
+
+    name: Name = "fedavg"
+    """Schedule: `fedlab list strategies`."""
+    rounds: Count = 10
+    """Number of rounds."""
+    cohort: Count = 1
+    """Clients that train in each round; all of them unless given."""
+    aggregator: PluginOrName = Plugin(name="weighted-mean")
+    """What makes one update of many: `fedlab list aggregators`."""
+    server_optimizer: ServerOptimizer = ServerOptimizer()
+    """What the server does with that one update."""
+    evaluate_every: Count | None = None
+    """Test the global model after every so many rounds; only at the end unless given."""
+
+
+class Runtime(Section):
+    """Where it runs. Nothing here but `chunk` changes a single bit of the result."""
+
+    executor: Literal["ray", "inline"] = "ray"
+    """`"ray"` trains in worker processes, `"inline"` in this one."""
+    workers: Literal["auto"] | Count = "auto"
+    """Worker processes of Ray; `"auto"` is as many as the resources below allow."""
+    num_cpus: Positive = 1.0
+    """CPU cores that each worker reserves."""
+    num_gpus: NotNegative = 0.0
+    """GPUs that each worker reserves; a fraction shares one."""
+    chunk: Count | None = None
+    """Clients that are trained as one stacked batch; chosen from the scenario unless given."""
+
+
+class Audit(Section):
+    """What the curious server keeps, and how it is scored."""
+
+    rounds: Annotated[tuple[Count, ...], Field(min_length=1, strict=False)] = (1,)
+    """Rounds whose updates are kept, counted from 1."""
+    victims: Count = 8
+    """Observed updates to attack, fixed by the seed; scores are medians over them. Unless given, 8, or
+    fewer where the scenario has fewer."""
+    success_psnr: Annotated[float, Field(gt=0, le=200)] = 20.0
+    """From this PSNR on, in dB, a record counts as recovered."""
+    include_samples: bool = False
+    """Keep the clients' images and their reconstructions in the run directory and show them in the report."""
+    max_disk_mb: Positive = 2000.0
+    """The most megabytes that observations may take."""
+
+
+class Threat(Section):
+    """What the attacker is granted to know besides the model and the updates."""
+
+    labels: bool = False
+    """The labels of the batch."""
+    batch_size: bool = True
+    """How many records a step takes."""
+    learning_rate: bool = True
+    """The clients' learning rate."""
+    local_steps: bool = True
+    """How many steps a client takes per round."""
+    dropout_rate: bool = True
+    """The rates of the dropout layers."""
+    batch_norm_buffers: bool = True
+    """The running statistics before and after."""
+    client_mode_known: bool = True
+    """Whether clients train in train or in eval mode."""
+
+
+class Scenario(Section):
+    """One experiment: what is learned, by whom, where it runs, who attacks it, and what defends it."""
+
+    version: Literal[1] = Field(alias="schema")
+    """Version of this format."""
+    name: Name = "scenario"
+    """Name of the run; the file's name unless given."""
+    claim: str = ""
+    """What the scenario is to show, in a sentence."""
+    seed: Seed | None = None
+    """Seed of every random draw; 0 unless `seed` or `seeds` is given."""
+    seed_list: Annotated[tuple[Seed, ...], Field(min_length=1, strict=False)] | None = Field(
+        default=None, alias="seeds"
+    )
+    """Several seeds, each a run of its own; instead of `seed`."""
+    task: Task
+    clients: Clients = Clients()
+    strategy: Strategy = Strategy()
+    runtime: Runtime = Runtime()
+    audit: Audit = Audit()
+    threat: Threat = Threat()
+    attacks: Annotated[tuple[Labelled, ...], Field(strict=False)] = ()
+    """Each `[[attacks]]` is scored against each defense: `fedlab list attacks`."""
+    defenses: Annotated[tuple[Labelled, ...], Field(min_length=1, strict=False)] = (
+        Labelled(name="none", label="none"),
+    )
+    """Each `[[defenses]]` is trained once per mode and seed: `fedlab list defenses`."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds, from `seed` or `seeds`."""
+        return [self.seed] if self.seed is not None else list(self.seed_list or (0,))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_that_depend(cls, data: Any) -> Any:
+        """Fill in the seed, the cohort and the number of victims, where what they hang on is sound."""
+        if not isinstance(data, dict):
+            return data
+        data = data if "seeds" in data else {"seed": 0, **data}
+        filled = {key: _table(data, key) for key in ("clients", "strategy", "audit")}
+        count = filled["clients"].get("count", 10)
+        if is_count(count):
+            filled["strategy"].setdefault("cohort", count)
+        cohort, rounds = filled["strategy"].get("cohort"), filled["audit"].get("rounds", [1])
+        if is_count(cohort) and isinstance(rounds, list | tuple):
+            filled["audit"].setdefault("victims", min(8, cohort * max(1, len(rounds))))
+        return data | {key: table for key, table in filled.items() if isinstance(data.get(key, {}), dict)}
+
+
+def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
+    value = data.get(key)
+    return dict(value) if isinstance(value, dict) else {}
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value, before it is validated, is a number of things."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

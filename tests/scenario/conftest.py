@@ -1,0 +1,102 @@
+"""Plugins of this folder's own, so that its tests say what they mean and import no torch."""
+
+from __future__ import annotations
+
+import sys
+import types
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field
+
+
+def mlp(
+    input_shape: tuple[int, ...],
+    classes: int,
+    *,
+    width: int = 256,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    norm: Literal["none", "batch"] = "none",
+    hidden: tuple[int, ...] = (256,),
+) -> None:
+    """A network.
+
+    Args:
+        width: units of the hidden layer.
+    """
+
+
+def npz(*, path: Path, scale: float = 1.0) -> None:
+    """Arrays from a file."""
+
+
+def digits(*, test_fraction: float = 0.2) -> None:
+    """Digits."""
+
+
+def weighted_mean(deltas: Any, weights: Any) -> None:
+    """A mean."""
+
+
+def fedavg(*, rounds: int) -> None:
+    """A strategy."""
+
+
+class Inverting:
+    """An attack."""
+
+    def __init__(self, *, iterations: int = 100) -> None:
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {iterations}")
+
+    def run(self) -> None: ...
+
+
+class NoDefense:
+    """Nothing."""
+
+    def guarantee(self) -> None: ...
+
+
+class Noise:
+    """Noise."""
+
+    def __init__(self, *, noise_multiplier: float, max_grad_norm: float = 1.0) -> None: ...
+
+    def guarantee(self) -> None: ...
+
+
+PLUGINS = {
+    "models": {"mlp": "mlp"},
+    "datasets": {"digits": "digits", "npz": "npz"},
+    "aggregators": {"weighted-mean": "weighted_mean"},
+    "strategies": {"fedavg": "fedavg"},
+    "attacks": {"inverting": "Inverting"},
+    "defenses": {"none": "NoDefense", "noise": "Noise", "broken": "NotThere"},
+}
+
+
+def iid(labels: Any, clients: int, *, generator: Any, min_size: int = 1) -> None:
+    """Even."""
+
+
+def dirichlet(labels: Any, clients: int, *, generator: Any, min_size: int = 1, alpha: float = 0.5) -> None:
+    """Skewed."""
+
+
+@pytest.fixture(autouse=True)
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("scenario_test_plugins")
+    vars(module).update({key: value for key, value in globals().items() if not key.startswith("_")})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    partition = types.ModuleType("fedlab.tasks.partition")
+    partition.PARTITIONS = {"iid": iid, "dirichlet": dirichlet}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, partition.__name__, partition)
+
+    def entry_points(*, group: str) -> list[metadata.EntryPoint]:
+        listed = PLUGINS[group.removeprefix("fedlab.")]
+        return [metadata.EntryPoint(name, f"{module.__name__}:{value}", group) for name, value in listed.items()]
+
+    monkeypatch.setattr(metadata, "entry_points", entry_points)
