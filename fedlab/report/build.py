@@ -1,0 +1,90 @@
+"""Run directory in, report.json and report.html out."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedlab.errors import BackendError, DataError
+from fedlab.report.document import assemble
+from fedlab.report.gallery import collect
+from fedlab.report.page import render
+from fedlab.report.rundir import parse_json, read_run
+
+JSON_NAME = "report.json"
+HTML_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """Utility, guarantees, attack scores and the limits of the evidence.
+
+    Attributes:
+        directory: the run directory; html: the page; data: what report.json holds.
+    """
+
+    directory: Path
+    html: Path
+    data: dict[str, Any]
+
+    @property
+    def json(self) -> Path:
+        """Where the machine-readable report lies."""
+        return self.directory / JSON_NAME
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> AuditReport:
+        """The report that `build` has written.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        path = Path(directory) / JSON_NAME
+        if not path.is_file():
+            raise DataError(f"no {JSON_NAME} in {Path(directory)}; build it with `fedlab report {directory}`")
+        data = parse_json(path.read_bytes(), path)
+        if not isinstance(data, dict) or data.get("schema_version") != 1:
+            raise DataError(
+                f"{path}: not a report of schema version 1; rebuild it with `fedlab report {directory}`"
+            )
+        return cls(Path(directory), Path(directory) / HTML_NAME, data)
+
+
+def build(run_dir: str | os.PathLike[str]) -> AuditReport:
+    """Read a run directory and write its report.json, then its report.html, each in one step.
+
+    Raises:
+        DataError: the directory is no run, or one of its files is damaged.
+        BackendError: the report cannot be written.
+    """
+    directory = Path(run_dir)
+    run = read_run(directory)
+    data = assemble(run)
+    html = render(data, collect(run))
+    # allow_nan=False: a number that is none must fail here, not in a reader's parser.
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    _write(directory / JSON_NAME, text)
+    _write(directory / HTML_NAME, html)
+    return AuditReport(directory, directory / HTML_NAME, data)
+
+
+def _write(path: Path, text: str) -> None:
+    """Write beside `path` and rename, so that a reader sees the old file or the new one, never half."""
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise BackendError(
+            f"cannot write {path}: {error.strerror or error}; expected a writable directory with free space"
+        ) from error

@@ -1,0 +1,131 @@
+"""Assemble report.json: the whole report as plain data, schema version 1 (see docs/report.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedlab.audit.metrics import METRICS
+from fedlab.report.limits import limits, threat_models
+from fedlab.report.reading import LEVELS
+from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
+from fedlab.report.rundir import Run, malformed
+from fedlab.report.verdict import verdict
+
+
+def assemble(run: Run) -> dict[str, Any]:
+    """Everything that is known about the run, as strict JSON.
+
+    Raises:
+        DataError: a file of the run directory lacks what its version promises.
+    """
+    undefended = undefended_labels(run)
+    attacks = attack_rows(run)
+    utility = utility_rows(run, undefended)
+    guarantees = guarantee_rows(run)
+    return {
+        "schema_version": 1,
+        "threshold_db": run.threshold,
+        "verdict": verdict(attacks, utility, guarantees, undefended, run.threshold),
+        "limits": limits(run, attacks, guarantees),
+        "attacks": attacks,
+        "utility": utility,
+        "guarantees": guarantees,
+        "threat_models": threat_models(run, attacks),
+        "metrics": {
+            name: {
+                "unit": metric.unit,
+                "definition": metric.definition,
+                "higher_is_worse": metric.higher_is_worse,
+            }
+            for name, metric in METRICS.items()
+        },
+        "levels": {
+            level.key: {"symbol": level.symbol, "word": level.word, "meaning": level.meaning}
+            for level in LEVELS.values()
+        },
+        "run": _about(run),
+    }
+
+
+def undefended_labels(run: Run) -> set[str]:
+    """Labels of the baseline: defenses of plugin "none", or so called."""
+    entries = run.scenario.get("defenses")
+    listed = entries if isinstance(entries, list) else []
+    labels = {
+        str(entry.get("label") or entry.get("name"))
+        for entry in listed
+        if isinstance(entry, dict) and entry.get("name") == "none"
+    }
+    return labels or {"none"}
+
+
+def _about(run: Run) -> dict[str, Any]:
+    manifest = run.manifest
+    with malformed("manifest.json"):
+        return {
+            "name": str(manifest.get("name") or run.directory.name),
+            "claim": manifest.get("claim"),
+            "status": str(manifest.get("status", "unknown")),
+            "error": manifest.get("error"),
+            "dataset": dict(manifest.get("dataset") or {}),
+            "model": dict(manifest.get("model") or {}),
+            "setup": _setup(run.scenario),
+            "command": _command(manifest.get("command")),
+            "versions": {str(k): str(v) for k, v in sorted((manifest.get("versions") or {}).items())},
+            "seeds": list(manifest.get("seeds") or []),
+            "chunk_size": manifest.get("chunk_size"),
+            "cells": [
+                {key: cell.get(key) for key in ("name", "defense", "client_mode", "seed", "weights_sha256")}
+                for cell in run.cells
+            ],
+            "weights_sha256": dict(manifest.get("weights_sha256") or {}),
+            "artefacts": dict(run.hashes),
+        }
+
+
+def _command(command: Any) -> str:
+    return " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
+
+
+def _setup(scenario: dict[str, Any]) -> dict[str, str]:
+    """What an engineer asks first, in the scenario's own words."""
+    places = {
+        "clients": ("clients", "count"),
+        "partition": ("clients", "partition"),
+        "batch size": ("clients", "batch_size"),
+        "local steps": ("clients", "local_steps"),
+        "local epochs": ("clients", "local_epochs"),
+        "client mode": ("clients", "mode"),
+        "learning rate": ("clients", "learning_rate"),
+        "momentum": ("clients", "momentum"),
+        "strategy": ("strategy", "name"),
+        "rounds": ("strategy", "rounds"),
+        "clients per round": ("strategy", "cohort"),
+        "aggregator": ("strategy", "aggregator"),
+        "server optimizer": ("strategy", "server_optimizer"),
+        "executor": ("runtime", "executor"),
+        "observed rounds": ("audit", "rounds"),
+        "victims per cell": ("audit", "victims"),
+        "recovered from (dB)": ("audit", "success_psnr"),
+    }
+    found = {}
+    for name, (table, key) in places.items():
+        value = (scenario.get(table) or {}).get(key)
+        if value is not None:
+            found[name] = _plain(value)
+    if "local steps" in found:
+        found.pop("local epochs", None)
+    return found
+
+
+def _plain(value: Any) -> str:
+    """{name = "dirichlet", alpha = 0.5} as `dirichlet (alpha 0.5)`."""
+    if isinstance(value, dict):
+        rest = ", ".join(f"{key} {_plain(item)}" for key, item in value.items() if key != "name")
+        name = str(value.get("name", ""))
+        return f"{name} ({rest})" if name and rest else name or rest
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

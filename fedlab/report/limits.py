@@ -1,0 +1,142 @@
+"""What the evidence does not show: limits of this run, threat models tested and not tested."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedlab.audit.scoring import binomial_interval
+from fedlab.report.reading import mode_word, percent, plural
+from fedlab.report.rundir import Run, malformed
+
+Row = dict[str, Any]
+
+KNOWLEDGE = {
+    "labels": "the labels of the batch",
+    "batch_size": "the batch size",
+    "learning_rate": "the learning rate",
+    "local_steps": "the number of local steps",
+    "dropout_rate": "the dropout rates",
+    "batch_norm_buffers": "batch-norm statistics before and after",
+}
+
+NEVER_TESTED = (
+    "A malicious server that sends altered weights or an altered network to make clients leak more.",
+    "Clients that collude with the server or with each other, and clients that attack other clients.",
+    "An attacker that combines many rounds of one client.",
+    "An attacker with similar data of its own, or with a generative model of such images.",
+    "Membership inference (was this person's record used?) and inference of attributes or properties.",
+    "Outsiders who see only the trained model, or can only query it.",
+    "Poisoning and backdoors: attacks on what is learned, not on what leaks.",
+)
+
+
+def limits(run: Run, attacks: list[Row], guarantees: list[Row]) -> list[str]:
+    """Sentences to be read with the verdict, the most important first."""
+    found = []
+    status = str(run.manifest.get("status", "unknown"))
+    if status != "finished":
+        found.append(f"This run is marked “{status}”: parts of it are missing, and so are their findings.")
+    dataset = run.manifest.get("dataset") or {}
+    if dataset.get("synthetic"):
+        found.append("The data is synthetic: this report supports no claim about real people's privacy.")
+    images = max((row["images"] for row in attacks), default=0)
+    names = list(dict.fromkeys(row["attack"] for row in attacks))
+    if images:
+        found.append(
+            f"Each row rests on at most {plural(images, 'attacked image')}. If 0 of {images} are recovered, a"
+            f" true rate of up to {percent(binomial_interval(0, images)[1])} cannot be excluded (95 %, exact"
+            " binomial; images of one batch are counted as independent)."
+        )
+    found.append(
+        f"Attacks tried: {', '.join(names) or 'none'}. An attack that fails here shows that this attack"
+        " failed, not that every attack does."
+    )
+    if not (run.scenario.get("audit") or {}).get("rounds"):
+        found.append("The observed rounds are not recorded in the scenario.")
+    else:
+        rounds = run.scenario["audit"]["rounds"]
+        listed = ", ".join(map(str, rounds)) if isinstance(rounds, list) else str(rounds)
+        found.append(f"Only updates of round {listed} were attacked; leakage changes as training goes on.")
+    seeds = {cell["seed"] for cell in run.cells}
+    if len(seeds) == 1:
+        found.append("One seed: intervals cover the choice of victims, not a different training run.")
+    missing = [
+        row for row in attacks if row["control"]["psnr_median"] is None and row["psnr_median"] is not None
+    ]
+    if missing:
+        pairs = ", ".join(f"{row['attack']} on {row['defense']}" for row in missing)
+        found.append(f"No null control was scored for {pairs}; these scores lack a point of comparison.")
+    for row in attacks:
+        base = row["control"]["psnr_median"]
+        if base is not None and base >= run.threshold:
+            found.append(
+                f"The control of {row['attack']} on {row['defense']} itself reaches the threshold: for these"
+                " images the threshold separates nothing, compare with the control instead."
+            )
+    found += _victims(run)
+    noises = {str(row["noise"]) for row in guarantees if row["noise"] and row["epsilon"] is not None}
+    found += [f"The noise behind ε is: “{noise}”." for noise in sorted(noises)]
+    found.append(
+        "PSNR and SSIM compare pixels; a picture can identify a person at a low score. This report is an"
+        " input to a data protection impact assessment, not a substitute for one."
+    )
+    return found
+
+
+def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:
+    """{tested, not_tested}, in sentences."""
+    tested: dict[str, list[str]] = {}
+    for row in attacks:
+        tested.setdefault(_describe(row["threat"], row["client_mode"]), []).append(row["attack"])
+    sentences = [f"{text} Attacks: {', '.join(dict.fromkeys(names))}." for text, names in tested.items()]
+    modes = {cell["client_mode"] for cell in run.cells}
+    missing = [
+        f"Clients that run their network in {mode_word(mode)}."
+        for mode in ("train", "eval")
+        if mode not in modes
+    ]
+    if attacks and not any(row["threat"].get("labels") for row in attacks):
+        missing.append(
+            "An attacker that knows the labels beforehand, which is the upper bound for several attacks."
+        )
+    missing.append("Secure aggregation: each client's own update was visible to the server.")
+    return {"tested": sentences, "not_tested": [*missing, *NEVER_TESTED]}
+
+
+def _describe(threat: Row, mode: str) -> str:
+    if not threat:
+        return f"A curious server; what it knows was not recorded (clients in {mode_word(mode)})."
+    knows = [text for key, text in KNOWLEDGE.items() if threat.get(key)]
+    lacks = [text for key, text in KNOWLEDGE.items() if not threat.get(key)]
+    known_mode = threat.get("client_mode") is not None
+    (knows if known_mode else lacks).append("how clients run their network")
+    text = (
+        f"Honest-but-curious server: follows the protocol, keeps and studies each client's update (clients"
+        f" in {mode_word(mode)}). It holds the network and its weights before and after, and knows"
+        f" {_listed(knows)}."
+    )
+    return text + (f" It does not know {_listed(lacks)}." if lacks else "")
+
+
+def _listed(items: list[str]) -> str:
+    if not items:
+        return "nothing else"
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _victims(run: Run) -> list[str]:
+    """Where victims were drawn from, if not every observation was open to the draw."""
+    found = []
+    for cell, truth in run.truth.items():
+        with malformed(f"truth/{cell}.json"):
+            chosen = len(truth.get("victims") or [])
+            if any(truth.get(key) is None for key in ("observed", "empty", "eligible")):
+                continue
+            observed, empty, eligible = (int(truth[key]) for key in ("observed", "empty", "eligible"))
+            if eligible < observed or chosen == 0:
+                found.append(
+                    f"{cell}: {chosen} victims, drawn from {eligible} eligible of {observed}"
+                    f" observed updates. Empty batches ({empty}) and batches of another than the nominal"
+                    " size were not attacked: what remains is the case that suits the attacker."
+                )
+    return found

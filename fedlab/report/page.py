@@ -1,0 +1,111 @@
+"""report.html: one page that needs nothing but itself.
+
+Autoescape is on and stays on: the only markup that is let through is the package's own style sheet and
+the figures, which matplotlib and ElementTree have escaped. A content security policy in the page forbids
+scripts and every request, in case something slips.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from fedlab.report import figures, reading
+from fedlab.report.gallery import Sheet, Strip
+from fedlab.report.verdict import strongest_of
+
+_HERE = Path(__file__).parent
+_UNIT = re.compile(r"(\d) (dB|%)")
+
+
+def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
+    """The page for report.json's `data` and the contact sheets of the gallery."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_keep_together,
+    )
+    environment.filters.update(
+        decibel=reading.decibel,
+        percent=reading.percent,
+        epsilon=reading.epsilon,
+        interval=reading.interval,
+        points=reading.points,
+        small=reading.small,
+        mode_word=reading.mode_word,
+        plain=_plain,
+    )
+    several = len({cell["client_mode"] for cell in data["run"]["cells"]}) > 1
+    return environment.get_template("template.html.j2").render(
+        data=data,
+        run=data["run"],
+        sheets=sheets,
+        matrix=_matrix(data),
+        several_modes=several,
+        hero=_hero(data, sheets),
+        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        figure={
+            "images": figures.every_image(data),
+            "cost": figures.leakage_against_cost(data),
+            "clients": figures.clients(data),
+        },
+        near_identical=reading.NEAR_IDENTICAL_DB,
+        ceiling=figures.CEILING_DB,
+    )
+
+
+def _matrix(data: dict[str, Any]) -> dict[str, Any]:
+    """Attacks down, (defense, mode) across; a cell is a row of the report, or None if not scored."""
+    columns = [(row["defense"], row["client_mode"]) for row in data["guarantees"]]
+    names = list(dict.fromkeys(row["attack"] for row in data["attacks"]))
+    cells = {(row["attack"], row["defense"], row["client_mode"]): row for row in data["attacks"]}
+    return {
+        "columns": columns,
+        "rows": [(name, [cells.get((name, *column)) for column in columns]) for name in names],
+    }
+
+
+def _hero(data: dict[str, Any], sheets: list[Sheet]) -> tuple[Sheet, Strip] | None:
+    """The strongest leak in pictures, for the first screen; None without pixels or without a leak."""
+    strongest = strongest_of(data["attacks"])
+    if strongest is None or not strongest["recovered"]:
+        return None
+    for sheet in sheets:
+        for strip in sheet.strips:
+            if (strip.attack, sheet.defense, sheet.client_mode) == (
+                strongest["attack"],
+                strongest["defense"],
+                strongest["client_mode"],
+            ):
+                return sheet, strip
+    return None
+
+
+def _keep_together(value: Any) -> Any:
+    """No line break between a number and its unit. Markup passes as it is."""
+    if type(value) is str:
+        return _UNIT.sub("\\1\u00a0\\2", value)
+    return value
+
+
+def _plain(value: Any) -> str:
+    """A number, a list or a name as people write it; nothing as a dash."""
+    if value is None or value == "":
+        return reading.DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items()) or reading.DASH
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", " ")
+    return str(value)

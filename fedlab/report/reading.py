@@ -1,0 +1,117 @@
+"""From numbers to words: how far an attack got, and how figures are printed.
+
+The levels are a reading aid, not a measure of risk: they depend on the attack that was tried. Each has a
+symbol and a word, so that the matrix reads without colour.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from fedlab.audit.scoring import Summary
+
+CONTROL_MARGIN_DB = 1.0
+NEAR_IDENTICAL_DB = 30.0
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Level:
+    """One step of the reading aid; `rank` grows with what was taken from the client."""
+
+    key: str
+    rank: int
+    symbol: str
+    word: str
+    meaning: str
+
+
+LEVELS = {
+    level.key: level
+    for level in (
+        Level("refused", 0, "–", "not applicable", "the attack declined every victim, or lacked knowledge"),
+        Level("labels", 0, "#", "labels only", "the attack infers labels and answers with no image"),
+        Level(
+            "control",
+            1,
+            "○",
+            "nothing beyond control",
+            "the median is within 1 dB of what the attack draws from a random update, and no single image"
+            " reaches the threshold",
+        ),
+        Level("traces", 2, "◔", "traces", "better than its control, but no image reaches the threshold"),
+        Level(
+            "some", 3, "◐", "some recovered", "at least one image reaches the threshold; the median does not"
+        ),
+        Level("most", 4, "◕", "most recovered", "the median reaches the threshold"),
+        Level("copy", 5, "●", "near-identical", "the median is at least 30 dB, and at least the threshold"),
+    )
+}
+
+
+def level(scores: Summary, control: Summary, threshold: float) -> Level:
+    """Where an attack stands, by its median, its worst case and its own control."""
+    median, worst = scores.psnr_median, scores.psnr_max
+    if median is None or worst is None:
+        return LEVELS["labels" if scores.label_accuracy is not None else "refused"]
+    base, best_base = control.psnr_median, control.psnr_max
+    if base is not None and best_base is not None and median <= base + CONTROL_MARGIN_DB:
+        # A threshold that the control itself reaches tells nothing: then only images above the control's
+        # own best are evidence.
+        if worst < threshold or (best_base >= threshold and worst <= best_base + CONTROL_MARGIN_DB):
+            return LEVELS["control"]
+    if median >= max(threshold, NEAR_IDENTICAL_DB):
+        return LEVELS["copy"]
+    if median >= threshold:
+        return LEVELS["most"]
+    return LEVELS["some" if worst >= threshold else "traces"]
+
+
+def decibel(value: float | None) -> str:
+    """146.3 dB."""
+    return DASH if value is None else f"{value:.1f} dB"
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """94 %, or 94.2 % with a digit."""
+    return DASH if value is None else f"{100 * value:.{digits}f} %"
+
+
+def points(value: float) -> str:
+    """A difference of two rates, in percentage points."""
+    return f"{abs(100 * value):.1f} percentage points"
+
+
+def epsilon(value: float | None) -> str:
+    """Rounded up to two decimals: a privacy loss must never be printed as smaller than it is."""
+    return DASH if value is None else f"{math.ceil(value * 100 - 1e-9) / 100:.2f}"
+
+
+def small(value: float | None) -> str:
+    """0.00001 for 1e-05: plain readers count zeros more easily than exponents."""
+    if value is None:
+        return DASH
+    return f"{value:.10f}".rstrip("0") if 1e-9 < value < 1e-3 else f"{value:g}"
+
+
+def interval(bounds: list[float] | tuple[float, float] | None, scale: float = 1.0, digits: int = 1) -> str:
+    """8.1 to 12.0."""
+    return DASH if bounds is None else f"{bounds[0] * scale:.{digits}f} to {bounds[1] * scale:.{digits}f}"
+
+
+def plural(count: int, one: str, many: str | None = None) -> str:
+    """1 image, 2 images."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def mode_word(mode: str) -> str:
+    """How people say it."""
+    return {"train": "training mode", "eval": "inference mode"}.get(mode, mode)
+
+
+def subject(row: dict[str, Any], undefended: set[str]) -> str:
+    """Whose clients a row is about."""
+    who = "undefended clients" if row["defense"] in undefended else f"clients under {row['defense']}"
+    return f"{who} in {mode_word(row['client_mode'])}"

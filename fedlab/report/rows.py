@@ -1,0 +1,190 @@
+"""The rows of the report: attack scores, utility and guarantees, pooled over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from fedlab.audit.scoring import Summary, VictimScore, binomial_interval, summarise
+from fedlab.report.reading import level
+from fedlab.report.rundir import Run, malformed
+
+_PSNR = ("psnr_median", "psnr_max", "psnr_mean", "psnr_ci95")
+_SHARED = ("ssim_median", "label_accuracy", "fraction_recovered", "fraction_ci95", "recovered", "images")
+
+
+def attack_rows(run: Run) -> list[dict[str, Any]]:
+    """One row per (attack, defense, mode): scores over all victims of all seeds, the control beside them."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    cells = {cell["name"]: cell for cell in run.cells}
+    for one in run.attacks:
+        cell = cells[one["cell"]]
+        key = (one["attack"], cell["defense"], cell["client_mode"])
+        groups.setdefault(key, []).append(one)
+    return [_attack_row(run, key, files) for key, files in groups.items()]
+
+
+def _attack_row(run: Run, key: tuple[str, str, str], files: list[dict[str, Any]]) -> dict[str, Any]:
+    attack, defense, mode = key
+    with malformed(f"attacks of {attack} on {defense} ({mode})"):
+        scores = [VictimScore.from_dict(one) for file in files for one in file.get("victims") or []]
+        null = [VictimScore.from_dict(one) for file in files for one in file.get("control") or []]
+        threat = dict(files[0].get("threat") or {})
+        # An attack that could not even start has no victims of its own; those chosen count as declined.
+        absent = sum(
+            len(run.truth.get(file["cell"], {}).get("victims", []))
+            for file in files
+            if file.get("error") and not file.get("victims")
+        )
+    found, control = summarise(scores, run.threshold), summarise(null, run.threshold)
+    reasons = [str(file["error"]) for file in files if file.get("error")]
+    reasons += [one.refusal for one in scores if one.refusal is not None]
+    reading = level(found, control, run.threshold)
+    granted = bool(threat.get("labels"))
+    numbers = _numbers(found, (*_PSNR, *_SHARED))
+    control_numbers = _numbers(control, ("psnr_median", "psnr_max", *_SHARED))
+    if granted:
+        # What the threat model gave away was not recovered.
+        numbers["label_accuracy"] = control_numbers["label_accuracy"] = None
+    return {
+        "attack": attack,
+        "plugin": str(files[0].get("plugin") or attack),
+        "paper": str(files[0].get("paper") or ""),
+        "needs": [str(item) for item in files[0].get("needs") or []],
+        "defense": defense,
+        "client_mode": mode,
+        **numbers,
+        "victims": found.victims + absent,
+        "refused": found.refused + absent,
+        "refusal": "; ".join(dict.fromkeys(reasons)) or None,
+        "control": {**control_numbers, "victims": control.victims, "psnr": _values(null)},
+        "seeds": sorted({int(file["seed"]) for file in files}),
+        "threat": threat,
+        "labels_granted": granted,
+        "level": reading.key,
+        "symbol": reading.symbol,
+        "reading": reading.word,
+        "psnr": _values(scores),
+    }
+
+
+def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
+    """One row per (defense, mode): test accuracy, its uncertainty, its cost and its spread over clients."""
+    rows: list[dict[str, Any]] = []
+    for (defense, mode), cells in _by_defense(run):
+        measured = [run.metrics[cell["name"]] for cell in cells if cell["name"] in run.metrics]
+        if not measured:
+            continue
+        with malformed("metrics.json"):
+            accuracies = [float(one["accuracy"]) for one in measured]
+            losses = [float(one["loss"]) for one in measured if one.get("loss") is not None]
+            clients = [float(one["accuracy"]) for cell in measured for one in cell.get("per_client") or []]
+            bounds, kind = _accuracy_interval(accuracies, (run.manifest.get("dataset") or {}).get("test"))
+            rows.append(
+                {
+                    "defense": defense,
+                    "client_mode": mode,
+                    "accuracy": float(np.mean(accuracies)),
+                    "accuracy_ci95": bounds,
+                    "accuracy_ci95_kind": kind,
+                    "loss": float(np.mean(losses)) if losses else None,
+                    "per_client": {
+                        "worst": min(clients) if clients else None,
+                        "p10": float(np.quantile(clients, 0.1)) if clients else None,
+                        "median": float(np.median(clients)) if clients else None,
+                        "values": sorted(clients),
+                    },
+                    "failures": sum(int(one.get("failures") or 0) for one in measured),
+                    "seeds": sorted({cell["seed"] for cell in cells if cell["name"] in run.metrics}),
+                }
+            )
+    plain = {row["client_mode"]: row["accuracy"] for row in rows if row["defense"] in baseline}
+    for row in rows:
+        before = plain.get(row["client_mode"])
+        row["accuracy_cost"] = None if before is None else before - row["accuracy"]
+    return rows
+
+
+def guarantee_rows(run: Run) -> list[dict[str, Any]]:
+    """One row per (defense, mode); epsilon is null unless every cell has one and every assumption holds."""
+    rows = []
+    for (defense, mode), cells in _by_defense(run):
+        files = [run.privacy[cell["name"]] for cell in cells if cell["name"] in run.privacy]
+        with malformed(f"privacy of {defense} ({mode})"):
+            rows.append({"defense": defense, "client_mode": mode, **_guarantee(files, len(cells))})
+    return rows
+
+
+def _guarantee(files: list[dict[str, Any]], cells: int) -> dict[str, Any]:
+    first = files[0] if files else {}
+    assumptions: dict[str, bool] = {}
+    for file in files:
+        for one in file.get("assumptions") or []:
+            text = str(one["text"])
+            assumptions[text] = assumptions.get(text, True) and one["holds"] is True
+    broken = [text for text, holds in assumptions.items() if not holds]
+    values = [file.get("epsilon") for file in files]
+    per_client = [
+        float(value)
+        for file in files
+        for value in (file.get("per_client") or {}).values()
+        if value is not None
+    ]
+    reasons = list(dict.fromkeys(str(file["reason"]) for file in files if file.get("reason")))
+    positive = [float(value) for value in values if value is not None and float(value) > 0]
+    epsilon = max([*positive, *per_client]) if positive and len(positive) == cells and not broken else None
+    if epsilon is None and not reasons:
+        if broken:
+            reasons = [f"an assumption of the proof does not hold: {text}" for text in broken]
+        elif any(value is not None for value in values):
+            reasons = ["an ε was not given for every trained model, or is not a positive number"]
+        else:
+            reasons = ["no mechanism with a proof ran"]
+    return {
+        "epsilon": epsilon,
+        "delta": first.get("delta") if epsilon is not None else None,
+        "unit": first.get("unit"),
+        "adjacency": first.get("adjacency"),
+        "accountant": first.get("accountant"),
+        "mechanism": first.get("mechanism"),
+        "noise": first.get("noise"),
+        "assumptions": [{"text": text, "holds": holds} for text, holds in assumptions.items()],
+        "per_client": {
+            "clients": len(per_client),
+            "lowest": min(per_client) if per_client and epsilon is not None else None,
+            "median": float(np.median(per_client)) if per_client and epsilon is not None else None,
+        },
+        "reason": "; ".join(reasons) if epsilon is None else None,
+    }
+
+
+def _by_defense(run: Run) -> Iterable[tuple[tuple[str, str], list[dict[str, Any]]]]:
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for cell in run.cells:
+        groups.setdefault((cell["defense"], cell["client_mode"]), []).append(cell)
+    return groups.items()
+
+
+def _accuracy_interval(accuracies: list[float], test: Any) -> tuple[list[float] | None, str | None]:
+    """Over seeds if there are several (Student's t), else over the test records (exact binomial)."""
+    if len(accuracies) > 1:
+        mean, count = float(np.mean(accuracies)), len(accuracies)
+        half = float(t.ppf(0.975, count - 1)) * float(np.std(accuracies, ddof=1)) / math.sqrt(count)
+        return [max(0.0, mean - half), min(1.0, mean + half)], f"{count} seeds"
+    if isinstance(test, int) and not isinstance(test, bool) and test > 0:
+        right = min(max(round(accuracies[0] * test), 0), test)
+        return list(binomial_interval(right, test)), f"{test} test records"
+    return None, None
+
+
+def _numbers(summary: Summary, names: Iterable[str]) -> dict[str, Any]:
+    values = {name: getattr(summary, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _values(scores: list[VictimScore]) -> list[float]:
+    return [value for one in scores for value in one.psnr if value is not None]

@@ -1,0 +1,206 @@
+"""Read a run directory, believing nothing that it says.
+
+Names must be plain file names and resolve inside the directory, also through symbolic links; JSON is
+strict (NaN and infinity become null); text loses its control and direction-changing characters and its
+excess length. What remains may still be `<script>`: the page escapes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import tomllib
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedlab.errors import DataError
+
+LONGEST_TEXT = 4000
+LARGEST_FILE = 256 * 2**20
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_JOINER = "\u200d"  # holds emoji together; the other format characters can reorder or hide text
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that the report is made of.
+
+    Attributes:
+        manifest, scenario: as parsed; a missing scenario.toml is {}.
+        metrics, privacy, truth: by cell name.
+        attacks: one dictionary per (cell, attack) file, with its "cell", ordered as the scenario names them.
+        hashes: sha256 of each file that the report rests on, by relative path.
+    """
+
+    directory: Path
+    manifest: dict[str, Any]
+    scenario: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+    privacy: dict[str, dict[str, Any]]
+    truth: dict[str, dict[str, Any]]
+    attacks: list[dict[str, Any]]
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The trained cells, in the manifest's order."""
+        return list(self.manifest["cells"])
+
+    @property
+    def threshold(self) -> float:
+        """PSNR in dB from which an image counts as recovered."""
+        return float(self.scenario.get("audit", {}).get("success_psnr", 20.0))
+
+    def file(self, *parts: str) -> Path:
+        """A path inside the run directory.
+
+        Raises:
+            DataError: a part is no plain file name, or the path leads outside.
+        """
+        for part in parts:
+            if not _NAME.fullmatch(part) or part.strip(".") == "":
+                raise DataError(
+                    f'{self.directory}: "{part[:80]!r}" is no name of a cell or an attack; expected letters,'
+                    " digits, dots, dashes and underscores. The manifest was altered"
+                )
+        path = self.directory.joinpath(*parts)
+        if not path.resolve().is_relative_to(self.directory.resolve()):
+            raise DataError(f"{path} leads outside the run directory; remove that link")
+        return path
+
+
+def read_run(directory: Path) -> Run:
+    """Read what a run wrote; cells that did not finish are simply absent.
+
+    Raises:
+        DataError: no manifest, or a file that does not parse.
+    """
+    if not (directory / "manifest.json").is_file():
+        raise DataError(
+            f"{directory}: no manifest.json; expected the directory of a run,"
+            " which `fedlab run` prints when it ends"
+        )
+    run = Run(directory, {}, {}, {}, {}, {}, [])
+    manifest, hashes = _json(run, "manifest.json"), run.hashes
+    # The manifest carries the clock; everything else is a function of the scenario.
+    hashes.clear()
+    with malformed("manifest.json"):
+        names = [str(cell["name"]) for cell in manifest["cells"]]
+        for cell in manifest["cells"]:
+            cell["defense"], cell["client_mode"] = str(cell["defense"]), str(cell["client_mode"])
+            cell["seed"] = int(cell["seed"])
+    scenario = _scenario(run)
+    metrics = _json(run, "metrics.json").get("cells", {}) if run.file("metrics.json").exists() else {}
+    parts: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind in ("privacy", "truth"):
+        parts[kind] = {
+            name: _json(run, kind, f"{name}.json")
+            for name in names
+            if run.file(kind, f"{name}.json").exists()
+        }
+    attacks = [one for name in names for one in _attacks(run, name)]
+    order = _labels(scenario.get("attacks"))
+    attacks.sort(key=lambda one: order.index(one["attack"]) if one["attack"] in order else len(order))
+    for name in names:
+        weights = run.file("models", name, "model.safetensors")
+        if weights.is_file():
+            hashes[f"models/{name}/model.safetensors"] = _sha256(weights)
+    hashes = dict(sorted(hashes.items()))
+    return Run(directory, manifest, scenario, metrics, parts["privacy"], parts["truth"], attacks, hashes)
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """Parse and clean.
+
+    Raises:
+        DataError: not JSON.
+    """
+    try:
+        return clean(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{path}: not valid JSON ({error}); the file is damaged, run or attack again"
+        ) from error
+
+
+def clean(value: Any) -> Any:
+    """Strings without control characters and of bounded length, finite numbers, all the way down."""
+    if isinstance(value, str):
+        kept = "".join(
+            "\ufffd"
+            if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn") and c not in f"\n\t{_JOINER}"
+            else c
+            for c in value[:LONGEST_TEXT]
+        )
+        return kept + ("…" if len(value) > LONGEST_TEXT else "")
+    if isinstance(value, dict):
+        return {clean(str(key)): clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+@contextmanager
+def malformed(where: str) -> Iterator[None]:
+    """Turn a missing key or a wrong type in a file into an error that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise DataError(
+            f"{where}: {error!r}; the file is damaged or of another version, run again"
+        ) from error
+
+
+def _attacks(run: Run, cell: str) -> list[dict[str, Any]]:
+    folder = run.file("attacks", cell)
+    found = []
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        data = _json(run, "attacks", cell, path.name)
+        with malformed(f"attacks/{cell}/{path.name}"):
+            data["attack"], data["cell"], data["file"] = str(data["attack"]), cell, path.stem
+            found.append(data)
+    return found
+
+
+def _scenario(run: Run) -> dict[str, Any]:
+    path = run.file("scenario.toml")
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    run.hashes["scenario.toml"] = hashlib.sha256(content).hexdigest()
+    try:
+        scenario: dict[str, Any] = clean(tomllib.loads(content.decode()))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid TOML ({error}); the file is damaged, run again") from error
+    return scenario
+
+
+def _json(run: Run, *parts: str) -> dict[str, Any]:
+    path = run.file(*parts)
+    if path.stat().st_size > LARGEST_FILE:
+        raise DataError(f"{path}: {path.stat().st_size} bytes; expected at most {LARGEST_FILE}")
+    content = path.read_bytes()
+    run.hashes["/".join(parts)] = hashlib.sha256(content).hexdigest()
+    data = parse_json(content, path)
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: expected a JSON object; the file is damaged, run or attack again")
+    return data
+
+
+def _labels(entries: Any) -> list[str]:
+    """Labels of [[attacks]] or [[defenses]], in order."""
+    listed = entries if isinstance(entries, list) else []
+    return [str(e.get("label") or e.get("name")) for e in listed if isinstance(e, dict)]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

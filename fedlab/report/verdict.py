@@ -1,0 +1,160 @@
+"""What the report says first: the strongest leak, and per defense what it did, cost and proves.
+
+It never says that something is without risk. The strongest negative statement is that these attackers, on
+these victims, with this knowledge, did not recover an image.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedlab.audit.scoring import binomial_interval
+from fedlab.report.reading import (
+    LEVELS,
+    decibel,
+    epsilon,
+    interval,
+    percent,
+    plural,
+    points,
+    small,
+    subject,
+)
+
+Row = dict[str, Any]
+
+
+def verdict(
+    attacks: list[Row], utility: list[Row], guarantees: list[Row], undefended: set[str], threshold: float
+) -> Row:
+    """{headline, findings: one per (defense, mode)}."""
+    findings = []
+    for guarantee in guarantees:
+        here = [row for row in attacks if _same(row, guarantee)]
+        measured = next((row for row in utility if _same(row, guarantee)), None)
+        strongest = strongest_of(here)
+        findings.append(
+            {
+                "defense": guarantee["defense"],
+                "client_mode": guarantee["client_mode"],
+                "level": strongest["level"] if strongest else "refused",
+                "strongest": strongest["attack"] if strongest else None,
+                "recovered": strongest["recovered"] if strongest else None,
+                "images": strongest["images"] if strongest else None,
+                "accuracy": measured["accuracy"] if measured else None,
+                "accuracy_cost": measured["accuracy_cost"] if measured else None,
+                "epsilon": guarantee["epsilon"],
+                "leakage": _leakage(here, strongest, threshold),
+                "labels": _labels(here),
+                "utility": _utility(measured, undefended),
+                "guarantee": _guarantee(guarantee),
+            }
+        )
+    return {"headline": _headline(attacks, undefended, threshold), "findings": findings}
+
+
+def strongest_of(rows: list[Row]) -> Row | None:
+    """The row that took most: by level, fraction recovered, median; None if none answered with images."""
+    answered = [row for row in rows if row["psnr_median"] is not None]
+    return max(
+        answered,
+        key=lambda row: (LEVELS[row["level"]].rank, row["fraction_recovered"], row["psnr_median"]),
+        default=None,
+    )
+
+
+def _headline(attacks: list[Row], undefended: set[str], threshold: float) -> str:
+    strongest = strongest_of(attacks)
+    if strongest is None:
+        nothing = "No attack of this run answered with an image: nothing was measured about reconstruction."
+        return f"{nothing} {_labels(attacks) or ''}".strip()
+    control = strongest["control"]["psnr_median"]
+    beside = (
+        f"the same attack on a random update of equal size reaches {decibel(control)}"
+        if control is not None
+        else "no control was run beside it"
+    )
+    who = subject(strongest, undefended)
+    if strongest["recovered"] and LEVELS[strongest["level"]].rank > 1:
+        how = " almost pixel by pixel" if strongest["level"] == "copy" else ""
+        return (
+            f"A server that only watches recovered {strongest['recovered']} of"
+            f" {plural(strongest['images'], 'attacked training image')}{how} from {who}:"
+            f" {strongest['attack']}, median {decibel(strongest['psnr_median'])}; {beside}."
+        )
+    tried = len({row["attack"] for row in attacks if row["psnr_median"] is not None})
+    these = "The one attacker tried" if tried == 1 else f"The {tried} attackers tried"
+    return (
+        f"{these} did not recover an image at {threshold:g} dB. The strongest was {strongest['attack']}"
+        f" against {who}: median {decibel(strongest['psnr_median'])}; {beside}."
+    )
+
+
+def _leakage(rows: list[Row], strongest: Row | None, threshold: float) -> str:
+    declined = [row["attack"] for row in rows if row["level"] == "refused"]
+    tail = f" Not applicable here: {', '.join(declined)}." if declined else ""
+    if strongest is None:
+        text = "No attack answered with an image." if rows else "No attack was scored against this defense."
+        return text + tail
+    answered = [row for row in rows if row["psnr_median"] is not None]
+    took = [row for row in answered if row["recovered"] and LEVELS[row["level"]].rank > 1]
+    control = decibel(strongest["control"]["psnr_median"])
+    numbers = (
+        f"median {decibel(strongest['psnr_median'])}, worst case {decibel(strongest['psnr_max'])},"
+        f" control {control}"
+    )
+    if took:
+        return (
+            f"{len(took)} of {plural(len(answered), 'attack')} recovered images. The strongest,"
+            f" {strongest['attack']}, took {strongest['recovered']} of {strongest['images']}"
+            f" ({numbers}).{tail}"
+        )
+    if strongest["recovered"]:
+        return (
+            f"No attack went beyond its own control, which itself reaches the threshold:"
+            f" {strongest['attack']} ({numbers}).{tail}"
+        )
+    images = len(strongest["psnr"])
+    room = binomial_interval(0, images)[1]
+    which = "The one attack" if len(answered) == 1 else f"None of the {len(answered)} attacks"
+    verb = "did not recover an image" if len(answered) == 1 else "recovered an image"
+    return (
+        f"{which} that answered {verb} at {threshold:g} dB. Best: {strongest['attack']} ({numbers})."
+        f" With {plural(images, 'image')}, a true rate of up to {percent(room)} cannot be excluded"
+        f" (95 %).{tail}"
+    )
+
+
+def _labels(rows: list[Row]) -> str | None:
+    named = [row for row in rows if row["label_accuracy"] is not None]
+    if not named:
+        return None
+    best = max(named, key=lambda row: row["label_accuracy"])
+    control = best["control"]["label_accuracy"]
+    beside = f" (control {percent(control)})" if control is not None else ""
+    return f"Labels: {best['attack']} named {percent(best['label_accuracy'])} of them{beside}."
+
+
+def _utility(row: Row | None, undefended: set[str]) -> str:
+    if row is None:
+        return "Accuracy was not measured."
+    text = f"Test accuracy {percent(row['accuracy'], 1)}"
+    if row["accuracy_ci95"] is not None:
+        text += f" (95 %: {interval(row['accuracy_ci95'], 100)}, over {row['accuracy_ci95_kind']})"
+    cost = row["accuracy_cost"]
+    if row["defense"] not in undefended and cost is not None:
+        text += f", {points(cost)} {'below' if cost >= 0 else 'above'} undefended training"
+    return text + "."
+
+
+def _guarantee(row: Row) -> str:
+    if row["epsilon"] is None:
+        return f"No formal guarantee: {row['reason']}."
+    return (
+        f"Formal guarantee: ε = {epsilon(row['epsilon'])} at δ = {small(row['delta'])} per"
+        f" {row['unit'] or 'unit not stated'} ({row['adjacency'] or 'adjacency not stated'})."
+    )
+
+
+def _same(a: Row, b: Row) -> bool:
+    return bool(a["defense"] == b["defense"] and a["client_mode"] == b["client_mode"])
