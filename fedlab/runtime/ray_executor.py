@@ -8,6 +8,8 @@ failed and the round goes on.
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -92,12 +94,19 @@ class RayExecutor:
         self._version = -1
 
     def _start(self) -> None:
+        environment = {
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            # Whatever the user's own code imports here must import in a worker as well.
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            **QUIET,
+        }
         try:
             ray.init(
                 include_dashboard=False,
                 configure_logging=False,
                 log_to_driver=False,
-                runtime_env={"env_vars": dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1") | QUIET},
+                runtime_env={"env_vars": environment},
             )
         except Exception as error:
             raise BackendError(

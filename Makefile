@@ -1,0 +1,54 @@
+# The two commands of the README are `make demo` and `make test`; everything else is listed by `make help`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow lint type arrows docs bench data clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fedlab needs Python 3.11 or newer; set PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev --group docs
+	@touch $@
+
+install: $(READY) ## create .venv and install fedlab with its tools
+
+demo: $(READY) ## run the quickstart on Ray and print the path of its report last
+	@$(BIN)/fedlab run quickstart
+
+test: $(READY) ## run all tests
+	@$(BIN)/python -m pytest
+
+test-slow: $(READY) ## run the reproductions that take minutes
+	@$(BIN)/python -m pytest -m slow
+
+lint: $(READY) ## check style (ruff)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+type: $(READY) ## check types (mypy, strict)
+	@$(BIN)/mypy
+
+arrows: $(READY) ## check that imports run one way (import-linter)
+	@$(BIN)/lint-imports
+
+docs: $(READY) ## build the documentation into site/
+	@$(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
+
+bench: $(READY) ## measure against peers; exits 1 when a bar is missed
+	@$(BIN)/python benchmarks/cohorts.py
+
+data: $(READY) ## fetch the data sets that are not bundled, with pinned hashes
+	@for name in mnist fashion-mnist cifar-samples; do $(BIN)/fedlab data fetch $$name || exit $$?; done
+
+clean: ## remove what the targets made, except runs/
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
