@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ def run(
         Cell(label, mode, seed) for label in defenses for mode in settings.clients.modes for seed in settings.seeds
     ]
     model = learned.model(seeds.derive(cells[0].seed, "init"))
+    for defense in defenses.values():  # what cannot be built must fail before anything is written
+        replace(learned, network=defense.network(learned.network)).model(0)
     check_disk(settings, model, len(cells))
     directory = RunDirectory(Path(out) if out is not None else None, settings.name)
     directory.write_text("scenario.toml", resolved_toml(settings))
