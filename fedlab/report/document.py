@@ -11,6 +11,9 @@ from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.verdict import verdict
 
+_DATASET = ("name", "source", "licence", "sha256", "synthetic", "train", "test", "classes")
+_MODEL = ("name", "parameters")
+
 
 def assemble(run: Run) -> dict[str, Any]:
     """Everything that is known about the run, as strict JSON.
@@ -62,13 +65,14 @@ def undefended_labels(run: Run) -> set[str]:
 def _about(run: Run) -> dict[str, Any]:
     manifest = run.manifest
     with malformed("manifest.json"):
+        dataset, model = dict(manifest.get("dataset") or {}), dict(manifest.get("model") or {})
         return {
             "name": str(manifest.get("name") or run.directory.name),
             "claim": manifest.get("claim"),
             "status": str(manifest.get("status", "unknown")),
             "error": manifest.get("error"),
-            "dataset": dict(manifest.get("dataset") or {}),
-            "model": dict(manifest.get("model") or {}),
+            "dataset": {**dict.fromkeys(_DATASET), **dataset, "shape": list(dataset.get("shape") or [])},
+            "model": {**dict.fromkeys(_MODEL), **model, "params": dict(model.get("params") or {})},
             "setup": _setup(run.scenario),
             "command": _command(manifest.get("command")),
             "versions": {str(k): str(v) for k, v in sorted((manifest.get("versions") or {}).items())},

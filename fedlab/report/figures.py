@@ -13,8 +13,8 @@ from fedlab.report.svg import BAD, CALM, INK, LINE, MUTED, PAPER, inline
 from fedlab.report.verdict import strongest_of
 
 CEILING_DB = 60.0
-WIDTH = 6.2
-_LONGEST_LABEL = 34
+WIDTH = 5.0
+_LONGEST_LABEL = 26
 
 Row = dict[str, Any]
 
@@ -106,7 +106,7 @@ def leakage_against_cost(data: Row) -> Markup | None:
         axes.set_xlabel("accuracy cost (percentage points)" if costed else "test error (%)")
         axes.set_ylabel("strongest attack (PSNR, dB)")
 
-    return inline("cost", "Strongest attack against accuracy cost, per defense", (WIDTH, 3.4), draw)
+    return inline("cost", "Strongest attack against accuracy cost, per defense", (WIDTH, 3.0), draw)
 
 
 def clients(data: Row) -> Markup | None:
@@ -121,7 +121,7 @@ def clients(data: Row) -> Markup | None:
         for place, row in enumerate(rows):
             values = [100 * value for value in row["per_client"]["values"]]
             height = _stacked(values)
-            axes.plot(values, [-place + y for y in height], "o", color=CALM, markersize=5, alpha=0.6, mew=0)
+            axes.plot(values, [-place + y for y in height], "o", color=CALM, markersize=4.5, alpha=0.6, mew=0)
             median = 100 * row["per_client"]["median"]
             axes.plot([median, median], [-place - 0.18, -place + 0.42], color=INK, linewidth=1.6)
             worst = 100 * row["per_client"]["worst"]
@@ -147,7 +147,9 @@ def _thresholds(line: Any, axes: Axes, threshold: float, *, vertical: bool) -> N
             continue
         line(value, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         if vertical:
-            axes.text(value + 0.6, 0.62, name, color=MUTED, fontsize=8.5, ha="left", va="center")
+            before = name == "recovered"
+            place, side = (value - 0.6, "right") if before else (value + 0.6, "left")
+            axes.text(place, 0.62, name, color=MUTED, fontsize=8.5, ha=side, va="center")
         else:
             axes.text(1.0, value + 0.6, name, color=MUTED, fontsize=8.5, ha="right", va="bottom",
                       transform=axes.get_yaxis_transform())  # fmt: skip

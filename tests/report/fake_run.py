@@ -23,7 +23,7 @@ from fedlab.audit.truth import Truth
 
 DEFENSES = ("none", "dp-sgd", "no-first-bias")
 ATTACKS = {
-    "linear-layer": "Phong et al., Privacy-preserving deep learning via additively homomorphic encryption, 2018.",
+    "linear-layer": "Phong et al., Privacy-preserving deep learning, 2018.",
     "dropout-inversion": "Scheliga, Mäder and Seeland, Dropout is not all you need, AAAI 2023.",
     "inverting-gradients": "Geiping et al., Inverting gradients, NeurIPS 2020.",
     "label-recovery": "Zhao, Mopuri and Bilen, iDLG, 2020.",
@@ -237,7 +237,7 @@ def _privacy(defense: str) -> dict[str, Any]:
         return {"mechanism": None, "epsilon": None, "delta": None, "assumptions": [], "per_client": {},
                 "participations": {}, "reason": "this defense claims no proof"}  # fmt: skip
     return {
-        "mechanism": "DP-SGD inside each client: per-record clipping at norm 1, Gaussian noise of multiplier 1",
+        "mechanism": "DP-SGD in each client: records clipped at norm 1, Gaussian noise of multiplier 1",
         "epsilon": 7.8412,
         "delta": 1e-5,
         "unit": "record",
