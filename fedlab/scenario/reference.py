@@ -1,6 +1,6 @@
 """The reference of every key, made of the schema: JSON Schema for editors, Markdown for people.
 
-Write it anew with `python -m fedlab.scenario.reference > docs/scenario.md`.
+Write it anew with `fedlab schema --markdown > docs/scenario.md`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTRODUCTION = """\
 
 A scenario is a TOML file that says what is learned, by whom, where it runs, who attacks it and what
 defends it. It is strict: an unknown key is an error, and `fedlab validate SCENARIO` names every mistake
-at once. This page is made of the schema (`python -m fedlab.scenario.reference > docs/scenario.md`);
+at once. This page is made of the schema (`fedlab schema --markdown > docs/scenario.md`);
 `fedlab schema` prints the same as JSON Schema, for editors.
 
 The smallest scenario:
@@ -129,7 +129,3 @@ def _default(key: str, node: dict[str, Any]) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         value = [item["name"] for item in value]
     return "see below" if isinstance(value, dict) else f"`{shown(value)}`"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")
