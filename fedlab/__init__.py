@@ -23,8 +23,8 @@ for _name, _value in QUIET.items():
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fedlab.report import AuditReport as AuditReport
     from fedlab.experiment import run as run
+    from fedlab.report import AuditReport as AuditReport
     from fedlab.scenario import Scenario as Scenario
 
 _LAZY = {"AuditReport": "fedlab.report", "Scenario": "fedlab.scenario", "run": "fedlab.experiment"}

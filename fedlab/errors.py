@@ -68,8 +68,7 @@ class UnknownName(UsageError):
         names = sorted(known)
         self.kind, self.name, self.known = kind, name, names
         super().__init__(
-            f'no {kind} is called "{name}".{did_you_mean(name, names)}'
-            f" Known: {', '.join(names) or 'none'}."
+            f'no {kind} is called "{name}".{did_you_mean(name, names)} Known: {", ".join(names) or "none"}.'
         )
 
 

@@ -46,7 +46,9 @@ class DPSGD(Defense):
         max_grad_norm: C, L2 norm that each record's gradient is clipped to.
     """
 
-    paper = "Abadi et al., Deep Learning with Differential Privacy, CCS 2016, https://arxiv.org/abs/1607.00133"
+    paper = (
+        "Abadi et al., Deep Learning with Differential Privacy, CCS 2016, https://arxiv.org/abs/1607.00133"
+    )
 
     def __init__(
         self,
@@ -120,7 +122,9 @@ class DPSGD(Defense):
                 Assumption("each record's gradient is clipped before the sum", True),
                 Assumption("the sum is divided by the expected, not the realised, batch size", True),
                 Assumption("no layer mixes the records of a batch (no batch norm)", True),
-                Assumption("ε is composed over all rounds of a client; client sampling amplifies nothing", True),
+                Assumption(
+                    "ε is composed over all rounds of a client; client sampling amplifies nothing", True
+                ),
             ),
             per_client=spent,
             participations={c: len({e.round for e in ledger.events if e.client == c}) for c in clients},
@@ -142,7 +146,8 @@ class PrivateRule(LocalRule):
 
     def draws(self, parameters: State, generator: torch.Generator) -> State:
         noise = {
-            f"{NOISE}{name}": torch.randn(value.shape, generator=generator) for name, value in parameters.items()
+            f"{NOISE}{name}": torch.randn(value.shape, generator=generator)
+            for name, value in parameters.items()
         }
         return noise | self.inner.draws(parameters, generator)
 
@@ -169,7 +174,9 @@ class PrivateRule(LocalRule):
         return spent | self.inner.metrics(records, steps)
 
 
-def privatise(grad_fn: GradFn, parameters: State, batch: Batch, clip: float, sigma: float) -> tuple[State, Aux]:
+def privatise(
+    grad_fn: GradFn, parameters: State, batch: Batch, clip: float, sigma: float
+) -> tuple[State, Aux]:
     """(Σ_i clip(g_i) + σ C ξ) / expected batch size, over the batch's real rows.
 
     ξ is standard normal and lies in `batch.draws`.
@@ -185,7 +192,8 @@ def privatise(grad_fn: GradFn, parameters: State, batch: Batch, clip: float, sig
     tiny = torch.finfo(norms.dtype).tiny  # a zero gradient has factor 1, not 0/0
     factors = batch.rows * (clip / norms.clamp(min=tiny)).clamp(max=1.0)
     noisy = {
-        name: (torch.tensordot(factors, g, dims=1) + sigma * clip * batch.draws[f"{NOISE}{name}"]) / batch.size
+        name: (torch.tensordot(factors, g, dims=1) + sigma * clip * batch.draws[f"{NOISE}{name}"])
+        / batch.size
         for name, g in gradients.items()
     }
     loss = (aux.loss * batch.rows).sum() / batch.rows.sum().clamp(min=1.0)
@@ -199,6 +207,6 @@ def _without_batch_norm(factory: Callable[[], nn.Module]) -> nn.Module:
     if guilty:
         raise UsageError(
             f"dp-sgd cannot protect a network with batch norm ({', '.join(guilty)}): its batch statistics mix"
-            " records, so one record's gradient has no bound; set task.model.norm = \"group\" or \"none\""
+            ' records, so one record\'s gradient has no bound; set task.model.norm = "group" or "none"'
         )
     return net

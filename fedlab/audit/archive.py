@@ -26,7 +26,9 @@ def save(directory: Path, observations: Sequence[Observation]) -> None:
     for observation in observations:
         by_round.setdefault(observation.round, []).append(observation)
     for number, group in by_round.items():
-        tensors = {f"before/{name}": value for name, value in (group[0].before | group[0].buffers_before).items()}
+        tensors = {
+            f"before/{name}": value for name, value in (group[0].before | group[0].buffers_before).items()
+        }
         for one in group:
             tensors |= {f"update/{one.client}/{name}": value for name, value in one.update.items()}
             tensors |= {f"buffers/{one.client}/{name}": value for name, value in one.buffers_after.items()}
@@ -46,7 +48,9 @@ def load(directory: Path) -> list[Observation]:
     """
     try:
         index = json.loads((directory / "index.json").read_text())["observations"]
-        tensors = {number: load_file(directory / _file(number)) for number in {int(e["round"]) for e in index}}
+        tensors = {
+            number: load_file(directory / _file(number)) for number in {int(e["round"]) for e in index}
+        }
         return [_observation(entry, tensors[int(entry["round"])]) for entry in index]
     except DataError:
         raise

@@ -42,7 +42,9 @@ class Observation:
 
     def norm(self) -> float:
         """L2 norm of the update."""
-        return float(torch.sqrt(sum((v.double().square().sum() for v in self.update.values()), torch.zeros(()))))
+        return float(
+            torch.sqrt(sum((v.double().square().sum() for v in self.update.values()), torch.zeros(())))
+        )
 
 
 def random_twin(observation: Observation, generator: torch.Generator) -> Observation:
@@ -51,7 +53,9 @@ def random_twin(observation: Observation, generator: torch.Generator) -> Observa
     A Gaussian direction over all parameters, scaled to the norm of the real update. What an attack
     scores on it owes nothing to the client's data.
     """
-    noise = {n: torch.randn(v.shape, generator=generator, dtype=v.dtype) for n, v in observation.update.items()}
+    noise = {
+        n: torch.randn(v.shape, generator=generator, dtype=v.dtype) for n, v in observation.update.items()
+    }
     twin = replace(observation, update=noise)
     size = twin.norm()
     scale = observation.norm() / size if size > 0 else 0.0

@@ -11,6 +11,7 @@ SGD is torch.optim.SGD's: v <- momentum v + (g + weight_decay w); w <- w - lr v.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -82,7 +83,7 @@ class LocalTraining:
             active = torch.tensor([step < len(job.plan) for job in jobs])
             if not bool(active.all()):  # a client whose plan has ended stays where it is
                 old = (parameters, buffers, velocity, carry, torch.zeros(len(jobs)))
-                new = tree_map(lambda moved, kept: torch.where(_like(active, kept), moved, kept), new, old)
+                new = tree_map(functools.partial(_select, active), new, old)
             parameters, buffers, velocity, carry, loss = new
             losses += loss.double()
         sent, memory = vmap(self.rule.finish)(anchor, parameters, counts, carry)
@@ -161,9 +162,9 @@ class LocalTraining:
         return self.rule.draws(self.model.parameters_of(job.state), generator)
 
 
-def _like(active: Tensor, value: Tensor) -> Tensor:
-    """(clients,) flags, shaped to select whole clients of `value` (clients, ...)."""
-    return active.view(-1, *([1] * (value.dim() - 1)))
+def _select(active: Tensor, moved: Tensor, kept: Tensor) -> Tensor:
+    """`moved` for the clients that are active (clients,), `kept` for the others."""
+    return torch.where(active.view(-1, *([1] * (kept.dim() - 1))), moved, kept)
 
 
 def _stack(states: Sequence[State]) -> State:

@@ -129,7 +129,10 @@ def train(
         return None
 
     result = strategy.start(
-        TappedGrid(grid, watcher), ArrayRecord(model.state()), num_rounds=settings.rounds, evaluate_fn=after_round
+        TappedGrid(grid, watcher),
+        ArrayRecord(model.state()),
+        num_rounds=settings.rounds,
+        evaluate_fn=after_round,
     )
     state = _state(result.arrays) if len(result.arrays) else model.state()
     loss, accuracy, by_class = evaluate(model, task, state)

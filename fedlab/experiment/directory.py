@@ -37,7 +37,9 @@ class RunDirectory:
             if path is not None:
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if any(path.iterdir()):
-                    raise UsageError(f"{path} is not empty; give --out a new directory, nothing is overwritten")
+                    raise UsageError(
+                        f"{path} is not empty; give --out a new directory, nothing is overwritten"
+                    )
                 path.chmod(0o700)
                 return path.resolve()
             number = 1
@@ -64,7 +66,9 @@ class RunDirectory:
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, target)
         except OSError as error:
-            raise BackendError(f"{target} cannot be written: {error.strerror or error}; free some space") from error
+            raise BackendError(
+                f"{target} cannot be written: {error.strerror or error}; free some space"
+            ) from error
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write strict JSON atomically: NaN is an error here, not a token."""
@@ -79,7 +83,9 @@ class RunDirectory:
             save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
             os.replace(temporary, target)
         except OSError as error:
-            raise BackendError(f"{target} cannot be written: {error.strerror or error}; free some space") from error
+            raise BackendError(
+                f"{target} cannot be written: {error.strerror or error}; free some space"
+            ) from error
 
     def update_manifest(self, **fields: Any) -> None:
         """Change some fields of the manifest and write it."""

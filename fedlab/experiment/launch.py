@@ -71,7 +71,10 @@ def run(
     attacks = {spec.label: plugins.build("attacks", spec) for spec in settings.attacks}
     combine = as_aggregator(aggregator or plugins.build("aggregators", settings.strategy.aggregator))
     cells = [
-        Cell(label, mode, seed) for label in defenses for mode in settings.clients.modes for seed in settings.seeds
+        Cell(label, mode, seed)
+        for label in defenses
+        for mode in settings.clients.modes
+        for seed in settings.seeds
     ]
     model = learned.model(seeds.derive(cells[0].seed, "init"))
     for defense in defenses.values():  # what cannot be built must fail before anything is written
@@ -100,7 +103,16 @@ def run(
     with _recorded(directory), _executor(settings) as executor:
         trained = []
         for cell in cells:
-            result = train(cell, settings, learned, owners[cell.seed], defenses[cell.defense], combine, executor, listener)
+            result = train(
+                cell,
+                settings,
+                learned,
+                owners[cell.seed],
+                defenses[cell.defense],
+                combine,
+                executor,
+                listener,
+            )
             guarantee = defenses[cell.defense].guarantee(result.watcher.ledger)
             _keep(directory, result, guarantee.to_dict() if guarantee else None)
             trained.append(result)

@@ -38,7 +38,7 @@ class Watcher:
         round = int(str(message.content.config_records["config"]["server-round"]))
         client = client_of(reply.metadata.src_node_id)
         if reply.has_error():
-            self.failures.append((round, client, reply.error.reason))
+            self.failures.append((round, client, reply.error.reason or "no reason given"))
             return
         metrics = reply.content.metric_records["metrics"]
         if "dp-noise-multiplier" in metrics:
@@ -48,7 +48,9 @@ class Watcher:
             examples = int(float(str(metrics["num-examples"])))
             self._observations.append(self._observe(round, client, message, reply, examples))
 
-    def _observe(self, round: int, client: int, message: Message, reply: Message, examples: int) -> Observation:
+    def _observe(
+        self, round: int, client: int, message: Message, reply: Message, examples: int
+    ) -> Observation:
         sent = message.content.array_records["arrays"]
         if self._sent[0] is not sent:  # one model goes to the whole cohort: unpack it once
             self._sent = (sent, _tensors(sent))

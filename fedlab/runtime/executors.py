@@ -61,7 +61,10 @@ class Executor(Protocol):
         """Execute every chunk; replies in the order of the chunks and of their messages."""
 
     def map(
-        self, function: Callable[[Item, Callable[[int, int], None]], Result], items: Sequence[Item], tick: Tick
+        self,
+        function: Callable[[Item, Callable[[int, int], None]], Result],
+        items: Sequence[Item],
+        tick: Tick,
     ) -> Iterator[tuple[int, Result]]:
         """Run `function(item, report)` for each item; (index, result) as they finish."""
 

@@ -23,7 +23,9 @@ from fedlab.runtime.executors import Delivery, Executor, InlineExecutor
 class Fleet(Protocol):
     """The simulated devices."""
 
-    count: int
+    @property
+    def count(self) -> int:
+        """How many devices there are."""
 
     def duration(self, device: int, message: int) -> float:
         """Virtual seconds (>= 0) that `device` takes to answer the `message`-th message of the run."""
@@ -142,9 +144,7 @@ class SimulationGrid(Grid):
         """
         return self._pull(message_ids, float("inf"))
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push, then pull until every reply is there or `timeout` virtual seconds have passed."""
         deadline = float("inf") if timeout is None else self.now + timeout
         waiting = set(self.push_messages(messages))

@@ -53,9 +53,7 @@ class TappedGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         return self._show(self.grid.pull_messages(message_ids))
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> list[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         outgoing = list(messages)
         replies = list(self.grid.send_and_receive(outgoing, timeout=timeout))
         self._sent.update((message.metadata.message_id, message) for message in outgoing)

@@ -77,7 +77,9 @@ def as_aggregator(candidate: object) -> Aggregator:
     )
 
 
-def checked(aggregator: Aggregator, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
+def checked(
+    aggregator: Aggregator, updates: Updates, state: AggregatorState
+) -> tuple[Tensor, AggregatorState]:
     """Aggregate, and refuse an answer that is no finite vector of the right length.
 
     Raises:

@@ -133,7 +133,7 @@ def flatten(state: State, names: Sequence[str]) -> Tensor:
 def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
     """The named tensors out of `vector`, with the shapes and types of `like`."""
     sizes = [like[name].numel() for name in names]
-    parts = vector.split(sizes)
+    parts = torch.split(vector, sizes)
     return {n: p.reshape(like[n].shape).to(like[n].dtype) for n, p in zip(names, parts, strict=True)}
 
 

@@ -37,7 +37,9 @@ class FunctionalModel:
         self.net = make_explicit(copy.deepcopy(net)).requires_grad_(False)
         self.input_shape = torch.Size(input_shape)
         self.parameter_names = tuple(name for name, _ in self.net.named_parameters())
-        self.buffer_names = tuple(name for name in self.net.state_dict() if name not in set(self.parameter_names))
+        self.buffer_names = tuple(
+            name for name in self.net.state_dict() if name not in set(self.parameter_names)
+        )
         self._norms = tuple(n for n, m in self.net.named_modules() if isinstance(m, BatchNorm))
         self.dropout_rates: dict[str, float] = {}
         self.mask_shapes: dict[str, torch.Size] = {}

@@ -43,7 +43,8 @@ EVAL = ClientConfig(batch_size=3, local_steps=4, mode="eval")
 @pytest.mark.parametrize(
     ("network", "config"),
     # SINGLE has no batch-norm row: the batch statistics of one record are zero over zero by design.
-    [(dropout_mlp, c) for c in (EPOCHS, FULL, SINGLE, EVAL)] + [(batch_norm_mlp, c) for c in (EPOCHS, FULL, EVAL)],
+    [(dropout_mlp, c) for c in (EPOCHS, FULL, SINGLE, EVAL)]
+    + [(batch_norm_mlp, c) for c in (EPOCHS, FULL, EVAL)],
 )
 def test_stacked_equals_one_by_one(
     small_data: Dataset, network: Callable[[], nn.Module], config: ClientConfig
@@ -101,7 +102,9 @@ def test_eval_mode_trains_without_dropout(small_data: Dataset) -> None:
     """In evaluation mode the update of a dropout network is that of the same network without dropout."""
     config = ClientConfig(batch_size=0, local_steps=1, mode="eval")
     training, jobs = make(small_data, dropout_mlp, config, [8, 8])
-    plain = FunctionalModel(nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Identity(), nn.Linear(12, 3)), (1, 4, 4))
+    plain = FunctionalModel(
+        nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Identity(), nn.Linear(12, 3)), (1, 4, 4)
+    )
     reference = LocalTraining(plain, cross_entropy, small_data, LocalRule(), config, seed=3)
     for a, b in zip(training(jobs), reference(jobs), strict=True):
         assert all(torch.equal(a.state[n], b.state[n]) for n in a.state)

@@ -42,7 +42,9 @@ def test_a_mask_keeps_and_scales() -> None:
     """Identity weights: x = (1, 2), mask (1, 0), p = 0.5 gives (1/0.5, 0)."""
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5))
     model = FunctionalModel(net, (1, 1, 2))
-    outputs, _ = model({}, torch.tensor([[[[1.0, 2.0]]]]), training=True, masks={"1": torch.tensor([[1.0, 0.0]])})
+    outputs, _ = model(
+        {}, torch.tensor([[[[1.0, 2.0]]]]), training=True, masks={"1": torch.tensor([[1.0, 0.0]])}
+    )
     assert outputs.tolist() == [[2.0, 0.0]]
 
 

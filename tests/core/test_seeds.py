@@ -11,7 +11,9 @@ PART = st.one_of(st.integers(-5, 10**6), st.text(alphabet="abc", max_size=4))
 
 @given(st.integers(0, 2**63 - 1), st.lists(PART, max_size=4), st.lists(PART, max_size=4))
 def test_different_paths_give_different_seeds(seed: int, a: list[int | str], b: list[int | str]) -> None:
-    assert (seeds.derive(seed, *a) == seeds.derive(seed, *b)) == ([(type(p), p) for p in a] == [(type(p), p) for p in b])
+    assert (seeds.derive(seed, *a) == seeds.derive(seed, *b)) == (
+        [(type(p), p) for p in a] == [(type(p), p) for p in b]
+    )
 
 
 def test_a_number_and_its_text_are_different_places() -> None:

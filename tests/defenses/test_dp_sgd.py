@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from fedlab_defenses.dp_sgd import DPSGD, NOISE, PrivateRule
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn
@@ -15,7 +16,6 @@ from fedlab.clients.loop import ClientJob, LocalTraining
 from fedlab.errors import UsageError
 from fedlab.privacy import Event, Ledger, prv_epsilon
 from fedlab.tasks import Dataset, FunctionalModel, cross_entropy
-from fedlab_defenses.dp_sgd import DPSGD, NOISE, PrivateRule
 from tests.conftest import batch_norm_mlp
 
 CONFIG = ClientConfig(batch_size=5, local_steps=3, learning_rate=0.3, sampling="poisson")
@@ -28,14 +28,25 @@ def plain_mlp() -> nn.Module:
 def jobs_for(training: LocalTraining, clients: int, records: int = 20) -> list[ClientJob]:
     state = training.model.state()
     return [
-        ClientJob(c, 4, state, {}, np.arange(c * records, (c + 1) * records), plan_batches(records, training.config, 3, 4, c))
+        ClientJob(
+            c,
+            4,
+            state,
+            {},
+            np.arange(c * records, (c + 1) * records),
+            plan_batches(records, training.config, 3, 4, c),
+        )
         for c in range(clients)
     ]
 
 
-def train(data: Dataset, defense: DPSGD, config: ClientConfig = CONFIG) -> tuple[LocalTraining, list[ClientJob]]:
+def train(
+    data: Dataset, defense: DPSGD, config: ClientConfig = CONFIG
+) -> tuple[LocalTraining, list[ClientJob]]:
     rule = defense.local_rule(LocalRule(), Federation((20,) * 4, 10, config))
-    training = LocalTraining(FunctionalModel(plain_mlp(), data.shape), cross_entropy, data, rule, config, seed=3)
+    training = LocalTraining(
+        FunctionalModel(plain_mlp(), data.shape), cross_entropy, data, rule, config, seed=3
+    )
     return training, jobs_for(training, 4)
 
 
@@ -64,7 +75,9 @@ def test_steps_equal_opacus_on_the_same_noise(
         monkeypatch.setattr("opacus.optimizers.optimizer._generate_noise", lambda **_: next(noise))  # noqa: B023
         ids = job.records[picks]
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(net(small_data.images(ids)), small_data.labels(ids), reduction="sum")
+        loss = nn.functional.cross_entropy(
+            net(small_data.images(ids)), small_data.labels(ids), reduction="sum"
+        )
         loss.backward()
         optimizer.step()
     for name, value in net._module.state_dict().items():
@@ -120,13 +133,17 @@ def test_a_zero_gradient_has_clip_factor_one(small_data: Dataset) -> None:
             return (x.flatten(1) * 0.0) @ torch.zeros(16, 3) + self.scale * 0.0
 
     rule = PrivateRule(LocalRule(), 0.0, 1.0, 5)
-    training = LocalTraining(FunctionalModel(Constant(), (1, 4, 4)), cross_entropy, small_data, rule, CONFIG, 3)
+    training = LocalTraining(
+        FunctionalModel(Constant(), (1, 4, 4)), cross_entropy, small_data, rule, CONFIG, 3
+    )
     assert all(torch.equal(r.state["scale"], torch.zeros(1)) for r in training(jobs_for(training, 2)))
 
 
 def test_the_guarantee_is_the_worst_client_over_all_its_rounds() -> None:
     defense = DPSGD(noise_multiplier=1.0)
-    ledger = Ledger([Event(0, r, 1.0, 0.05, 1) for r in range(30)] + [Event(1, r, 1.0, 0.02, 1) for r in range(9)])
+    ledger = Ledger(
+        [Event(0, r, 1.0, 0.05, 1) for r in range(30)] + [Event(1, r, 1.0, 0.02, 1) for r in range(9)]
+    )
     guarantee = defense.guarantee(ledger)
     assert guarantee is not None
     assert guarantee.epsilon == prv_epsilon({(1.0, 0.05): 30}, 1e-5) == max(guarantee.per_client.values())

@@ -4,14 +4,14 @@ import functools
 
 import pytest
 import torch
+from fedlab_defenses.architecture import Architecture
+from fedlab_defenses.gradient_pruning import GradientPruning
+from fedlab_defenses.none import NoDefense
 from torch import nn
 
 from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.errors import UsageError
-from fedlab_defenses.architecture import Architecture
-from fedlab_defenses.gradient_pruning import GradientPruning
-from fedlab_defenses.none import NoDefense
 
 FEDERATION = Federation((10,), 1, ClientConfig())
 

@@ -115,7 +115,9 @@ def own_network() -> nn.Module:
 
 def test_my_task_and_my_aggregator(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    data = Dataset("mine", rng.random((40, 1, 4, 4), dtype=np.float32), np.arange(40) % 3, 3, source="made here")
+    data = Dataset(
+        "mine", rng.random((40, 1, 4, 4), dtype=np.float32), np.arange(40) % 3, 3, source="made here"
+    )
     seen: list[tuple[int, ...]] = []
 
     def mine(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,9 @@ def analytic_gaussian_delta(epsilon: float, sigma: float) -> float:
     def phi(t: float) -> float:
         return 0.5 * math.erfc(-t / math.sqrt(2))
 
-    return phi(1 / (2 * sigma) - epsilon * sigma) - math.exp(epsilon) * phi(-1 / (2 * sigma) - epsilon * sigma)
+    return phi(1 / (2 * sigma) - epsilon * sigma) - math.exp(epsilon) * phi(
+        -1 / (2 * sigma) - epsilon * sigma
+    )
 
 
 def test_one_full_step_is_the_analytic_gaussian() -> None:

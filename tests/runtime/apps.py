@@ -36,7 +36,9 @@ def adding_app(fail_on: int | None = None, die_on: int | None = None) -> ClientA
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, "accuracy": 0.5})}), reply_to=message)
+        return Message(
+            RecordDict({"metrics": MetricRecord({"num-examples": 1, "accuracy": 0.5})}), reply_to=message
+        )
 
     return app
 
