@@ -1,0 +1,1 @@
+"""Real data sets: each function returns (train, test) and never touches the network."""
