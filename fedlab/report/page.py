@@ -48,7 +48,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         data=data,
         run=data["run"],
         sheets=sheets,
-        matrix=_matrix(data),
+        matrices=_matrices(data),
         several_modes=several,
         hero=_hero(data, sheets),
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
@@ -62,15 +62,16 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
     )
 
 
-def _matrix(data: dict[str, Any]) -> dict[str, Any]:
-    """Attacks down, (defense, mode) across; a cell is a row of the report, or None if not scored."""
-    columns = [(row["defense"], row["client_mode"]) for row in data["guarantees"]]
+def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """One table per client mode: attacks down, defenses across; a cell is a report row, or None."""
     names = list(dict.fromkeys(row["attack"] for row in data["attacks"]))
     cells = {(row["attack"], row["defense"], row["client_mode"]): row for row in data["attacks"]}
-    return {
-        "columns": columns,
-        "rows": [(name, [cells.get((name, *column)) for column in columns]) for name in names],
-    }
+    tables = []
+    for mode in dict.fromkeys(row["client_mode"] for row in data["guarantees"]):
+        columns = [row["defense"] for row in data["guarantees"] if row["client_mode"] == mode]
+        rows = [(name, [(one, cells.get((name, one, mode))) for one in columns]) for name in names]
+        tables.append({"mode": mode, "columns": columns, "rows": rows})
+    return tables
 
 
 def _hero(data: dict[str, Any], sheets: list[Sheet]) -> tuple[Sheet, Strip] | None:

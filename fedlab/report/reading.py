@@ -41,7 +41,13 @@ LEVELS = {
             "the median is within 1 dB of what the attack draws from a random update, and no single image"
             " reaches the threshold",
         ),
-        Level("traces", 2, "◔", "traces", "better than its control, but no image reaches the threshold"),
+        Level(
+            "above",
+            2,
+            "◔",
+            "above control",
+            "the median is more than 1 dB above its control, but no image reaches the threshold",
+        ),
         Level(
             "some", 3, "◐", "some recovered", "at least one image reaches the threshold; the median does not"
         ),
@@ -66,7 +72,7 @@ def level(scores: Summary, control: Summary, threshold: float) -> Level:
         return LEVELS["copy"]
     if median >= threshold:
         return LEVELS["most"]
-    return LEVELS["some" if worst >= threshold else "traces"]
+    return LEVELS["some" if worst >= threshold else "above"]
 
 
 def decibel(value: float | None) -> str:

@@ -24,7 +24,7 @@ def summary(*values: float | None, labels: int | None = None) -> object:
     [
         ((None, None), (6.0,), "refused"),
         ((6.9, 6.9), (6.0,), "control"),
-        ((7.1, 7.1), (6.0,), "traces"),
+        ((7.1, 7.1), (6.0,), "above"),
         ((7.0, 21.0, 6.0), (6.0,), "some"),  # median at control level, but one image was taken
         ((12.0, 13.0, 20.0), (6.0,), "some"),
         ((20.0, 20.0), (6.0,), "most"),
@@ -32,7 +32,7 @@ def summary(*values: float | None, labels: int | None = None) -> object:
         ((25.0, 25.5), (25.0, 25.2), "control"),  # the control reaches the threshold as well
         ((25.0, 60.0, 25.0), (25.0, 25.2), "most"),  # but one image goes far beyond it
         ((31.0,), (), "copy"),  # no control: nothing to excuse it with
-        ((8.0,), (), "traces"),
+        ((8.0,), (), "above"),
     ],
 )
 def test_levels(scores: tuple[float, ...], control: tuple[float, ...], expected: str) -> None:
