@@ -14,7 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from fedlab.errors import did_you_mean
 
@@ -40,6 +40,8 @@ class Parameter:
         annotation = self.annotation
         while get_origin(annotation) is Annotated:
             annotation = get_args(annotation)[0]
+        if get_origin(annotation) is Literal:
+            return " | ".join(shown(value) for value in get_args(annotation))
         if isinstance(annotation, type) and not get_args(annotation):
             return annotation.__name__
         return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(annotation))
@@ -140,7 +142,9 @@ def describe(node: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> 
         case "array":
             items = describe(node.get("items", {}), root)
             least, most = node.get("minItems"), node.get("maxItems")
-            few = f"a list of {least}" if least and least == most else "a non-empty list" if least else "a list"
+            few = (
+                f"a list of {least}" if least and least == most else "a non-empty list" if least else "a list"
+            )
             return few + (f", each {items}" if items else "")
         case "object":
             return "a table"

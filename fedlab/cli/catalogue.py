@@ -1,0 +1,158 @@
+"""Everything that has a name in fedlab, and what can be said about it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedlab import plugins
+from fedlab.errors import FedlabError, UnknownName
+from fedlab.signature import REQUIRED, REST, Parameter, shown
+
+KINDS = (*plugins.KINDS, "partitions", "scenarios")
+
+_ALIASES = {
+    **{kind.removesuffix("s"): kind for kind in KINDS},
+    **{"strategy": "strategies", "data": "datasets", "data-sets": "datasets", "defences": "defenses"},
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A plugin, a partition or a shipped scenario; `broken` says why a plugin cannot be used."""
+
+    kind: str
+    name: str
+    provider: str
+    text: str = ""
+    paper: str = ""
+    needs: list[str] = field(default_factory=list)
+    parameters: list[Parameter] = field(default_factory=list)
+    broken: str = ""
+
+    @property
+    def summary(self) -> str:
+        """The first paragraph."""
+        return self.text.split("\n\n")[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "provider": self.provider,
+            "summary": self.summary,
+            "paper": self.paper,
+            "needs": self.needs,
+            "parameters": [
+                {
+                    "name": item.name,
+                    "type": item.type_name,
+                    "required": item.default is REQUIRED,
+                    "default": None if item.default is REQUIRED else item.default,
+                    "doc": item.doc,
+                }
+                for item in self.parameters
+                if item.name != REST
+            ],
+            "broken": self.broken,
+        }
+
+
+def kind_of(word: str) -> str:
+    """The kind that a word means: `attack` is `attacks`.
+
+    Raises:
+        UnknownName: no kind is called so.
+    """
+    kind = _ALIASES.get(word.lower(), word.lower())
+    if kind not in KINDS:
+        raise UnknownName("kind", word, KINDS)
+    return kind
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind; of plugins, none is imported."""
+    if kind == "scenarios":
+        from fedlab.scenario.source import shipped
+
+        return sorted(shipped())
+    if kind == "partitions":
+        from fedlab.tasks.partition import PARTITIONS
+
+        return sorted(PARTITIONS)
+    return plugins.names(kind)
+
+
+def entry(kind: str, name: str) -> Entry:
+    """What can be said about one of them. A plugin that does not load is an entry all the same."""
+    if kind == "scenarios":
+        return _scenario(name)
+    if kind == "partitions":
+        from fedlab.scenario.plugged import partition_parameters
+        from fedlab.tasks.partition import PARTITIONS
+
+        text = inspect.getdoc(PARTITIONS[name]) or ""
+        return Entry(kind, name, plugins.HOME, _body(text), parameters=partition_parameters(name))
+    provider = plugins.provider(kind, name)
+    try:
+        plugin = plugins.load(kind, name)
+        # A strategy's arguments all come from the other keys of [strategy].
+        parameters = [] if kind == "strategies" else plugins.parameters(kind, name)
+    except FedlabError as error:
+        return Entry(kind, name, provider, broken=str(error))
+    return Entry(
+        kind,
+        name,
+        provider,
+        _body(inspect.getdoc(plugin) or ""),
+        paper=str(getattr(plugin, "paper", "") or _paper(plugin)),
+        needs=sorted(map(str, getattr(plugin, "needs", ()))),
+        parameters=parameters,
+    )
+
+
+def default(parameter: Parameter) -> str:
+    """The default as TOML would have it."""
+    if parameter.default is REQUIRED:
+        return "required"
+    return "none" if parameter.default is None else shown(parameter.default)
+
+
+def _scenario(name: str) -> Entry:
+    import tomllib
+
+    from fedlab.scenario.source import shipped
+
+    text = shipped()[name].read_text(encoding="utf-8")
+    claim = str(tomllib.loads(text).get("claim", ""))
+    comments = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line.lstrip("# "))
+    return Entry("scenarios", name, plugins.HOME, "\n\n".join(filter(None, [claim, " ".join(comments)])))
+
+
+def _body(docstring: str) -> str:
+    """The docstring's paragraphs, a line each, without Args: and the like, which a table shows."""
+    paragraphs = []
+    for paragraph in docstring.split("\n\n"):
+        if paragraph.split("\n")[0].rstrip() in _SECTIONS:
+            break
+        paragraphs.append(" ".join(paragraph.split()))
+    return "\n\n".join(paragraphs)
+
+
+_SECTIONS = {"Args:", "Attributes:", "Class attributes:", "Returns:", "Raises:"}
+
+
+def _paper(plugin: Callable[..., Any]) -> str:
+    """A plugin without a `paper` has it in its module's docstring: the paragraph with the first link."""
+    module = inspect.getmodule(plugin)
+    for paragraph in (inspect.getdoc(module) or "").split("\n\n") if module else []:
+        if "http" in paragraph:
+            return " ".join(paragraph.split())
+    return ""

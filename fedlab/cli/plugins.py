@@ -1,0 +1,156 @@
+"""`fedlab list` and `fedlab info`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedlab import plugins as lookup
+from fedlab.cli import catalogue
+from fedlab.cli.output import as_json, grid, stdout
+from fedlab.errors import UnknownName
+from fedlab.signature import REQUIRED
+
+
+def kinds(incomplete: str) -> list[str]:
+    """For shell completion."""
+    return [kind for kind in catalogue.KINDS if kind.startswith(incomplete)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("list")(list_)
+    app.command()(info)
+
+
+def list_(
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KIND]",
+            help=f"One of {', '.join(catalogue.KINDS)}.",
+            autocompletion=kinds,
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the plugins of a kind; without one, the names of all."""
+    from rich.text import Text
+
+    console = stdout()
+    if kind is None:
+        found = {one: catalogue.names(one) for one in catalogue.KINDS}
+        if json:
+            as_json(found)
+            return
+        table = grid("kind", "names")
+        for one, names in found.items():
+            table.add_row(Text(one, style="bold"), Text(", ".join(names) or "none"))
+        console.print(table)
+        return
+    kind = catalogue.kind_of(kind)
+    entries = [catalogue.entry(kind, name) for name in catalogue.names(kind)]
+    if json:
+        as_json([entry.to_dict() for entry in entries])
+        return
+    table = grid("name", "what it is")
+    foreign = any(entry.provider != lookup.HOME for entry in entries)
+    if foreign:
+        table.add_column("from")
+    for entry in entries:
+        text = Text(f"broken: {entry.broken}", style="red") if entry.broken else Text(entry.summary)
+        table.add_row(Text(entry.name, style="bold"), text, *([Text(entry.provider)] if foreign else []))
+    console.print(table)
+    for entry in entries:
+        ignored = lookup.shadowed(kind, entry.name) if kind in lookup.KINDS else []
+        if ignored:
+            console.print(Text(f"ignored: {entry.name} from {', '.join(ignored)}; the name is fedlab's own"))
+
+
+def info(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A name from `fedlab list`, or KIND/NAME where it is ambiguous.",
+            show_default=False,
+        ),
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a plugin does: its parameters, its paper, what it needs to know."""
+    kind, slash, rest = name.rpartition("/")
+    searched = [catalogue.kind_of(kind)] if slash else list(catalogue.KINDS)
+    name = rest
+    known = {one: catalogue.names(one) for one in searched}
+    entries = [catalogue.entry(one, name) for one in searched if name in known[one]]
+    if not entries:
+        raise UnknownName(
+            searched[0] if slash else "plugin", name, {one for many in known.values() for one in many}
+        )
+    if json:
+        as_json([entry.to_dict() for entry in entries])
+        return
+    for position, entry in enumerate(entries):
+        if position:
+            stdout().print()
+        _show(entry)
+
+
+def _show(entry: catalogue.Entry) -> None:
+    from rich.text import Text
+
+    console = stdout()
+    singular = {"strategies": "strategy", "datasets": "data set"}.get(entry.kind, entry.kind[:-1])
+    console.print(Text.assemble((entry.name, "bold"), f"  {singular}, from {entry.provider}"))
+    if entry.broken:
+        console.print(Text(f"broken: {entry.broken}", style="red"))
+        return
+    console.print()
+    console.print(Text(entry.text or "No description."))
+    console.print()
+    facts = grid("", "")
+    facts.show_header = False
+    for title, text in (("paper", entry.paper), ("needs to know", ", ".join(entry.needs))):
+        if text:
+            facts.add_row(Text(title, style="bold"), Text(text))
+    if entry.kind == "attacks" and not entry.needs:
+        facts.add_row(Text("needs to know", style="bold"), Text("nothing but the model and its update"))
+    if facts.rows:
+        console.print(facts)
+        console.print()
+    if entry.parameters:
+        table = grid("parameter", "type", "default", "meaning")
+        for item in entry.parameters:
+            table.add_row(item.name, Text(item.type_name), Text(catalogue.default(item)), Text(item.doc))
+        console.print(table)
+        console.print()
+    console.print(Text("In a scenario:" if entry.kind != "scenarios" else "To run it:", style="bold"))
+    console.print(Text(usage(entry)), soft_wrap=True)  # an inline table must stay on its line
+
+
+def usage(entry: catalogue.Entry) -> str:
+    """How a scenario uses it: every parameter with a plain default, the required ones to be filled in."""
+    if entry.kind == "scenarios":
+        return f"  fedlab run {entry.name}"
+    values = [f'name = "{entry.name}"']
+    for item in entry.parameters:
+        if item.default is REQUIRED:
+            values.append(f"{item.name} = ...")
+        elif isinstance(item.default, bool | int | float | str):
+            values.append(f"{item.name} = {catalogue.default(item)}")
+    if entry.kind in ("attacks", "defenses"):
+        return "\n".join(f"  {line}" for line in (f"[[{entry.kind}]]", *values))
+    section, key = {
+        "datasets": ("task", "dataset"),
+        "models": ("task", "model"),
+        "partitions": ("clients", "partition"),
+        "aggregators": ("strategy", "aggregator"),
+        "strategies": ("strategy", "name"),
+    }[entry.kind]
+    if entry.kind == "strategies":
+        return f"  [strategy]\n  {values[0]}"
+    value = f'"{entry.name}"' if len(values) == 1 else f"{{ {', '.join(values)} }}"
+    return f"  [{section}]\n  {key} = {value}"

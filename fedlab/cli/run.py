@@ -1,0 +1,120 @@
+"""`fedlab run` and `fedlab report`."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedlab.cli.output import as_json, grid, plain, stdout
+from fedlab.cli.scenarios import SCENARIO, SET
+
+if TYPE_CHECKING:
+    from fedlab.report import AuditReport
+
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(report)
+
+
+def run(
+    scenario: SCENARIO,
+    overrides: SET = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="New or empty run directory.  [default: runs/NAME-N]"),
+    ] = None,
+    json: JSON = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Train, attack, score and report; prints the report's path last."""
+    from fedlab.scenario import load
+    from fedlab.terminal import watch
+
+    settings = load(scenario, overrides or [])
+    from fedlab.experiment import run as run_scenario
+
+    # What any library prints belongs to the progress, not to the results.
+    with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
+        audit = run_scenario(
+            settings, out=out, progress=progress, command=_command(scenario, overrides or [])
+        )
+    _show(audit, json=json)
+
+
+def report(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+    json: JSON = False,
+) -> None:
+    """Build the report of a run directory again, without training."""
+    from fedlab.report import build
+
+    _show(build(directory), json=json)
+
+
+def _command(scenario: str, overrides: Sequence[str]) -> str:
+    """The command that gives the same result: where it goes and how it is shown do not matter."""
+    return shlex.join(["fedlab", "run", scenario, *(word for item in overrides for word in ("--set", item))])
+
+
+def _show(audit: AuditReport, *, json: bool) -> None:
+    if json:
+        as_json({"directory": str(audit.directory), "html": str(audit.html), "report": audit.data})
+        return
+    console = stdout()
+    console.print()
+    console.print(summary(audit.data))
+    console.print()
+    plain(str(audit.directory))
+    plain(str(audit.html))
+
+
+def summary(data: dict[str, Any]) -> Any:
+    """One row per (defense, mode, attack); what belongs to the defense stands in its first row only."""
+    table = grid("defense", "clients", "accuracy", "ε", "attack", "PSNR dB", "null dB", "recovered")
+    for column in table.columns[2:4] + table.columns[5:]:
+        column.justify = "right"
+    guarantees = {_cell(row): row for row in data["guarantees"]}
+    for trained in data["utility"]:
+        cell = _cell(trained)
+        epsilon = guarantees.get(cell, {}).get("epsilon")
+        first = [
+            str(trained["defense"]),
+            str(trained.get("client_mode", "")),
+            _number(trained["accuracy"], ".3f"),
+            "none" if epsilon is None else _number(epsilon, ".2f"),
+        ]
+        rows = [row for row in data["attacks"] if _cell(row) == cell]
+        for row in rows or [{}]:
+            table.add_row(*first, *_scores(row))
+            first = [""] * 4
+    return table
+
+
+def _scores(row: dict[str, Any]) -> list[str]:
+    if not row:
+        return ["", "", "", ""]
+    null = row.get("control") or {}
+    return [
+        str(row["attack"]),
+        _number(row.get("psnr_median"), ".1f"),
+        _number(null.get("psnr_median"), ".1f"),
+        _number(row.get("fraction_recovered"), ".0%"),
+    ]
+
+
+def _cell(row: dict[str, Any]) -> tuple[str, str]:
+    return str(row["defense"]), str(row.get("client_mode", ""))
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)

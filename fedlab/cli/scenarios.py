@@ -1,0 +1,95 @@
+"""`fedlab validate` and `fedlab schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedlab.cli.output import as_json, plain
+from fedlab.errors import ScenarioError
+
+
+def shipped_names(incomplete: str) -> list[str]:
+    """For shell completion."""
+    from fedlab.scenario.source import shipped
+
+    return [name for name in shipped() if name.startswith(incomplete)]
+
+
+SCENARIO = Annotated[
+    str,
+    typer.Argument(
+        metavar="SCENARIO",
+        help="A TOML file, or the name of a shipped scenario such as quickstart.",
+        autocompletion=shipped_names,
+        show_default=False,
+    ),
+]
+SET = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value, such as strategy.rounds=50 or task.model.width=64. Repeatable.",
+        show_default=False,
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(validate)
+    app.command()(schema)
+
+
+def validate(
+    scenario: SCENARIO,
+    overrides: SET = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Print it with every default filled in.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the mistakes as JSON, for editors.")] = False,
+) -> None:
+    """Name every mistake of a scenario at once; runs nothing."""
+    from fedlab.scenario import load, resolved_toml
+
+    try:
+        found = load(scenario, overrides or [])
+    except ScenarioError as error:
+        if not json:
+            raise
+        mistakes = [{"place": problem.place, "message": problem.message} for problem in error.problems]
+        as_json({"scenario": scenario, "valid": False, "problems": mistakes})
+        raise typer.Exit(error.exit_code) from None
+    if json:
+        as_json({"scenario": scenario, "valid": True, "problems": []})
+    elif resolved:
+        plain(resolved_toml(found).rstrip())
+    else:
+        cells = len(found.defenses) * len(found.clients.modes) * len(found.seeds)
+        plain(
+            f"{scenario}: valid. {_count(found.clients.count, 'client')},"
+            f" {_count(found.strategy.rounds, 'round')}, {_count(len(found.defenses), 'defense')} x"
+            f" {_count(len(found.clients.modes), 'client mode')} x {_count(len(found.seeds), 'seed')} ="
+            f" {_count(cells, 'model')} to train, {_count(len(found.attacks), 'attack')} on each."
+        )
+
+
+def schema(
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference of every key instead.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema of a scenario, for editors."""
+    from fedlab.scenario.reference import json_schema
+    from fedlab.scenario.reference import markdown as reference
+
+    if markdown:
+        plain(reference().rstrip())
+    else:
+        as_json(json_schema())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
