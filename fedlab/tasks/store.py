@@ -26,7 +26,6 @@ import platformdirs
 from fedlab.errors import BackendError, DataError
 from fedlab.tasks.datasets.sources import SOURCES, Source, source_of
 
-
 _PACKAGES = {"sklearn": "scikit-learn", "skimage": "scikit-image"}
 """What pip calls the packages that data sets come in."""
 
@@ -151,17 +150,18 @@ def fetch(name: str, *, timeout: float = 600.0) -> Path:
     return home / name
 
 
-def _folders(source: Source, path: Path | None) -> list[Path]:
+def _folders(source: Source, path: Path | None) -> list[Path | None]:
+    """Where to search, in order; None stands for the installed packages."""
     if path is not None:
         return [Path(path).expanduser() / layout for layout in source.layouts]
     if source.bundled:
-        return [Path()]
+        return [None]
     return [data_dir() / source.name, *source.system]
 
 
-def _place(folder: Path, file: str) -> Path | None:
-    """The file in `folder`, plain or compressed; in the installed package that it starts with, without one."""
-    if folder == Path():
+def _place(folder: Path | None, file: str) -> Path | None:
+    """The file in `folder` (None: in the installed package that its path starts with), plain or .gz."""
+    if folder is None:
         package, _, file = file.partition("/")
         spec = importlib.util.find_spec(package)  # finds a top-level package without importing it
         if spec is None or not spec.submodule_search_locations:
