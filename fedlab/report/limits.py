@@ -55,8 +55,11 @@ def limits(run: Run, attacks: list[Row], guarantees: list[Row]) -> list[str]:
         found.append("The observed rounds are not recorded in the scenario.")
     else:
         rounds = run.scenario["audit"]["rounds"]
-        listed = ", ".join(map(str, rounds)) if isinstance(rounds, list) else str(rounds)
-        found.append(f"Only updates of round {listed} were attacked; leakage changes as training goes on.")
+        listed = list(map(str, rounds)) if isinstance(rounds, list) else [str(rounds)]
+        found.append(
+            f"Only updates of round{'s' if len(listed) > 1 else ''} {_listed(listed)} were attacked; leakage"
+            " changes as training goes on."
+        )
     seeds = {cell["seed"] for cell in run.cells}
     if len(seeds) == 1:
         found.append("One seed: intervals cover the choice of victims, not a different training run.")

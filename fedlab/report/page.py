@@ -38,7 +38,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         percent=reading.percent,
         epsilon=reading.epsilon,
         interval=reading.interval,
-        points=reading.points,
+        protects=reading.protects,
         small=reading.small,
         mode_word=reading.mode_word,
         plain=_plain,

@@ -102,6 +102,13 @@ def small(value: float | None) -> str:
     return f"{value:.10f}".rstrip("0") if 1e-9 < value < 1e-3 else f"{value:g}"
 
 
+def protects(unit: str | None) -> str:
+    """The unit of privacy as one thing: "record" and "one record of one client" both read well."""
+    if not unit:
+        return "a unit that was not stated"
+    return unit if unit.split()[0] in ("a", "an", "one") else f"one {unit}"
+
+
 def interval(bounds: list[float] | tuple[float, float] | None, scale: float = 1.0, digits: int = 1) -> str:
     """8.1 to 12.0."""
     return DASH if bounds is None else f"{bounds[0] * scale:.{digits}f} to {bounds[1] * scale:.{digits}f}"

@@ -17,6 +17,7 @@ from fedlab.report.reading import (
     percent,
     plural,
     points,
+    protects,
     small,
     subject,
 )
@@ -151,8 +152,8 @@ def _guarantee(row: Row) -> str:
     if row["epsilon"] is None:
         return f"No formal guarantee: {row['reason']}."
     return (
-        f"Formal guarantee: ε = {epsilon(row['epsilon'])} at δ = {small(row['delta'])} per"
-        f" {row['unit'] or 'unit not stated'} ({row['adjacency'] or 'adjacency not stated'})."
+        f"Formal guarantee for {protects(row['unit'])}: ε = {epsilon(row['epsilon'])} at"
+        f" δ = {small(row['delta'])} ({row['adjacency'] or 'adjacency not stated'})."
     )
 
 

@@ -77,7 +77,7 @@ def test_no_page_calls_anything_safe(report: AuditReport, tmp_path: Path) -> Non
 def test_every_finding_says_leak_cost_and_proof(report: AuditReport) -> None:
     findings = {one["defense"]: one for one in report.data["verdict"]["findings"]}
     assert "22.7 percentage points below" in findings["dp-sgd"]["utility"]
-    assert "ε = 7.85 at δ = 0.00001 per record" in findings["dp-sgd"]["guarantee"]
+    assert "for one record: ε = 7.85 at δ = 0.00001" in findings["dp-sgd"]["guarantee"]
     assert findings["none"]["guarantee"].startswith("No formal guarantee")
     assert "linear-layer" in findings["no-first-bias"]["leakage"].split("Not applicable here:")[1]
 
