@@ -14,10 +14,8 @@ from fedlab.errors import Problem, ScenarioError, did_you_mean
 from fedlab.scenario import overrides as changes
 from fedlab.scenario import places, plugged, rules, source
 from fedlab.scenario.places import Path
-from fedlab.scenario.schema import Scenario
+from fedlab.scenario.schema import SCHEMA, Scenario
 from fedlab.signature import describe, shown
-
-SCHEMA = Scenario.model_json_schema()
 
 
 def load(given: str | FilePath | Mapping[str, Any] | Scenario, overrides: Sequence[str] = ()) -> Scenario:
@@ -101,7 +99,13 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
             found.append(
                 (path, f"got {shown(item['input'])}; " + (f"expected {words}" if words else item["msg"]))
             )
-    return found
+    # A list whose element is wrong also counts as too short; the element says more.
+    paths = [path for path, _ in found]
+    return [
+        (path, text)
+        for path, text in found
+        if not any(len(other) > len(path) and other[: len(path)] == path for other in paths)
+    ]
 
 
 def _in_data(location: tuple[str | int, ...], data: Any, *, missing: bool) -> Path:

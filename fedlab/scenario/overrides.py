@@ -17,7 +17,7 @@ from typing import Any
 from fedlab.errors import FedlabError, Problem, did_you_mean
 from fedlab.scenario.places import Path
 from fedlab.scenario.plugged import parameters_at
-from fedlab.scenario.schema import Scenario
+from fedlab.scenario.schema import SCHEMA, Scenario
 
 EXCLUSIVE = {("seed",): ("seeds",), ("clients", "local_steps"): ("clients", "local_epochs")}
 """Pairs of which a scenario has one; the later word counts, so an override drops the other."""
@@ -56,7 +56,7 @@ def _breadth(override: str) -> tuple[int, bool]:
 
 def _set(data: dict[str, Any], parts: tuple[str, ...], text: str) -> Path:
     """Set one value in place; returns its path, with indices where `parts` has labels."""
-    root = Scenario.model_json_schema()
+    root = SCHEMA
     node: dict[str, Any] = root
     here: Any = data
     path: Path = ()

@@ -8,6 +8,7 @@ What stands inside an inline table or an array has the line of its key.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Mapping
 
 Path = tuple[str | int, ...]
@@ -15,7 +16,6 @@ Path = tuple[str | int, ...]
 _PART = r"""(?:[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _KEY = re.compile(rf"\s*({_PART}(?:\s*\.\s*{_PART})*)\s*=")
 _HEADER = re.compile(rf"\s*(\[\[?)\s*({_PART}(?:\s*\.\s*{_PART})*)\s*\]")
-_PARTS = re.compile(_PART)
 _TOKEN = re.compile(
     r'"""(?:[^\\]|\\.)*?"""|\'\'\'.*?\'\'\'|"(?:[^"\\\n]|\\.)*"|\'[^\'\n]*\'|#[^\n]*|[\[{]|[\]}]|\n|[^"\'#\[\]{}\n]+',
     re.DOTALL,
@@ -33,6 +33,8 @@ def lines(text: str) -> dict[Path, int]:
     for number, statement in _statements(text):
         if header := _HEADER.match(statement):
             parts = _split(header[2])
+            for end in range(1, len(parts)):
+                found.setdefault(_resolve(parts[:end], tables), number)
             table = _resolve(parts[:-1], tables) + parts[-1:]
             if header[1] == "[[":
                 tables[table] = tables.get(table, -1) + 1
@@ -76,8 +78,13 @@ def _statements(text: str) -> list[tuple[int, str]]:
 
 
 def _split(dotted: str) -> Path:
-    """The parts of a dotted key, without quotes."""
-    return tuple(part[1:-1] if part[0] in "\"'" else part for part in _PARTS.findall(dotted))
+    """The parts of a dotted key, unquoted by tomllib itself."""
+    path: Path = ()
+    here: object = tomllib.loads(f"{dotted} = 0")
+    while isinstance(here, dict):
+        ((part, here),) = here.items()
+        path += (part,)
+    return path
 
 
 def _resolve(parts: Path, tables: Mapping[Path, int]) -> Path:

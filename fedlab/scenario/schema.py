@@ -257,3 +257,7 @@ def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
 def is_count(value: object) -> TypeGuard[int]:
     """Whether a value, before it is validated, is a number of things."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+SCHEMA = Scenario.model_json_schema()
+"""The same as JSON Schema; mistakes are told in its words."""

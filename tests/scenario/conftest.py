@@ -97,6 +97,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def entry_points(*, group: str) -> list[metadata.EntryPoint]:
         listed = PLUGINS[group.removeprefix("fedlab.")]
-        return [metadata.EntryPoint(name, f"{module.__name__}:{value}", group) for name, value in listed.items()]
+        return [
+            metadata.EntryPoint(name, f"{module.__name__}:{value}", group) for name, value in listed.items()
+        ]
 
     monkeypatch.setattr(metadata, "entry_points", entry_points)
