@@ -1,4 +1,4 @@
-"""What an attacker is after. Only `fedlab.audit.scoring` may import this module.
+"""What an attacker is after: filled by the experiment, read by `fedlab.audit.scoring`, and by nobody else.
 
 No argument of an attack has this type, and import-linter keeps the plugins from naming it: choosing among
 candidates by looking at the private data is then a type error, not a matter of discipline.
