@@ -63,7 +63,7 @@ def run(
         DataError, BackendError, FedlabError: see `fedlab.errors`.
         Interrupted: the user stopped the run; its manifest says so.
     """
-    settings = load(scenario)
+    settings = load(scenario if task is None else _with_own_task(scenario))
     listener = progress or Quiet()
     learned = task or build_task(settings)
     owners = divide(settings, learned)
@@ -92,9 +92,7 @@ def run(
         seeds=settings.seeds,
         chunk_size=chunk_size(settings),
         dataset=describe_data(learned),
-        model=describe_model(spec.name, spec.params, model)
-        if task is None
-        else describe_model(getattr(task.network, "__name__", "own"), {}, model),
+        model=describe_model(spec.name if task is None else _name(task.network), spec.params, model),
         cells=[],
         weights_sha256={},
         started=_now(),
@@ -139,6 +137,19 @@ def run(
         directory.update_manifest(status="finished", finished=_now())
     with _recorded(directory):
         return build(directory.path)
+
+
+def _with_own_task(scenario: str | Path | Mapping[str, Any] | Scenario) -> Mapping[str, Any] | Scenario:
+    """The scenario with its [task] replaced by what says that the task came from Python."""
+    own = {"dataset": "own", "model": "own"}
+    if isinstance(scenario, Mapping):
+        return {**scenario, "task": own}
+    settings = load(scenario)
+    return settings.model_copy(update={"task": type(settings.task).model_validate(own)})
+
+
+def _name(network: object) -> str:
+    return str(getattr(network, "__name__", type(network).__name__))
 
 
 def build_task(scenario: Scenario) -> Task:
