@@ -293,8 +293,9 @@ def npy(header: str, data: bytes) -> bytes:
             npy("{'descr': '|u1', 'fortran_order': False, 'shape': (4, 2, 3)}", b"short"),
             "24 bytes but holds 5",
         ),
-        (npy("__import__('os').abort()", b""), "header"),
-        (b"\x93NUMPY\x03\x00", "version"),
+        (npy("__import__('os').abort()", b""), "x.npy has no header of a plain"),
+        (npy("(" * 9000, b""), "x.npy has no header of a plain"),
+        (b"\x93NUMPY\x03\x00", "no header of a plain"),
         (b"no array", "magic"),
         (bytes(30_000_000), "more than 10000000; raise max_mb"),  # 30 kB in the archive
     ],

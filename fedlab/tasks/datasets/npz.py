@@ -25,6 +25,7 @@ from fedlab.tasks.task import Dataset
 Layout = Literal["auto", "NHWC", "NCHW", "NHW"]
 _CHANNELS = (1, 3, 4)
 _MOST_CLASSES = 100_000
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def npz(
@@ -110,13 +111,12 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int) -> NDAr
             f"{name} holds {member.file_size} bytes, more than {most}; raise max_mb if that is right"
         )
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name} is a .npy file of version {version}; expected a plain array")
-        header = (
-            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = header(stream)
+        try:
+            shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+        except (zipfile.BadZipFile, zlib.error):
+            raise
+        except Exception as error:  # a hostile header breaks the parser in more ways than one can list
+            raise ValueError(f"{name} has no header of a plain .npy file ({error})") from error
         if dtype.hasobject or dtype.names:
             raise ValueError(
                 f"{name} holds {dtype}, expected plain numbers; Python objects are never unpickled"
