@@ -10,14 +10,24 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import fedlab
-from fedlab.errors import FedlabError
 
 Status = Literal["ok", "note", "fail"]
 
-NEEDED = ("torch", "flwr", "ray", "opacus", "numpy", "scipy", "pydantic", "safetensors", "matplotlib")
+NEEDED = (
+    "torch",
+    "flwr",
+    "ray",
+    "opacus",
+    "numpy",
+    "scipy",
+    "pydantic",
+    "safetensors",
+    "matplotlib",
+    "psutil",
+)
 """Imported for real, because a package that is listed may still not load."""
 
 SHARED_MEMORY = 1 << 30
@@ -87,7 +97,8 @@ def package(name: str) -> Finding:
 
 def processors() -> Finding:
     """The cores that this process may use, which a container can make fewer than there are."""
-    usable, present = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    present = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else present
     quota = _number(Path("/sys/fs/cgroup/cpu.max"), ratio=True)
     usable = min(usable, max(1, int(quota))) if quota else usable
     return Finding("CPU cores", f"{usable} usable" + (f" of {present}" if usable != present else ""))
@@ -110,8 +121,10 @@ def gpus() -> Finding:
 
 def memory() -> Finding:
     """Free memory, within the container's limit if there is one."""
-    import psutil
-
+    try:
+        import psutil
+    except ImportError as error:  # reported at its own line
+        return Finding("memory", f"cannot be asked: {error}", "note")
     free, total = psutil.virtual_memory().available, psutil.virtual_memory().total
     limit = _number(Path("/sys/fs/cgroup/memory.max"))
     used = _number(Path("/sys/fs/cgroup/memory.current"))
@@ -158,11 +171,16 @@ def telemetry() -> Iterator[Finding]:
 def data_sets() -> Iterator[Finding]:
     """Which data sets are here; a missing one is no fault."""
     try:
-        store: Any = importlib.import_module("fedlab.tasks.store")
-        for entry in store.catalogue():
-            yield Finding(f"data set {entry.name}", entry.status)
-    except (FedlabError, ImportError) as error:
+        from fedlab.tasks import store
+
+        entries = store.catalogue()
+    except Exception as error:  # torch itself may be what is broken
         yield Finding("data sets", f"cannot be listed: {error}", "note")
+        return
+    for entry in entries:
+        where = f" in {entry.where}" if entry.status == "found" else ""
+        advice = f"fedlab data fetch {entry.name}" if entry.status == "missing" else ""
+        yield Finding(f"data set {entry.name}", f"{entry.status}{where}", "ok", advice)
 
 
 def _number(path: Path, *, ratio: bool = False) -> int | None:

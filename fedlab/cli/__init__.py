@@ -18,7 +18,7 @@ import typer
 from typer import rich_utils
 
 from fedlab import __version__
-from fedlab.cli import doctor, plugins, run, scenarios
+from fedlab.cli import data, doctor, plugins, run, scenarios
 from fedlab.cli.output import show_error, stderr
 from fedlab.errors import FedlabError, Interrupted
 
@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     suggest_commands=False,  # click suggests them already
 )
-for group in (run, scenarios, plugins, doctor):
+for group in (run, scenarios, plugins, data, doctor):
     group.register(app)
 
 
@@ -64,15 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def execute(arguments: Sequence[str], *, debug: bool = False) -> int:
     """The exit code of a command; every error becomes one screen on stderr."""
+    command = typer.main.get_command(app)
     try:
-        code = app(list(arguments), prog_name="fedlab", standalone_mode=False)
+        if "_FEDLAB_COMPLETE" in os.environ:  # the shell asks for completions
+            command.main(list(arguments), prog_name="fedlab")
+        # Not `command.main`, which gives an interrupt and a closed pipe exit codes of its own.
+        with command.make_context("fedlab", list(arguments)) as context:
+            command.invoke(context)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return 0
+    except click.exceptions.Exit as exit:
+        return exit.exit_code
     except click.ClickException as error:
         rich_utils.rich_format_error(error)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        stderr().print("[bold]stopped[/bold]")
+        stderr().print("stopped")
         return Interrupted.exit_code
     except BrokenPipeError:  # `fedlab list attacks | head -1` is no mistake
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

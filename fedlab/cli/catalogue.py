@@ -73,6 +73,11 @@ def kind_of(word: str) -> str:
     return kind
 
 
+def singular(kind: str) -> str:
+    """One of a kind: `attacks` is `attack`."""
+    return {"strategies": "strategy", "datasets": "data set"}.get(kind, kind.removesuffix("s"))
+
+
 def names(kind: str) -> list[str]:
     """All names of a kind; of plugins, none is imported."""
     if kind == "scenarios":

@@ -88,7 +88,9 @@ def info(
     entries = [catalogue.entry(one, name) for one in searched if name in known[one]]
     if not entries:
         raise UnknownName(
-            searched[0] if slash else "plugin", name, {one for many in known.values() for one in many}
+            catalogue.singular(searched[0]) if slash else "plugin",
+            name,
+            {one for many in known.values() for one in many},
         )
     if json:
         as_json([entry.to_dict() for entry in entries])
@@ -103,8 +105,9 @@ def _show(entry: catalogue.Entry) -> None:
     from rich.text import Text
 
     console = stdout()
-    singular = {"strategies": "strategy", "datasets": "data set"}.get(entry.kind, entry.kind[:-1])
-    console.print(Text.assemble((entry.name, "bold"), f"  {singular}, from {entry.provider}"))
+    console.print(
+        Text.assemble((entry.name, "bold"), f"  {catalogue.singular(entry.kind)}, from {entry.provider}")
+    )
     if entry.broken:
         console.print(Text(f"broken: {entry.broken}", style="red"))
         return
