@@ -1,0 +1,153 @@
+"""Labels from the gradient of the last layer.
+
+With softmax cross entropy the bias gradient of class c is, exactly, the mean predicted probability minus the
+share of the label:
+
+    ∂b_c = mean_i p_ic - n_c / B        so        n_c = B (mean_i p_ic - ∂b_c).
+
+- One record: only its own label has a negative entry. B. Zhao, K. Mopuri and H. Bilen, "iDLG: Improved Deep
+  Leakage from Gradients", 2020, https://arxiv.org/abs/2001.02610, equation 6. Exact, and free of scale.
+- A batch: p is not known to a server, so it is taken from the current model on dummy images; A. Wainakh et
+  al., "User-Level Label Leakage from Gradients in Federated Learning", PETS 2022,
+  https://doi.org/10.2478/popets-2022-0043, call that the white-box variant. What is not guessed is the
+  bound that follows from p >= 0: n_c >= -B ∂b_c. It is allotted first, the rest by the largest n_c left.
+
+Near-exact on an untrained network, whose p hardly depends on the image; as the network learns, p moves away
+from what dummy images show, and only the bound remains. A head without bias is read through its weight
+gradient ∂W_c = mean_i (p_ic - y_ic) h_i: one record by the row of the largest norm (the label's error is the
+sum of all the others'), a batch by row sums over the mean feature sum of dummy images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.audit.attack import Attack, Reconstruction, Report
+from fedlab.audit.observation import Observation
+from fedlab.audit.threat import ThreatModel
+from fedlab.audit.victim import Victim
+from fedlab.errors import NotApplicable
+from fedlab_attacks.reading import Seen, batch_size, probe, steps, unusable
+
+DUMMIES = 256
+
+
+def recover_labels(
+    observation: Observation,
+    threat: ThreatModel,
+    victim: Victim,
+    batch: int,
+    *,
+    generator: torch.Generator,
+) -> Tensor:
+    """(batch,) int64 labels in ascending order, or in the client's order where the threat model grants them.
+
+    Raises:
+        NotApplicable: the labels are not granted, and the head is not linear or (for a batch) the learning
+            rate or the number of steps, which give the gradient's scale, are denied.
+    """
+    if threat.grants("labels") and observation.labels is not None:
+        if len(observation.labels) != batch:
+            raise NotApplicable(f"{len(observation.labels)} labels are granted for a batch of {batch}")
+        return observation.labels
+    dummies = torch.rand(DUMMIES, *victim.input_shape, generator=generator)
+    dummies = dummies * torch.rand(DUMMIES, *([1] * len(victim.input_shape)), generator=generator)
+    state = {**observation.before, **observation.buffers_before}
+    head = _head(victim, probe(victim, state, dummies))
+    if batch == 1:
+        return _single(observation, head)
+    if not (threat.grants("learning_rate") and threat.grants("local_steps")):
+        raise NotApplicable(
+            "the labels of a batch need the gradient's scale: grant learning_rate and local_steps, or labels"
+        )
+    taken = steps(observation)
+    scale = -1.0 / (observation.config.learning_rate * taken)
+    outputs, _ = victim.model(state, dummies, training=False)
+    predicted = outputs.softmax(1).double().mean(0)
+    if head.layer.bias is not None:
+        slope = observation.update[f"{head.name}.bias"].double() * scale
+    else:
+        features = head.input.double().sum(1).mean()
+        slope = observation.update[f"{head.name}.weight"].double().sum(1) * scale / features
+    counts = allot(predicted, slope, batch)
+    return torch.repeat_interleave(torch.arange(victim.classes), counts)
+
+
+def allot(predicted: Tensor, slope: Tensor, batch: int) -> Tensor:
+    """Whole numbers n_c of sum `batch`, from mean probabilities (C,) and the bias gradient (C,).
+
+    >>> allot(torch.full((4,), 0.25), torch.tensor([-0.25, 0.0, 0.25, 0.0]), 4)
+    tensor([2, 1, 0, 1])
+    """
+    estimate = (batch * (predicted - slope)).nan_to_num()
+    # n_c >= -B ∂b_c; a thousandth of a record forgives rounding
+    counts = (-batch * slope - 1e-3).ceil().clamp_min(0).nan_to_num()
+    if counts.sum() > batch:  # not a softmax gradient (noise was added): no bound holds
+        counts = torch.zeros_like(estimate)
+    while counts.sum() < batch:
+        counts[(estimate - counts).argmax()] += 1
+    return counts.long()
+
+
+def _head(victim: Victim, layers: Sequence[Seen]) -> Seen:
+    """The last layer that runs, if it is linear and has one output per class."""
+    last = layers[-1] if layers else None
+    if last is None or not isinstance(last.layer, nn.Linear) or last.layer.out_features != victim.classes:
+        kind = type(last.layer).__name__ if last else "nothing"
+        raise NotApplicable(
+            f"labels are read off a linear last layer with {victim.classes} outputs; the network ends in"
+            f" {kind}; grant labels to the attacker instead"
+        )
+    return last
+
+
+def _single(observation: Observation, head: Seen) -> Tensor:
+    """The label of one record; `update` is minus the gradient, up to a positive factor."""
+    if head.layer.bias is not None:
+        return observation.update[f"{head.name}.bias"].argmax().view(1)
+    weight = observation.update[f"{head.name}.weight"].double()
+    if len(weight) == 2:  # both rows have the same norm: rely on features being positive on balance
+        return weight.sum(1).argmax().view(1)
+    return weight.square().sum(1).argmax().view(1)
+
+
+class LabelRecovery(Attack):
+    """Answers with labels only, no images."""
+
+    needs: ClassVar = frozenset({"batch_size"})
+    paper: ClassVar[str] = "Zhao, Mopuri and Bilen, iDLG: Improved Deep Leakage from Gradients, arXiv 2020"
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        threat: ThreatModel,
+        victim: Victim,
+        *,
+        generator: torch.Generator,
+        report: Report,
+    ) -> list[Reconstruction]:
+        answers = []
+        for done, observation in enumerate(observations, start=1):
+            answers.append(self._one(observation, threat, victim, generator))
+            report(done, len(observations))
+        return answers
+
+    def _one(
+        self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
+    ) -> Reconstruction:
+        refusal = unusable(observation, victim)
+        batch = batch_size(observation, threat)
+        if refusal is None and batch is None:
+            refusal = "the batch size is unknown: the client uses all its records and does not say how many"
+        if refusal is not None or batch is None:
+            return Reconstruction(refusal=refusal)
+        granted = threat.grants("labels") and observation.labels is not None
+        try:
+            labels = recover_labels(observation, threat, victim, batch, generator=generator)
+        except NotApplicable as error:
+            return Reconstruction(refusal=str(error))
+        return Reconstruction(labels=labels, details={"batch": batch, "labels": "granted" if granted else "inferred"})

@@ -1,0 +1,109 @@
+"""What an observation says before any optimisation: is it usable, how many records, which layers saw what.
+
+Nothing here is an attack. These are the questions that several attacks ask of one observation, answered from
+the update, the training configuration and a few probing passes through the public network.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.audit.attack import Report
+from fedlab.audit.observation import Observation
+from fedlab.audit.threat import ThreatModel
+from fedlab.audit.victim import Victim
+from fedlab.tasks import State
+
+
+def unusable(observation: Observation, victim: Victim) -> str | None:
+    """Why no attack can start from this observation, or None if one can."""
+    for name in victim.model.parameter_names:
+        sent, change = observation.before.get(name), observation.update.get(name)
+        if sent is None or change is None:
+            return f"the observation lacks the parameter {name}, which the network has"
+        if sent.shape != change.shape:
+            return (
+                f"the update of {name} has shape {tuple(change.shape)}, the parameter {tuple(sent.shape)}"
+            )
+    used = [observation.update[name] for name in victim.model.parameter_names]
+    if not all(bool(torch.isfinite(change).all()) for change in used):
+        return "the update is not finite"
+    if not all(bool(torch.isfinite(observation.before[n]).all()) for n in victim.model.parameter_names):
+        return "the parameters that the server sent are not finite"
+    if not any(bool(change.any()) for change in used):
+        return "the update is zero: it says nothing about the data"
+    return None
+
+
+def steps(observation: Observation) -> int:
+    """Local steps behind the update, as far as the configuration tells; at least 1."""
+    config = observation.config
+    if config.local_steps is not None:
+        return max(config.local_steps, 1)
+    if not config.batch_size or observation.examples is None:
+        return config.local_epochs
+    return config.local_epochs * math.ceil(observation.examples / config.batch_size)
+
+
+def batch_size(observation: Observation, threat: ThreatModel) -> int | None:
+    """Distinct records behind the update; None if the attacker cannot know.
+
+    Several local steps are read as one step over all their records: that is exact for one step, and a
+    first-order approximation (the parameters hardly move between steps) for more.
+    """
+    if not threat.grants("batch_size"):
+        return None
+    config, examples = observation.config, observation.examples
+    if not config.batch_size or config.local_steps is None:
+        return examples or config.batch_size or None
+    seen = config.batch_size * (config.local_steps if threat.grants("local_steps") else 1)
+    return min(seen, examples) if examples else seen
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One parameterised layer of the network, and what it was fed in a probing pass."""
+
+    name: str
+    layer: nn.Module
+    input: Tensor
+
+
+def probe(victim: Victim, state: State, images: Tensor, masks: State | None = None) -> list[Seen]:
+    """The layers that own parameters, in the order in which they run, with their input for `images`."""
+    seen: list[Seen] = []
+    hooks = []
+    for name, module in victim.model.net.named_modules():
+        if any(True for _ in module.parameters(recurse=False)):
+
+            def note(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
+                seen.append(Seen(name, layer, args[0].detach() if args else torch.empty(0)))
+
+            hooks.append(module.register_forward_pre_hook(note))
+    try:
+        with torch.no_grad():
+            victim.model(state, images, training=False, masks=masks)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
+
+
+class Ticker:
+    """Counts iterations and reports them a few times per second at most."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self.report, self.total, self.done, self._last = report, max(total, 1), 0, time.monotonic()
+
+    def advance(self, iterations: int) -> None:
+        """Count `iterations` more, whether they ran or were found unnecessary."""
+        self.done = min(self.done + iterations, self.total)
+        now = time.monotonic()
+        if now - self._last >= 0.3 or self.done == self.total:
+            self._last = now
+            self.report(self.done, self.total)
