@@ -25,8 +25,8 @@ NETWORKS: list[tuple[Callable[..., nn.Module], dict[str, Any]]] = [
     (mlp, {"width": [9, 7, 5], "norm": "layer", "activation": "gelu", "dropout": 0.5}),
     (mlp, {"width": 12, "norm": "batch", "activation": "tanh", "dropout": 0.3, "first_bias": False}),
     (lenet, {}),
-    (lenet, {"init": "wide", "activation": "leaky_relu", "dropout": 0.5, "width": 4}),
-    (convnet, {"width": 4, "dropout": 0.5}),
+    (lenet, {"init": "torch", "activation": "leaky_relu", "dropout": 0.5, "width": 4}),
+    (convnet, {"width": 4, "dropout": 0.5, "pool": "max", "norm": "none"}),
     (convnet, {"width": 4, "depth": 3, "pool": "avg", "norm": "group", "head": "average", "hidden": 0}),
     (convnet, {"width": 4, "pool": "stride", "norm": "batch", "activation": "sigmoid", "first_bias": False}),
     (resnet, {"width": 4}),
@@ -137,7 +137,8 @@ def test_parameter_counts_by_hand() -> None:
     assert count(mlp, (1, 8, 8), 10, norm="layer") == 85_002 + 2 * 2 * 256
     # convnet on 28x28: 9 taps, 1 to 16 to 32 maps; 7 * 7 * 32 features, 32 hidden units.
     expected = (9 * 16 + 16) + (9 * 16 * 32 + 32) + (7 * 7 * 32 * 32 + 32) + (32 * 10 + 10)
-    assert count(convnet, (1, 28, 28), 10) == expected == 55_338
+    assert count(convnet, (1, 28, 28), 10, norm="none") == expected == 55_338
+    assert count(convnet, (1, 28, 28), 10) == expected + 2 * (16 + 32)  # a scale and a shift per map
     # lenet on 32x32x3: 25 taps, 3 to 12 to 12 to 12 maps, 8 * 8 * 12 features (the paper's 768).
     assert count(lenet, (3, 32, 32), 10) == (75 * 12 + 12) + 2 * (300 * 12 + 12) + 768 * 10 + 10
     # vit on 32x32x3: 64 patches of 48 values; fixed positions have no parameters.
@@ -210,7 +211,7 @@ def test_a_pre_activation_network_without_skips_loses_the_input_path() -> None:
         (mlp, {"depth": 0}, "depth = 0"),
         (mlp, {"dropout": 1.0}, "dropout = 1.0; expected a rate of at least 0 and below 1"),
         (mlp, {"dropout": float("nan")}, "dropout = nan"),
-        (lenet, {"init": "dlg"}, "torch, wide"),
+        (lenet, {"init": "dlg"}, "wide, torch"),
         (convnet, {"pool": "mean"}, "max, avg, stride"),
         (convnet, {"head": "cls"}, "flatten, average"),
         (convnet, {"norm": "instance"}, "none, batch, group, layer"),
