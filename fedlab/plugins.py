@@ -17,7 +17,18 @@ from fedlab import signature
 from fedlab.errors import PluginError, UnknownName, UsageError
 from fedlab.signature import REQUIRED, Parameter
 
-__all__ = ["KINDS", "REQUIRED", "Parameter", "build", "load", "names", "parameters", "provider", "shadowed"]
+__all__ = [
+    "KINDS",
+    "REQUIRED",
+    "Parameter",
+    "bind",
+    "build",
+    "load",
+    "names",
+    "parameters",
+    "provider",
+    "shadowed",
+]
 
 GIVEN = {"strategies": 0, "aggregators": 2, "attacks": 0, "defenses": 0, "datasets": 0, "models": 2}
 """Per kind, how many leading arguments fedlab itself passes (a model's input shape and classes)."""
@@ -84,11 +95,11 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     return plugin
 
 
-def build(kind: str, spec: str | Mapping[str, Any] | Spec, *args: Any, **params: Any) -> Any:
-    """Make a plugin: `build("models", {"name": "mlp", "width": 64}, (1, 8, 8), 10)`.
+def bind(kind: str, spec: str | Mapping[str, Any] | Spec, **params: Any) -> Callable[..., Any]:
+    """A plugin with its parameters, checked and converted, that waits for its other arguments.
 
-    `params` are added to those of the spec, and win. An aggregator that is a function comes back
-    with its parameters bound; everything else is called.
+    `bind("models", {"name": "mlp", "width": 64})((1, 8, 8), 10)` makes a network, as often as it is
+    called. `params` are added to those of the spec, and win.
 
     Raises:
         UnknownName, PluginError: as `load`.
@@ -106,9 +117,20 @@ def build(kind: str, spec: str | Mapping[str, Any] | Spec, *args: Any, **params:
     if faults:
         told = "; ".join(f"{key}: {text}" for key, text in faults)
         raise UsageError(f"the {_singular(kind)} {name!r} cannot be made from these parameters: {told}")
-    if kind == "aggregators" and not inspect.isclass(plugin):
-        return functools.partial(plugin, **values) if values else plugin
-    return plugin(*args, **values)
+    return functools.partial(plugin, **values) if values else plugin
+
+
+def build(kind: str, spec: str | Mapping[str, Any] | Spec, *args: Any, **params: Any) -> Any:
+    """Make a plugin: `build("models", {"name": "mlp", "width": 64}, (1, 8, 8), 10)`.
+
+    An aggregator that is a function comes back as `bind` leaves it; everything else is called.
+
+    Raises:
+        UnknownName, PluginError, UsageError: as `bind`.
+    """
+    bound = bind(kind, spec, **params)
+    plain = bound.func if isinstance(bound, functools.partial) else bound
+    return bound if kind == "aggregators" and not inspect.isclass(plain) else bound(*args)
 
 
 def parameters(kind: str, name: str) -> list[Parameter]:

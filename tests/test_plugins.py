@@ -165,6 +165,14 @@ def test_build_takes_a_name_a_table_or_an_object_and_converts(install: Install) 
     assert made["input_shape"] == (1, 2, 2) and made["classes"] == 3
 
 
+def test_a_bound_plugin_is_made_as_often_as_it_is_called(install: Install) -> None:
+    install("models", tiny="tiny")
+    factory = plugins.bind("models", {"name": "tiny", "hidden": [3]}, width=2)
+    first, second = factory((1,), 2), factory((2,), 3)
+    assert first["hidden"] == second["hidden"] == (3,) and first["width"] == 2
+    assert (first["classes"], second["classes"]) == (2, 3)
+
+
 def test_build_refuses_parameters_and_says_which_there_are(install: Install) -> None:
     install("models", tiny="tiny")
     with pytest.raises(UsageError) as caught:

@@ -17,7 +17,7 @@ def known(incomplete: str) -> list[str]:
     return [entry.name for entry in store.catalogue() if entry.name.startswith(incomplete)]
 
 
-NAME = typer.Argument(metavar="NAME...", help="Data sets.", autocompletion=known, show_default=False)
+NAME = typer.Argument(metavar="NAME...", autocompletion=known, show_default=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -71,15 +71,13 @@ def fetch(names: Annotated[list[str], NAME]) -> None:
 def verify(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME]...",
-            help="Data sets; all that are here unless given.",
-            autocompletion=known,
-            show_default=False,
-        ),
+        typer.Argument(metavar="[NAME]...", autocompletion=known, show_default=False),
     ] = None,
 ) -> None:
-    """Check the files of data sets against their pinned hashes. Exits 3 if one is missing or altered."""
+    """Check the files of data sets, of all that are here unless named, against their pinned hashes.
+
+    Exits 3 if one is missing or altered.
+    """
     from fedlab.tasks import store
 
     chosen = names or [entry.name for entry in store.catalogue() if entry.status != "missing"]

@@ -27,16 +27,14 @@ def register(app: typer.Typer) -> None:
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[KIND]",
-            help=f"One of {', '.join(catalogue.KINDS)}.",
-            autocompletion=kinds,
-            show_default=False,
-        ),
+        typer.Argument(metavar="[KIND]", autocompletion=kinds, show_default=False),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the plugins of a kind; without one, the names of all."""
+    """List the plugins of a kind; without one, the names of all.
+
+    KIND is strategies, aggregators, attacks, defenses, datasets, models, partitions or scenarios.
+    """
     from rich.text import Text
 
     console = stdout()
@@ -72,15 +70,14 @@ def list_(
 def info(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME",
-            help="A name from `fedlab list`, or KIND/NAME where it is ambiguous.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="NAME", show_default=False),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what a plugin does: its parameters, its paper, what it needs to know."""
+    """Show what a plugin does: its parameters, its paper, what it needs to know.
+
+    NAME is one that `fedlab list` shows, or KIND/NAME where two kinds have it.
+    """
     kind, slash, rest = name.rpartition("/")
     searched = [catalogue.kind_of(kind)] if slash else list(catalogue.KINDS)
     name = rest

@@ -31,12 +31,17 @@ def run(
     overrides: SET = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="New or empty run directory.  [default: runs/NAME-N]"),
+        typer.Option("--out", metavar="DIR", help="New or empty run directory; runs/NAME-N unless given."),
     ] = None,
     json: JSON = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
 ) -> None:
-    """Train, attack, score and report; prints the report's path last."""
+    """Train, attack, score and report; prints the report's path last.
+
+    SCENARIO is a TOML file, or the name of a shipped scenario such as quickstart:
+
+    fedlab run quickstart --set strategy.rounds=50
+    """
     from fedlab.scenario import load
     from fedlab.terminal import watch
 
@@ -52,10 +57,13 @@ def run(
 
 
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+    directory: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
     json: JSON = False,
 ) -> None:
-    """Build the report of a run directory again, without training."""
+    """Build the report of a run directory again, without training.
+
+    RUN is the directory that `fedlab run` prints when it ends.
+    """
     from fedlab.report import build
 
     _show(build(directory), json=json)

@@ -19,13 +19,9 @@ def shipped_names(incomplete: str) -> list[str]:
 
 SCENARIO = Annotated[
     str,
-    typer.Argument(
-        metavar="SCENARIO",
-        help="A TOML file, or the name of a shipped scenario such as quickstart.",
-        autocompletion=shipped_names,
-        show_default=False,
-    ),
+    typer.Argument(metavar="SCENARIO", autocompletion=shipped_names, show_default=False),
 ]
+# typer 0.20 loses the help of an argument under click 8.5, so the docstrings explain them.
 SET = Annotated[
     list[str] | None,
     typer.Option(
@@ -51,7 +47,10 @@ def validate(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the mistakes as JSON, for editors.")] = False,
 ) -> None:
-    """Name every mistake of a scenario at once; runs nothing."""
+    """Name every mistake of a scenario at once; runs nothing.
+
+    SCENARIO is a TOML file, or the name of a shipped scenario such as quickstart.
+    """
     from fedlab.scenario import load, resolved_toml
 
     try:
