@@ -38,6 +38,8 @@ def find(source: str | Path) -> Path:
         ScenarioError: there is no such file and no such scenario.
     """
     path = Path(source)
+    if not str(source):
+        raise ScenarioError('""', [Problem("file", "no name given; expected a file or a shipped scenario")])
     if "\0" in str(source):
         raise ScenarioError(repr(str(source)), [Problem("file", "a file name cannot hold a NUL character")])
     try:
@@ -96,8 +98,11 @@ def parse(text: str, source: str) -> dict[str, Any]:
         place = _PLACE.search(str(error))
         message = str(error)[: place.start()] if place else str(error)
         message = _MEANINGS.get(message, message)
-        if not place or not place[1]:
-            raise ScenarioError(source, [Problem("end of file" if place else "file", message)]) from None
+        if not place:
+            raise ScenarioError(source, [Problem("file", message)]) from None
+        if not place[1]:
+            message = "the file ends inside a text, a list or a table; close it"
+            raise ScenarioError(source, [Problem("end of file", message)]) from None
         line = int(place[1])
         shown = text.splitlines()[line - 1].strip()[:80] if line <= len(text.splitlines()) else ""
         where = f"line {line}, column {place[2]}"

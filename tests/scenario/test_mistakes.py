@@ -165,7 +165,7 @@ def test_nan_deep_inside_a_parameter_is_found() -> None:
         ("a = 1 2\n", "line 1", "goes on after its value ends"),
         ("a = " + "[" * 2000, "file", "nested too deeply"),
         ("a = " + "9" * 5000, "file", "Exceeds the limit"),
-        ("a = [1,", "end of file", ""),
+        ("a = [1,", "end of file", "ends inside a text, a list or a table"),
     ],
 )
 def test_broken_toml_is_one_clear_message(tmp_path: Path, text: str, place: str, message: str) -> None:
@@ -191,6 +191,7 @@ def test_files_that_are_no_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "this is a directory; did you mean" in told(run)["file"]
     assert 'Did you mean "quickstart"' in told("quikstart.toml")["file"]
     assert "NUL" in told("a\0b")["file"]
+    assert "no name given" in told("")["file"]
     assert told("x" * 5000)["file"]
     assert told("/dev/null")["schema"].startswith("missing")
 
