@@ -18,7 +18,7 @@ from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
 from fedlab.errors import FedlabError, UsageError
-from fedlab.experiment.watch import Watcher
+from fedlab.experiment.watch import Failed, Watcher
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, TappedGrid, quiet_logger
 from fedlab.scenario import Scenario
@@ -73,8 +73,9 @@ def train(
     aggregator: Aggregator,
     executor: Executor,
     progress: Progress,
+    failed: Failed,
 ) -> Trained:
-    """Train one cell to the end.
+    """Train one cell to the end; `failed` hears of each client that fails, at once.
 
     Raises:
         FedlabError: every client of a round failed.
@@ -108,7 +109,7 @@ def train(
     )
     app = with_mods(CohortApp(task, owners, rule, config, cell.seed), defense.mods())
     grid = SimulationGrid(app, len(owners), executor, seed=cell.seed, chunk=chunk_size(scenario))
-    watcher = Watcher(model, config, scenario.audit.rounds)
+    watcher = Watcher(model, config, scenario.audit.rounds, failed)
     job = f"train {cell.name}"
     history: list[dict[str, Any]] = []
     progress.start(job, settings.rounds)
@@ -116,9 +117,13 @@ def train(
     def after_round(round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if round == 0:
             return None
-        failed = [reason for number, _, reason in watcher.failures if number == round]
-        if len(failed) == settings.cohort:
-            raise FedlabError(f"every client of round {round} failed, first with:\n{failed[0].rstrip()}")
+        reasons = [reason for number, _, reason in watcher.failures if number == round]
+        if len(reasons) == settings.cohort:
+            said = reasons[0].strip().splitlines()[-1]
+            raise FedlabError(
+                f"every client of round {round} failed, the first with: {said}\n"
+                "The run directory's events.jsonl holds each traceback"
+            )
         note = ""
         every = settings.evaluate_every
         if round == settings.rounds or (every is not None and round % every == 0):

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import signal
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fedlab import plugins, seeds
-from fedlab.audit import Victim, archive
-from fedlab.errors import BackendError, FedlabError, Interrupted
+from fedlab.audit import Attack, Victim, archive
+from fedlab.errors import UsageError
 from fedlab.experiment.attacking import (
     AttackJob,
     Victims,
@@ -30,14 +24,15 @@ from fedlab.experiment.attacking import (
 )
 from fedlab.experiment.cells import Cell, Trained, check_disk, chunk_size, train
 from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.ending import now, recorded
 from fedlab.experiment.provenance import describe_data, describe_model, machine, record_hashes, versions
+from fedlab.experiment.setup import build_task, divide, network_name, with_own_task
 from fedlab.progress import Progress, Quiet
 from fedlab.report import AuditReport, build
 from fedlab.runtime import Executor, InlineExecutor
 from fedlab.scenario import Scenario, load, resolved_toml
 from fedlab.strategies import as_aggregator
 from fedlab.tasks import Task
-from fedlab.tasks.partition import PARTITIONS
 
 
 def run(
@@ -63,7 +58,7 @@ def run(
         DataError, BackendError, FedlabError: see `fedlab.errors`.
         Interrupted: the user stopped the run; its manifest says so.
     """
-    settings = load(scenario if task is None else _with_own_task(scenario))
+    settings = load(scenario if task is None else with_own_task(scenario))
     listener = progress or Quiet()
     learned = task or build_task(settings)
     owners = divide(settings, learned)
@@ -77,6 +72,8 @@ def run(
         for seed in settings.seeds
     ]
     model = learned.model(seeds.derive(cells[0].seed, "init"))
+    if not model.parameter_names:
+        raise UsageError(f"the network {network_name(learned)} has no parameters: there is nothing to learn")
     for defense in defenses.values():  # what cannot be built must fail before anything is written
         replace(learned, network=defense.network(learned.network)).model(0)
     check_disk(settings, model, len(cells))
@@ -87,100 +84,44 @@ def run(
         name=settings.name,
         claim=settings.claim,
         command=command,
+        objects={  # what came from Python and stands in no file
+            **({"task": network_name(task)} if task is not None else {}),
+            **({"aggregator": _name(aggregator)} if aggregator is not None else {}),
+        },
         versions=versions(),
         machine=machine(),
         seeds=settings.seeds,
         chunk_size=chunk_size(settings),
         dataset=describe_data(learned),
-        model=describe_model(spec.name if task is None else _name(task.network), spec.params, model),
+        model=describe_model(spec.name if task is None else network_name(task), spec.params, model),
         cells=[],
         weights_sha256={},
-        started=_now(),
+        started=now(),
     )
     directory.event("started", cells=[cell.name for cell in cells])
-    with _recorded(directory), _executor(settings) as executor:
-        trained = []
-        for cell in cells:
-            result = train(
-                cell,
-                settings,
-                learned,
-                owners[cell.seed],
-                defenses[cell.defense],
-                combine,
-                executor,
-                listener,
-            )
-            guarantee = defenses[cell.defense].guarantee(result.watcher.ledger)
-            _keep(directory, result, guarantee.to_dict() if guarantee else None)
-            trained.append(result)
-        directory.write_json("metrics.json", {"cells": {one.cell.name: one.metrics for one in trained}})
-        directory.update_manifest(
-            weights_sha256={label: _joint_hash(trained, label) for label in defenses},
-        )
-        victims = {one.cell.name: _victims(directory, one, settings) for one in trained}
-        jobs = [
-            AttackJob(
-                cell=one.cell.name,
-                label=label,
-                attack=instance,
-                observations=victims[one.cell.name].observations,
-                threat=threat_model(settings, one),
-                victim=Victim(one.model, one.task.loss, one.task.input_shape, one.task.classes),
-                seed=seeds.derive(one.cell.seed, "attacker", one.cell.name),
-            )
-            for label, instance in attacks.items()
-            for one in trained
-        ]
-        _attack_all(directory, jobs, trained, victims, executor, listener, settings)
+    with recorded(directory):
+        with _executor(settings) as executor:
+            trained = []
+            for cell in cells:
+                defense, mine = defenses[cell.defense], owners[cell.seed]
+                failed = functools.partial(_failed, directory, cell)
+                result = train(cell, settings, learned, mine, defense, combine, executor, listener, failed)
+                guarantee = defense.guarantee(result.watcher.ledger)
+                _keep(directory, result, guarantee.to_dict() if guarantee else None)
+                trained.append(result)
+            directory.write_json("metrics.json", {"cells": {one.cell.name: one.metrics for one in trained}})
+            hashes = {label: _joint_hash(trained, label) for label in defenses}
+            directory.update_manifest(weights_sha256=hashes)
+            victims = {one.cell.name: _victims(directory, one, settings) for one in trained}
+            jobs = [
+                _job(label, instance, one, victims[one.cell.name], settings)
+                for label, instance in attacks.items()
+                for one in trained
+            ]
+            _attack_all(directory, jobs, trained, victims, executor, listener, settings)
         directory.event("finished")
-        directory.update_manifest(status="finished", finished=_now())
-    with _recorded(directory):
+        directory.update_manifest(status="finished", finished=now())
         return build(directory.path)
-
-
-def _with_own_task(scenario: str | Path | Mapping[str, Any] | Scenario) -> Mapping[str, Any] | Scenario:
-    """The scenario with its [task] replaced by what says that the task came from Python."""
-    own = {"dataset": "own", "model": "own"}
-    if isinstance(scenario, Mapping):
-        return {**scenario, "task": own}
-    settings = load(scenario)
-    return settings.model_copy(update={"task": type(settings.task).model_validate(own)})
-
-
-def _name(network: object) -> str:
-    return str(getattr(network, "__name__", type(network).__name__))
-
-
-def build_task(scenario: Scenario) -> Task:
-    """The scenario's data set and network."""
-    train_data, test_data = plugins.build("datasets", scenario.task.dataset)
-    spec = scenario.task.model
-    plugins.build("models", spec, train_data.shape, train_data.classes)  # a wrong knob fails here, by name
-    factory = plugins.load("models", spec.name)
-    network = functools.partial(factory, train_data.shape, train_data.classes, **spec.params)
-    return Task(train=train_data, test=test_data, network=network)
-
-
-def divide(scenario: Scenario, task: Task) -> dict[int, Sequence[NDArray[np.int64]]]:
-    """Record ids of each client, by seed."""
-    if task.owners is not None:
-        if len(task.owners) != scenario.clients.count:
-            raise FedlabError(
-                f"the task brings {len(task.owners)} clients, but clients.count is {scenario.clients.count};"
-                " make them equal"
-            )
-        return dict.fromkeys(scenario.seeds, task.owners)
-    partition = scenario.clients.partition
-    return {
-        seed: PARTITIONS[partition.name](
-            task.train,
-            scenario.clients.count,
-            generator=seeds.numpy_generator(seed, "partition"),
-            **partition.params,
-        )
-        for seed in scenario.seeds
-    }
 
 
 @contextmanager
@@ -199,40 +140,8 @@ def _executor(scenario: Scenario) -> Iterator[Executor]:
         executor.close()
 
 
-@contextmanager
-def _recorded(directory: RunDirectory) -> Iterator[None]:
-    """Let the manifest say how it ended, whatever happens."""
-    try:
-        with _terminable():
-            yield
-    except KeyboardInterrupt:
-        directory.update_manifest(status="interrupted", finished=_now())
-        raise Interrupted(
-            f"stopped by the user; {directory.path} keeps what was written and is marked interrupted"
-        ) from None
-    except BaseException as error:
-        try:
-            directory.update_manifest(status="failed", error=str(error), finished=_now())
-        except BackendError:
-            pass  # the disk that failed the run cannot take the news either
-        raise
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C while the block runs (in the main thread)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _failed(directory: RunDirectory, cell: Cell, round: int, client: int, reason: str) -> None:
+    directory.event("client failed", cell=cell.name, round=round, client=client, reason=reason)
 
 
 def _keep(directory: RunDirectory, trained: Trained, guarantee: dict[str, Any] | None) -> None:
@@ -242,8 +151,6 @@ def _keep(directory: RunDirectory, trained: Trained, guarantee: dict[str, Any] |
     archive.save(directory.path / "observations" / name, trained.watcher.observations)
     if guarantee is not None:
         directory.write_json(f"privacy/{name}.json", guarantee)
-    for number, client, reason in trained.watcher.failures:
-        directory.event("client failed", cell=name, round=number, client=client, reason=reason)
     directory.event("trained", cell=name, accuracy=trained.metrics["accuracy"])
     entry = {
         "name": name,
@@ -263,6 +170,20 @@ def _victims(directory: RunDirectory, trained: Trained, scenario: Scenario) -> V
     if scenario.audit.include_samples:
         directory.write_tensors(f"truth/{name}.safetensors", victims.images())
     return victims
+
+
+def _job(label: str, instance: Attack, trained: Trained, victims: Victims, scenario: Scenario) -> AttackJob:
+    """One attack on one cell, with what that attacker holds."""
+    task = trained.task
+    return AttackJob(
+        cell=trained.cell.name,
+        label=label,
+        attack=instance,
+        observations=victims.observations,
+        threat=threat_model(scenario, trained),
+        victim=Victim(trained.model, task.loss, task.input_shape, task.classes),
+        seed=seeds.derive(trained.cell.seed, "attacker", trained.cell.name),
+    )
 
 
 def _attack_all(
@@ -311,5 +232,5 @@ def _joint_hash(trained: Sequence[Trained], defense: str) -> str:
     return mine[0] if len(mine) == 1 else hashlib.sha256("".join(mine).encode()).hexdigest()
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _name(given: object) -> str:
+    return str(getattr(given, "__name__", type(given).__name__))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from flwr.app import ArrayRecord, Message
@@ -12,6 +12,9 @@ from fedlab.clients import ClientConfig
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
 from fedlab.tasks import FunctionalModel, State
+
+Failed = Callable[[int, int, str], None]
+"""Called with (round, client, reason) as soon as a client fails."""
 
 
 class Watcher:
@@ -23,8 +26,10 @@ class Watcher:
         failures: (round, client, reason) of each failed reply.
     """
 
-    def __init__(self, model: FunctionalModel, config: ClientConfig, rounds: Collection[int]) -> None:
-        self.model, self.config, self.rounds = model, config, frozenset(rounds)
+    def __init__(
+        self, model: FunctionalModel, config: ClientConfig, rounds: Collection[int], failed: Failed
+    ) -> None:
+        self.model, self.config, self.rounds, self.failed = model, config, frozenset(rounds), failed
         self.ledger = Ledger()
         self.failures: list[tuple[int, int, str]] = []
         self._observations: list[Observation] = []
@@ -38,7 +43,9 @@ class Watcher:
         round = int(str(message.content.config_records["config"]["server-round"]))
         client = client_of(reply.metadata.src_node_id)
         if reply.has_error():
-            self.failures.append((round, client, reply.error.reason or "no reason given"))
+            reason = reply.error.reason or "no reason given"
+            self.failures.append((round, client, reason))
+            self.failed(round, client, reason)
             return
         metrics = reply.content.metric_records["metrics"]
         if "dp-noise-multiplier" in metrics:

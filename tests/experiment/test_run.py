@@ -145,16 +145,29 @@ def test_a_broken_aggregator_fails_the_run_and_the_manifest_says_so(tmp_path: Pa
 
 
 class Exploding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] != 2:
             raise RuntimeError("this network only probes")
-        return x.flatten(1)[:, :3]
+        return self.layer(x.flatten(1))
 
 
 def test_a_round_in_which_everybody_fails_ends_the_run(tmp_path: Path) -> None:
     data = Dataset("mine", np.zeros((40, 1, 4, 4), np.float32), np.arange(40) % 3, 3, source="made here")
-    with pytest.raises(FedlabError, match=r"every client of round 1 failed(.|\n)*only probes"):
+    with pytest.raises(
+        FedlabError, match=r"every client of round 1 failed.*RuntimeError: this network only probes"
+    ):
         fedlab.run(scenario(), out=tmp_path / "x", task=Task(data, data, Exploding))
+    assert "Traceback" in (tmp_path / "x/events.jsonl").read_text()
+
+
+def test_a_network_without_parameters_is_refused(tmp_path: Path) -> None:
+    data = Dataset("mine", np.zeros((40, 1, 4, 4), np.float32), np.arange(40) % 3, 3, source="made here")
+    with pytest.raises(UsageError, match="Flatten has no parameters"):
+        fedlab.run(scenario(), out=tmp_path / "x", task=Task(data, data, nn.Flatten))
 
 
 class Stopper:
