@@ -15,8 +15,9 @@ Deviations, each of which only ever replaces an answer by one of lower residual:
    columns of units with h = 0 are exactly zero. For one record that gives the mask (up to units that the
    activation had switched off, where it does not matter); for a batch, the units that no record used. If the
    update shows no such columns (noise was added), this stage is left out.
-2. Only victims that stage leaves unexplained are descended jointly, as published, but with the step divided
-   by ten after 3/8, 5/8 and 7/8 of `iterations` instead of on plateaus (published: at most 20 000).
+2. Only victims that stage leaves unexplained are descended jointly, as published, but with the step
+   and the weight of TV divided by ten after 3/8, 5/8 and 7/8 of `iterations` instead of on plateaus
+   (published: at most 20 000 iterations).
 3. A polish without the two penalties, once with the masks rounded to 0 and 1 and once as they are.
 4. Batch norm, if there is any, runs in the client's mode where that is known (published: evaluation mode).
 5. Labels come from `label_recovery` unless granted (published: granted), and the start is uniform noise.
@@ -26,11 +27,10 @@ Deviations, each of which only ever replaces an answer by one of lower residual:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
@@ -131,8 +131,8 @@ class DropoutInversion(GradientMatching):
         known = torch.tensor([setting.batch == 1 and set(one) == set(drawn) for one in used])
         for i, one in enumerate(used):
             for name, units in one.items():  # a batch: what no record used is known, the rest is drawn
-                rows = slice(i * self.restarts, (i + 1) * self.restarts)
-                drawn[name][rows] = drawn[name][rows] * units if setting.batch > 1 else units
+                own = slice(i * self.restarts, (i + 1) * self.restarts)
+                drawn[name][own] = drawn[name][own] * units if setting.batch > 1 else units
         # The masks of a victim whose reading is about to be tried must differ if that fails.
         fresh = self._draw(setting, victim)
         found = matching.start(noise[first], {name: mask[first] for name, mask in drawn.items()})
@@ -187,9 +187,7 @@ class DropoutInversion(GradientMatching):
             result.append(used)
         return result
 
-    def _polish(
-        self, matching: Matching, found: Candidates, victim: Victim, ticker: Ticker
-    ) -> Candidates:
+    def _polish(self, matching: Matching, found: Candidates, victim: Victim, ticker: Ticker) -> Candidates:
         step = self.step / 10
         rounded = matching.start(found.images, {name: mask.round() for name, mask in found.masks.items()})
         fixed = Descent(self.polish, step=step, total_variation=0.0, decays=POLISH_DECAYS)

@@ -7,9 +7,9 @@ published baseline, not the strongest attack.
 
 Deviations: labels come from `label_recovery` unless granted; 1000 iterations instead of 4800 (on 8 x 8 digits
 nothing moves after 500; raise `iterations` for larger images); the start is uniform noise, because pixels lie
-in [0, 1] here; a last tenth as many iterations go on from the result without the total-variation term, which
-pulls away from the answer where the gradient alone determines it, and are kept only if the residual falls;
-several local steps are read as one step on all their records.
+in [0, 1] here; the weight of the total variation falls with the step, and a tenth as many iterations polish
+the result without it, which is kept only if the residual falls; several weights may be tried at once, and the
+residual chooses (published: tuned per experiment); several local steps are read as one on all their records.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ class InvertingGradients(GradientMatching):
     Args:
         iterations: of the published schedule; a tenth more polish the result.
         restarts: starts per victim; the least residual wins.
-        total_variation: weight of the mean absolute difference of neighbouring pixels.
+        total_variation: weight of the mean absolute difference of neighbouring pixels at first, or several
+            to try. Small images and smooth networks want 1e-5, photographs 1e-1.
         step: Adam's first step, in pixels.
         mode: of the attacker's batch norm, "eval" (as published) or "train"; dropout is ignored in both.
 
@@ -157,19 +158,20 @@ class InvertingGradients(GradientMatching):
         *,
         iterations: int = 1000,
         restarts: int = 1,
-        total_variation: float = 1e-5,
+        total_variation: float | Sequence[float] = 1e-5,
         step: float = 0.1,
         mode: Literal["eval", "train"] = "eval",
     ) -> None:
-        super().__init__(iterations=iterations, restarts=restarts)
+        weights = [total_variation] if isinstance(total_variation, int | float) else list(total_variation)
+        super().__init__(iterations=iterations, restarts=restarts * max(len(weights), 1))
         if mode not in ("eval", "train"):
             raise UsageError(f'InvertingGradients: mode = {mode!r}; expected "eval" or "train"')
-        if not (total_variation >= 0.0 and step > 0.0):
+        if not (weights and min(weights) >= 0.0 and step > 0.0):
             raise UsageError(
-                f"InvertingGradients: total_variation = {total_variation}, step = {step}; expected a weight"
-                " of at least 0 and a step above 0"
+                f"InvertingGradients: total_variation = {total_variation}, step = {step}; expected"
+                " weights of at least 0 and a step above 0"
             )
-        self.total_variation, self.step, self.mode = total_variation, step, mode
+        self.weights, self.step, self.mode = torch.tensor(weights, dtype=torch.float32), step, mode
         self.polish = max(1, iterations // 10)
 
     def budget(self, victim: Victim, threat: ThreatModel) -> int:
@@ -183,7 +185,8 @@ class InvertingGradients(GradientMatching):
         start = matching.pick(repeated).start(
             setting.noise(victim, self.restarts), self._identity(victim, setting, len(repeated))
         )
-        descent = Descent(self.iterations, step=self.step, total_variation=self.total_variation)
+        weights = self.weights.repeat(len(repeated) // len(self.weights))
+        descent = Descent(self.iterations, step=self.step, total_variation=weights)
         found = descent(matching.pick(repeated), start, ticker).best_of(self.restarts)
         polish = Descent(self.polish, step=self.step / 100, total_variation=0.0, decays=POLISH_DECAYS)
         return found.or_better(polish(matching, found, ticker)), ["matching"] * len(setting.positions)

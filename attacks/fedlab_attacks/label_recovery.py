@@ -150,4 +150,6 @@ class LabelRecovery(Attack):
             labels = recover_labels(observation, threat, victim, batch, generator=generator)
         except NotApplicable as error:
             return Reconstruction(refusal=str(error))
-        return Reconstruction(labels=labels, details={"batch": batch, "labels": "granted" if granted else "inferred"})
+        return Reconstruction(
+            labels=labels, details={"batch": batch, "labels": "granted" if granted else "inferred"}
+        )

@@ -11,7 +11,8 @@ All victims and restarts are descended together in one graph; parameters carry a
 may come from different rounds. They do not interact: each has its own residual, keeps its own best iterate
 (chosen by that residual, which an attacker has) and leaves the batch once explained. Deviations: the distance
 is computed as ‖ĝ/‖ĝ‖ - g/‖g‖‖² / 2, which equals 1 - cos, but has no cancellation when that gets small; the
-returned iterate is the one of least residual, not the last.
+weight of the total variation falls with the step (a prior is needed to find the basin and biases the answer
+in it); the returned iterate is the one of least residual, not the last.
 """
 
 from __future__ import annotations
@@ -130,7 +131,9 @@ class Matching:
         targets = []
         for observation in observations:
             gradient = {name: value.double() for name, value in observation.gradient().items()}
-            norm = torch.sqrt(sum((gradient[n].square().sum() for n in model.parameter_names), torch.zeros(())))
+            norm = torch.sqrt(
+                sum((gradient[n].square().sum() for n in model.parameter_names), torch.zeros(()))
+            )
             targets.append({n: (gradient[n] / -norm).float() for n in model.parameter_names})
         return Matching(
             victim,
@@ -159,7 +162,7 @@ class Matching:
 
         simulated = vmap(gradient)(self.parameters, self.buffers, images, self.labels, masks)
         names = list(self.negated)
-        result: Tensor = CosineDistance.apply(
+        result: Tensor = CosineDistance.apply(  # type: ignore[no-untyped-call]
             list(self.negated.values()), list(self._scratch.values()), *(simulated[name] for name in names)
         )
         return result
@@ -175,16 +178,16 @@ class Descent:
 
     Attributes:
         iterations, step: how many, and Adam's first step.
-        total_variation: weight of the mean absolute difference of neighbouring pixels.
+        total_variation: weight of the mean absolute difference of neighbouring pixels, one or (V,).
         rates: drop rate by dropout layer, if the masks are variables too; None keeps them fixed.
         mask_rate: weight of |1 - mean(mask) - rate|, summed over dropout layers.
-        decays: fractions of the iterations after which the step is divided by ten.
+        decays: fractions of the iterations after which step and total variation are divided by ten.
         tolerance: a victim whose residual falls below leaves early.
     """
 
     iterations: int
     step: float = 0.1
-    total_variation: float = 1e-5
+    total_variation: float | Tensor = 1e-5
     rates: dict[str, float] | None = None
     mask_rate: float = 1e-4
     decays: tuple[float, ...] = (3 / 8, 5 / 8, 7 / 8)
@@ -199,19 +202,20 @@ class Descent:
         best, residual = flat, torch.full((len(flat),), torch.inf)
         mean, square = torch.zeros_like(flat), torch.zeros_like(flat)
         drops = {int(fraction * self.iterations) for fraction in self.decays}
-        step = self.step
+        step, prior = self.step, self.total_variation * torch.ones(len(flat))
         for i in range(self.iterations):
             leaf = flat.detach().requires_grad_()
             candidate = self._unflatten(leaf, current)
             distance = matching.distance(candidate.images, candidate.masks)
-            (slope,) = torch.autograd.grad((distance + self._penalty(candidate)).sum(), leaf)
+            (slope,) = torch.autograd.grad((distance + self._penalty(candidate, prior)).sum(), leaf)
             distance = distance.detach()
             better = distance < residual
             residual = torch.where(better, distance, residual)
             best = torch.where(better[:, None], flat, best)
             slope.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
             slope[:, :pixels].sign_()
-            step *= 0.1 if i in drops else 1.0
+            if i in drops:
+                step, prior = step * 0.1, prior * 0.1
             mean.lerp_(slope, 0.1)
             square.mul_(0.999).addcmul_(slope, slope, value=0.001)
             scale = (square / (1 - 0.999 ** (i + 1))).sqrt_().add_(1e-8)
@@ -226,14 +230,15 @@ class Descent:
             result = result.put(alive, found)
             rows = open_.nonzero().flatten()
             alive, matching, current = alive[rows], matching.pick(rows), current.pick(rows)
-            flat, best, residual, mean, square = (t[rows] for t in (flat, best, residual, mean, square))
+            flat, best, residual = flat[rows], best[rows], residual[rows]
+            mean, square, prior = mean[rows], square[rows], prior[rows]
             if len(rows) == 0:
                 ticker.advance(self.iterations - i - 1)
                 break
         return result
 
-    def _penalty(self, candidate: Candidates) -> Tensor:
-        penalty = self.total_variation * total_variation(candidate.images)
+    def _penalty(self, candidate: Candidates, prior: Tensor) -> Tensor:
+        penalty = prior * total_variation(candidate.images)
         for name, rate in (self.rates or {}).items():
             kept = candidate.masks[name].flatten(1).mean(1)
             penalty = penalty + self.mask_rate * (1.0 - kept - rate).abs()
@@ -247,7 +252,7 @@ class Descent:
     def _unflatten(self, flat: Tensor, like: Candidates) -> Candidates:
         names = list(self.rates or {})
         shapes = [like.images.shape[1:], *(like.masks[name].shape[1:] for name in names)]
-        parts = flat.split([shape.numel() for shape in shapes], dim=1)
+        parts = torch.split(flat, [shape.numel() for shape in shapes], dim=1)
         images, *masks = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
         return Candidates(images, {**like.masks, **dict(zip(names, masks, strict=True))}, like.residual)
 
@@ -284,7 +289,8 @@ def keep_freed_memory() -> None:
 
 def _squares(value: Tensor) -> Tensor:
     """Squared norm per victim, without a temporary."""
-    return torch.linalg.vector_norm(value.flatten(1), dim=1).square()
+    norm: Tensor = torch.linalg.vector_norm(value.flatten(1), dim=1)
+    return norm.square()
 
 
 def like(rows: Tensor, value: Tensor) -> Tensor:

@@ -27,9 +27,7 @@ def unusable(observation: Observation, victim: Victim) -> str | None:
         if sent is None or change is None:
             return f"the observation lacks the parameter {name}, which the network has"
         if sent.shape != change.shape:
-            return (
-                f"the update of {name} has shape {tuple(change.shape)}, the parameter {tuple(sent.shape)}"
-            )
+            return f"the update of {name} has shape {tuple(change.shape)}, the parameter {tuple(sent.shape)}"
     used = [observation.update[name] for name in victim.model.parameter_names]
     if not all(bool(torch.isfinite(change).all()) for change in used):
         return "the update is not finite"

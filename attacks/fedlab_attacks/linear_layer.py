@@ -1,0 +1,258 @@
+"""The closed form: a linear first layer writes its input into its own gradient.
+
+With z = W x + b and δ = ∂L/∂z the layer's gradients are ∂W = Σ_i δ_i x_iᵀ and ∂b = Σ_i δ_i over the records
+of a batch. L. T. Phong et al., "Privacy-Preserving Deep Learning via Additively Homomorphic Encryption", IEEE
+TIFS 13(5), 2018, https://doi.org/10.1109/TIFS.2017.2787987; J. Geiping et al., NeurIPS 2020,
+https://arxiv.org/abs/2003.14053, proposition 3.1. What comes after the layer, dropout too, only changes δ.
+
+- One record, bias: every row with ∂b_k ≠ 0 gives x = ∂W_k / ∂b_k. All rows are used, weighted by ∂b_k²
+  (least squares, float64), since rounding of the update hits small rows hardest.
+- A batch, bias: a unit that one record alone activates still gives that record. Two rows that give the same
+  image within `AGREE` vouch for it (two mixtures of records would have to coincide); such images are counted
+  in `details["confirmed"]`. The rest of the answer is the best of what is left, and may show mixtures.
+- One record, no bias: ∂W has rank one and gives x up to a factor. Its sign follows from pixels being at
+  least 0. Its size follows from the second linear layer, if that has a bias: the same closed form gives that
+  layer's input, and a search over the factor finds the image that produces it. Otherwise the brightest pixel
+  is taken to be 1; `details["scale"]` says which.
+- A batch, no bias: only the span of the records is determined; refused.
+
+The certificate: numerical rank of ∂W, its relative distance from the best rank-B matrix, ‖∂b‖ (the signal
+above rounding), and as residual ‖[∂W ∂b] - A [X 1]‖ / ‖[∂W ∂b]‖ for the answer X with the best A. Elementwise
+affine normalisation before the layer is undone. Deviations from the papers: all rows instead of one, batches,
+bias-free layers; several local steps are read as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fedlab.audit.attack import Attack, Reconstruction, Report
+from fedlab.audit.observation import Observation
+from fedlab.audit.threat import ThreatModel
+from fedlab.audit.victim import Victim
+from fedlab.errors import NotApplicable
+from fedlab_attacks.reading import Seen, batch_size, probe, unusable
+
+AGREE = 1e-3
+"""Root mean square difference, in pixels, below which two rows give the same image."""
+ROWS = 1024
+RANK_TOLERANCE = 1e-4
+MISFIT = 1e-2
+GRID = 257
+
+
+class LinearLayer(Attack):
+    """Reads the input of a linear first layer off its gradients."""
+
+    needs: ClassVar = frozenset()
+    paper: ClassVar[str] = (
+        "Phong et al., IEEE TIFS 2018; Geiping et al., Inverting Gradients, NeurIPS 2020, proposition 3.1"
+    )
+
+    def run(
+        self,
+        observations: Sequence[Observation],
+        threat: ThreatModel,
+        victim: Victim,
+        *,
+        generator: torch.Generator,
+        report: Report,
+    ) -> list[Reconstruction]:
+        answers = []
+        for done, observation in enumerate(observations, start=1):
+            refusal = unusable(observation, victim)
+            try:
+                if refusal is not None:
+                    raise NotApplicable(refusal)
+                answers.append(self._solve(observation, threat, victim, generator))
+            except NotApplicable as error:
+                answers.append(Reconstruction(refusal=str(error)))
+            report(done, len(observations))
+        return answers
+
+    def _solve(
+        self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
+    ) -> Reconstruction:
+        first, scale, shift = first_layer(observation, victim, generator)
+        weight = observation.update[f"{first.name}.weight"].double()
+        singular = torch.linalg.svdvals(weight)
+        if not float(singular[0]) > 0.0:
+            raise NotApplicable("the first layer's weights did not change")
+        rank = int((singular > RANK_TOLERANCE * singular[0]).sum())
+        batch = batch_size(observation, threat) or rank
+        details: dict[str, float | int | str] = {
+            "batch": batch,
+            "rank": rank,
+            "distance from rank B": float(singular[batch:].norm() / singular.norm()),
+        }
+        if first.layer.bias is None:
+            if batch > 1:
+                raise NotApplicable(
+                    f"the first layer has no bias: a batch of {batch} determines the span of its records"
+                    f" (rank {rank}), not the records"
+                )
+            inputs, how = self._without_bias(observation, threat, victim, weight, scale, shift)
+            details["scale"] = how
+            table, right = weight, inputs
+        else:
+            bias = observation.update[f"{first.name}.bias"].double()
+            if not bool(bias.any()):
+                raise NotApplicable("the first layer's biases did not change")
+            details["bias gradient norm"] = float(bias.norm())
+            if batch == 1:
+                inputs = (bias @ weight / bias.square().sum())[None]
+            else:
+                inputs, details["confirmed"] = agreeing(weight, bias, scale, shift, batch)
+            table = torch.cat([weight, bias[:, None]], dim=1)
+            right = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+        solution = torch.linalg.lstsq(right.T, table.T, driver="gelsd").solution
+        residual = float((table.T - right.T @ solution).norm() / table.norm())
+        images = ((inputs - shift) / scale).float().nan_to_num(nan=0.5).clamp(0.0, 1.0)
+        return Reconstruction(
+            images=images.reshape(-1, *victim.input_shape), residual=residual, details=details
+        )
+
+    def _without_bias(
+        self,
+        observation: Observation,
+        threat: ThreatModel,
+        victim: Victim,
+        weight: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+    ) -> tuple[Tensor, str]:
+        """The layer's input (1, n) from the direction of a rank-one gradient, and how its size was found."""
+        if bool(shift.any()):
+            raise NotApplicable(
+                "the first layer has no bias and its input is shifted: the sign and size of a rank-one"
+                " gradient cannot be fixed by the pixel box"
+            )
+        direction = torch.linalg.svd(weight, full_matrices=False).Vh[0] / scale
+        direction = direction * (1.0 if float(direction.sum()) >= 0.0 else -1.0)
+        largest = float(direction.max())
+        brightest = direction / max(largest, 1e-30)
+        size = second_layer_size(observation, threat, victim, brightest)
+        if size is None:
+            return (brightest * scale)[None], "brightest pixel is 1"
+        return (brightest * size * scale)[None], "second layer"
+
+
+def first_layer(
+    observation: Observation, victim: Victim, generator: torch.Generator
+) -> tuple[Seen, Tensor, Tensor]:
+    """The first layer with parameters, and (scale, shift) (n,) with: its input = scale * pixels + shift.
+
+    Raises:
+        NotApplicable: it is not linear, or not fed with each pixel once.
+    """
+    state = {**observation.before, **observation.buffers_before}
+    pixels = torch.rand(2, *victim.input_shape, generator=generator)
+    images = torch.stack([torch.zeros_like(pixels[0]), torch.ones_like(pixels[0]), *pixels])
+    masks = victim.model.draw_masks(len(images), generator)
+    layers = probe(victim, state, images, masks or None)
+    first = layers[0] if layers else None
+    if first is None or not isinstance(first.layer, nn.Linear):
+        kind = type(first.layer).__name__ if first else "nothing"
+        raise NotApplicable(f"the first layer with parameters is {kind}, not a linear layer on the pixels")
+    if first.layer.in_features != math.prod(victim.input_shape) or first.input.dim() != 2:
+        raise NotApplicable(
+            f"the first linear layer has {first.layer.in_features} inputs; expected one per pixel,"
+            f" {math.prod(victim.input_shape)}"
+        )
+    fed = first.input.double()
+    shift, scale = fed[0], fed[1] - fed[0]
+    expected = images[2:].flatten(1).double() * scale + shift
+    if bool((scale == 0).any()) or not torch.allclose(fed[2:], expected, atol=1e-4):
+        raise NotApplicable(
+            "the first linear layer is not fed with the pixels themselves (something mixes or drops them"
+            " before it)"
+        )
+    return first, scale, shift
+
+
+def agreeing(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, batch: int) -> tuple[Tensor, int]:
+    """(batch, n) inputs from rows ∂W_k / ∂b_k, those that most rows agree on first; how many are confirmed.
+
+    Only rows whose image lies in the pixel box can be one record's; a row's own rounding decides how far it
+    may stray.
+    """
+    rows = bias.abs().argsort(descending=True)[:ROWS]
+    rows = rows[bias[rows] != 0]
+    weight, bias = weight[rows], bias[rows]
+    images = (weight / bias[:, None] - shift) / scale
+    inside = ((images > -0.05) & (images < 1.05)).all(dim=1)
+    near = torch.cdist(images, images) < AGREE * images.shape[1] ** 0.5
+    near &= inside[:, None] & inside[None]
+    free = torch.ones(len(rows), dtype=torch.bool)
+    found: list[Tensor] = []
+    while len(found) < batch:
+        support = (near & free[None]).sum(dim=1) * free
+        if len(support) == 0 or int(support.max()) < 2:
+            break
+        members = near[support.argmax()] & free
+        share = bias[members].square()
+        found.append(share @ images[members] / share.sum())
+        free &= ~members
+    confirmed = len(found)
+    # Unconfirmed: rows inside the box first, then by signal; unlike what is there already.
+    order = torch.arange(len(rows))[free]
+    for k in [*order[inside[order]].tolist(), *order[~inside[order]].tolist()]:
+        if len(found) == batch:
+            break
+        image = images[k].clamp(0.0, 1.0)
+        if all(float((image - other).square().mean()) > AGREE for other in found):
+            found.append(image)
+    while len(found) < batch:  # fewer rows than records: repeat rather than answer with too few
+        found.append(found[len(found) % max(confirmed, 1)] if found else images[0].clamp(0.0, 1.0))
+    return torch.stack(found) * scale + shift, confirmed
+
+
+def second_layer_size(
+    observation: Observation, threat: ThreatModel, victim: Victim, brightest: Tensor
+) -> float | None:
+    """The factor in (0, 1] by which `brightest` (n,) explains the second linear layer's input, or None.
+
+    That input is ∂W / ∂b of the second layer; units that dropout or the activation silenced are zero there
+    and left out. All factors of a grid are one batch, and the grid closes in on the best three times.
+    """
+    state = {**observation.before, **observation.buffers_before}
+    image = brightest.float().reshape(victim.input_shape)
+
+    def second(factors: Tensor, masks: bool) -> Seen | None:
+        images = factors.float().view(-1, *([1] * image.dim())) * image
+        shapes = victim.model.mask_shapes
+        kept = {name: torch.ones(len(images), *shape) for name, shape in shapes.items()} if masks else None
+        layers = probe(victim, state, images, kept)
+        linear = len(layers) > 1 and isinstance(layers[1].layer, nn.Linear) and layers[1].input.dim() == 2
+        return layers[1] if linear and layers[1].layer.bias is not None else None
+
+    seen = second(torch.ones(1), False)
+    if seen is None:
+        return None
+    weight = observation.update[f"{seen.name}.weight"].double()
+    bias = observation.update[f"{seen.name}.bias"].double()
+    if not bool(bias.any()):
+        return None
+    target = bias @ weight / bias.square().sum()
+    used = (weight != 0).any(dim=0)
+    modes = {"train": [True], "eval": [False], None: [True, False]}[threat.client_mode]
+    best, factor = MISFIT, None
+    for masks in modes:
+        low, high = 0.0, 1.0
+        for _ in range(4):
+            factors = torch.linspace(low, high, GRID, dtype=torch.float64)
+            layer = second(factors, masks)
+            if layer is None or not bool(used.any()):
+                return None
+            misfit = (layer.input.double()[:, used] - target[used]).norm(dim=1) / target[used].norm()
+            at = int(misfit.argmin())
+            width = (high - low) / (GRID - 1)
+            low, high = max(0.0, float(factors[at]) - width), min(1.0, float(factors[at]) + width)
+            if float(misfit[at]) < best:
+                best, factor = float(misfit[at]), float(factors[at])
+    return factor
