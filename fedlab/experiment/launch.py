@@ -29,7 +29,7 @@ from fedlab.experiment.provenance import describe_data, describe_model, machine,
 from fedlab.experiment.setup import build_task, divide, network_name, with_own_task
 from fedlab.progress import Progress, Quiet
 from fedlab.report import AuditReport, build
-from fedlab.runtime import Executor, InlineExecutor
+from fedlab.runtime import Executor, InlineExecutor, single_thread
 from fedlab.scenario import Scenario, load, resolved_toml
 from fedlab.strategies import as_aggregator
 from fedlab.tasks import Task
@@ -99,7 +99,7 @@ def run(
         started=now(),
     )
     directory.event("started", cells=[cell.name for cell in cells])
-    with recorded(directory):
+    with recorded(directory), single_thread():
         with _executor(settings) as executor:
             trained = []
             for cell in cells:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from fedlab.audit.metrics import METRICS
@@ -28,7 +29,7 @@ def assemble(run: Run) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "threshold_db": run.threshold,
-        "verdict": verdict(attacks, utility, guarantees, undefended, run.threshold),
+        "verdict": verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run)),
         "limits": limits(run, attacks, guarantees),
         "attacks": attacks,
         "utility": utility,
@@ -60,6 +61,20 @@ def undefended_labels(run: Run) -> set[str]:
         if isinstance(entry, dict) and entry.get("name") == "none"
     }
     return labels or {"none"}
+
+
+def _settings(run: Run) -> dict[str, str]:
+    """Each defense's own parameters, by label: a label alone does not say what was done."""
+    entries = run.scenario.get("defenses")
+    return {
+        str(entry.get("label") or entry.get("name")): ", ".join(
+            f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            for key, value in entry.items()
+            if key not in ("name", "label")
+        )
+        for entry in (entries if isinstance(entries, list) else [])
+        if isinstance(entry, dict)
+    }
 
 
 def _about(run: Run) -> dict[str, Any]:

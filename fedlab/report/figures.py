@@ -87,9 +87,10 @@ def leakage_against_cost(data: Row) -> Markup | None:
             marker = "s" if _key(row) in guarded else "o"
             axes.plot([x, x], [median, worst], color=colour, linewidth=2, alpha=0.5)
             axes.plot([x], [median], marker=marker, markersize=9, color=colour, mec=PAPER)
+        for x, median, names in _neighbours(found, span, several):
             to_left = x > left + 0.6 * span
             axes.annotate(
-                _cut(_who(row, several)),
+                _cut(", ".join(names)),
                 (x, median),
                 xytext=(-9 if to_left else 9, 0),
                 textcoords="offset points",
@@ -107,6 +108,19 @@ def leakage_against_cost(data: Row) -> Markup | None:
         axes.set_ylabel("strongest attack (PSNR, dB)")
 
     return inline("cost", "Strongest attack against accuracy cost, per defense", (WIDTH, 3.0), draw)
+
+
+def _neighbours(
+    found: list[tuple[float, Row, Row]], span: float, several: bool
+) -> list[tuple[float, float, list[str]]]:
+    """(x, y, names): points too close for two labels share one, beside the rightmost of them."""
+    groups: list[tuple[float, float, list[str]]] = []
+    for x, strongest, row in sorted(found, key=lambda one: one[0]):
+        median = _capped([strongest["psnr_median"]])[0]
+        near = groups and x - groups[-1][0] < 0.15 * span and abs(median - groups[-1][1]) < 5.0
+        names = [*groups.pop()[2], _who(row, several)] if near else [_who(row, several)]
+        groups.append((x, median, names))
+    return groups
 
 
 def clients(data: Row) -> Markup | None:
@@ -134,7 +148,7 @@ def clients(data: Row) -> Markup | None:
         axes.set_ylim(-len(rows) + 0.5, 0.6)
         lowest = min(100 * row["per_client"]["worst"] for row in rows)
         axes.set_xlim(max(-2.0, lowest - 8.0), 102)
-        axes.set_xlabel("accuracy on the client's own records (%)")
+        axes.set_xlabel("test accuracy on the client's own mix of labels (%)")
 
     return inline("clients", "Accuracy of each client, per defense", (WIDTH, 0.75 + 0.62 * len(rows)), draw)
 

@@ -26,9 +26,14 @@ Row = dict[str, Any]
 
 
 def verdict(
-    attacks: list[Row], utility: list[Row], guarantees: list[Row], undefended: set[str], threshold: float
+    attacks: list[Row],
+    utility: list[Row],
+    guarantees: list[Row],
+    undefended: set[str],
+    threshold: float,
+    settings: dict[str, str],
 ) -> Row:
-    """{headline, findings: one per (defense, mode)}."""
+    """{headline, findings: one per (defense, mode)}; `settings` says what each defense was set to."""
     findings = []
     for guarantee in guarantees:
         here = [row for row in attacks if _same(row, guarantee)]
@@ -38,6 +43,7 @@ def verdict(
             {
                 "defense": guarantee["defense"],
                 "client_mode": guarantee["client_mode"],
+                "settings": settings.get(guarantee["defense"], ""),
                 "level": strongest["level"] if strongest else "refused",
                 "strongest": strongest["attack"] if strongest else None,
                 "recovered": strongest["recovered"] if strongest else None,

@@ -8,6 +8,7 @@ from fedlab.runtime._flower import client_of as client_of
 from fedlab.runtime._flower import quiet_logger as quiet_logger
 from fedlab.runtime.executors import Executor as Executor
 from fedlab.runtime.executors import InlineExecutor as InlineExecutor
+from fedlab.runtime.executors import single_thread as single_thread
 from fedlab.runtime.grid import Fleet as Fleet
 from fedlab.runtime.grid import SimulationGrid as SimulationGrid
 from fedlab.runtime.grid import UniformFleet as UniformFleet
