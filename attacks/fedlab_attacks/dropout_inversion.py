@@ -52,7 +52,8 @@ class DropoutInversion(GradientMatching):
     Args:
         iterations: of the joint descent; reading masks off and polishing take 3/10 and 2 * 1/10 more.
         restarts: joint starts per victim; the least residual wins.
-        total_variation, mask_rate: weights of the two penalties.
+        total_variation: weight of the mean absolute difference of neighbouring pixels at first.
+        mask_rate: weight of |1 - mean(mask) - rate|, summed over dropout layers.
         step: Adam's first step, for pixels and masks.
         read_masks: look for exactly zero columns before descending.
 

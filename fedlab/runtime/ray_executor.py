@@ -123,8 +123,8 @@ class RayExecutor:
         wanted = 1 if workers == "auto" else workers
         if fits < wanted:
             raise BackendError(
-                f"{wanted} worker{'s' if wanted > 1 else ''} of {self.num_cpus:g} CPU and {self.num_gpus:g} GPU"
-                f" asked for, but this machine has {cpus:g} CPU and {gpus:g} GPU;"
+                f"{wanted} worker{'s' if wanted > 1 else ''} of {self.num_cpus:g} CPU and"
+                f" {self.num_gpus:g} GPU asked for, but this machine has {cpus:g} CPU and {gpus:g} GPU;"
                 " lower runtime.workers, runtime.num_cpus or runtime.num_gpus"
             )
         return fits if workers == "auto" else workers
