@@ -15,7 +15,8 @@ share of the label:
 Near-exact on an untrained network, whose p hardly depends on the image; as the network learns, p moves away
 from what dummy images show, and only the bound remains. A head without bias is read through its weight
 gradient ∂W_c = mean_i (p_ic - y_ic) h_i: one record by the row of the largest norm (the label's error is the
-sum of all the others'), a batch by row sums over the mean feature sum of dummy images.
+sum of all the others'), a batch by row sums, which are ∂b_c times the mean sum of features. That factor is
+taken to be the least for which no n_c is negative: right if a class is absent, too small in large batches.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ def recover_labels(
     if head.layer.bias is not None:
         slope = observation.update[f"{head.name}.bias"].double() * scale
     else:
-        features = head.input.double().sum(1).mean()
-        slope = observation.update[f"{head.name}.weight"].double().sum(1) * scale / features
+        sums = observation.update[f"{head.name}.weight"].double().sum(1) * scale
+        slope = sums / (sums / predicted).max().clamp_min(1e-30)
     counts = allot(predicted, slope, batch)
     return torch.repeat_interleave(torch.arange(victim.classes), counts)
 

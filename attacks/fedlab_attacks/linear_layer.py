@@ -240,19 +240,23 @@ def second_layer_size(
         return None
     target = bias @ weight / bias.square().sum()
     used = (weight != 0).any(dim=0)
-    modes = {"train": [True], "eval": [False], None: [True, False]}[threat.client_mode]
-    best, factor = MISFIT, None
+    if not bool(used.any()):
+        return None
+    # Without dropout every unit must fit, so that explanation goes first; with it, units may be missing, and
+    # a homogeneous activation would let half the image at twice the size pass.
+    modes = {"train": [True], "eval": [False], None: [False, True]}[threat.client_mode]
     for masks in modes:
         low, high = 0.0, 1.0
         for _ in range(4):
             factors = torch.linspace(low, high, GRID, dtype=torch.float64)
             layer = second(factors, masks)
-            if layer is None or not bool(used.any()):
+            if layer is None:
                 return None
-            misfit = (layer.input.double()[:, used] - target[used]).norm(dim=1) / target[used].norm()
+            off = layer.input.double() - target
+            misfit = (off[:, used] if masks else off).norm(dim=1) / target.norm()
             at = int(misfit.argmin())
             width = (high - low) / (GRID - 1)
             low, high = max(0.0, float(factors[at]) - width), min(1.0, float(factors[at]) + width)
-            if float(misfit[at]) < best:
-                best, factor = float(misfit[at]), float(factors[at])
-    return factor
+        if float(misfit[at]) < MISFIT:
+            return float(factors[at])
+    return None
