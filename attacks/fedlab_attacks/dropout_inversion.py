@@ -19,7 +19,8 @@ Deviations, each of which only ever replaces an answer by one of lower residual:
    and the weight of TV divided by ten after 3/8, 5/8 and 7/8 of `iterations` instead of on plateaus
    (published: at most 20 000 iterations).
 3. A polish without the two penalties, once with the masks rounded to 0 and 1 and once as they are.
-4. Batch norm, if there is any, runs in the client's mode where that is known (published: evaluation mode).
+4. Batch norm, if there is any beside dropout, runs in the client's mode where that is known (published:
+   evaluation mode).
 5. Labels come from `label_recovery` unless granted (published: granted), and the start is uniform noise.
 
 `read_masks = false` switches the first stage off.
