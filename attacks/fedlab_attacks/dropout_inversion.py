@@ -9,7 +9,7 @@ by Adam, on the sign of the gradient for x and on the gradient itself for ψ. Th
 masks are not. Without dropout (no such layer, or clients in evaluation mode) the attack is
 `inverting-gradients`; if the client's mode is unknown both run, and the lower residual answers.
 
-Deviations, each of which only ever replaces an answer by one of lower residual:
+Deviations; where stages compete, the residual decides:
 
 1. Masks are read off first. A linear (or convolutional) layer behind dropout has a weight gradient δ hᵀ; the
    columns of units with h = 0 are exactly zero. For one record that gives the mask (up to units that the
