@@ -5,7 +5,8 @@ Knobs and leaks, for one example per step:
 - `first_bias=True` opens the closed form x = dW_i / db_i of Phong et al. (IEEE TIFS 2018,
   https://doi.org/10.1109/TIFS.2017.2787987; Geiping et al., NeurIPS 2020, Prop. 3.1), which no
   dropout behind the layer closes. Without the bias dW is still the outer product of the
-  cotangent and x: the image is known up to one scalar.
+  cotangent and x; the scalar that is left is fixed by the next layer or by the range of pixels,
+  so that turning this knob alone protects nothing.
 - `dropout` blinds an attack that ignores the masks, and not one that searches for them
   (Scheliga et al., AAAI 2023, https://arxiv.org/abs/2208.06163).
 - A large `width` and a small `depth` give an optimising attack more equations per pixel; `relu`
