@@ -14,8 +14,8 @@ import torch
 
 def derive(seed: int, *path: int | str) -> int:
     """A 63-bit seed for the stream at `path`; different paths give independent streams."""
-    text = "/".join(f"{type(part).__name__}:{part}" for part in (seed, *path))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    place = repr((seed, *path))  # quotes and commas keep 1 and "1", "a", "b" and "a, b" apart
+    return int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def numpy_generator(seed: int, *path: int | str) -> np.random.Generator:

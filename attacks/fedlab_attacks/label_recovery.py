@@ -61,12 +61,13 @@ def recover_labels(
     head = _head(victim, probe(victim, state, dummies))
     if batch == 1:
         return _single(observation, head)
-    if not (threat.grants("learning_rate") and threat.grants("local_steps")):
+    rate = observation.config.learning_rate
+    if rate is None or not threat.grants("local_steps"):
         raise NotApplicable(
             "the labels of a batch need the gradient's scale: grant learning_rate and local_steps, or labels"
         )
     taken = steps(observation)
-    scale = -1.0 / (observation.config.learning_rate * taken)
+    scale = -1.0 / (rate * taken)
     outputs, _ = victim.model(state, dummies, training=False)
     predicted = outputs.softmax(1).double().mean(0)
     if head.layer.bias is not None:

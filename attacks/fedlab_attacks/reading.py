@@ -43,9 +43,10 @@ def steps(observation: Observation) -> int:
     config = observation.config
     if config.local_steps is not None:
         return max(config.local_steps, 1)
+    epochs = config.local_epochs or 1
     if not config.batch_size or observation.examples is None:
-        return config.local_epochs
-    return config.local_epochs * math.ceil(observation.examples / config.batch_size)
+        return epochs
+    return epochs * math.ceil(observation.examples / config.batch_size)
 
 
 def batch_size(observation: Observation, threat: ThreatModel) -> int | None:
@@ -57,9 +58,9 @@ def batch_size(observation: Observation, threat: ThreatModel) -> int | None:
     if not threat.grants("batch_size"):
         return None
     config, examples = observation.config, observation.examples
-    if not config.batch_size or config.local_steps is None:
+    if not config.batch_size or (config.local_steps is None and config.local_epochs is not None):
         return examples or config.batch_size or None
-    seen = config.batch_size * (config.local_steps if threat.grants("local_steps") else 1)
+    seen = config.batch_size * (config.local_steps or 1)
     return min(seen, examples) if examples else seen
 
 

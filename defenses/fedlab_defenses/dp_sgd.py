@@ -26,9 +26,10 @@ from torch.func import vmap
 
 from fedlab.audit.defense import Defense, NetworkFactory
 from fedlab.clients.config import ClientConfig, Federation
+from fedlab.clients.plan import steps_per_round
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule
 from fedlab.errors import UsageError
-from fedlab.privacy import Assumption, Guarantee, Ledger, noise_multiplier_for, prv_epsilon
+from fedlab.privacy import Assumption, Guarantee, Ledger, epsilon_of, noise_multiplier_for
 from fedlab.tasks import BatchNorm, State
 
 NOISE = "dp-noise/"
@@ -81,55 +82,64 @@ class DPSGD(Defense):
 
     def local_rule(self, rule: LocalRule, federation: Federation) -> LocalRule:
         sigma = self.noise_multiplier
+        if self.epsilon is not None:
+            sigma = _calibrate(self.epsilon, self.delta, federation)
         if sigma is None:
-            sigma = self._calibrate(federation)
+            raise UsageError("dp-sgd has neither a noise_multiplier nor a target epsilon")
         return PrivateRule(rule, sigma, self.max_grad_norm, federation.config.batch_size)
-
-    def _calibrate(self, federation: Federation) -> float:
-        """σ for the client with the largest sample rate, asked in every round."""
-        config = federation.config
-        worst = min(federation.records)
-        rate = sample_rate(config.batch_size, worst)
-        epochs = config.local_epochs * math.ceil(1.0 / rate)
-        steps = federation.rounds * (config.local_steps if config.local_steps is not None else epochs)
-        if self.epsilon is None:
-            raise UsageError("dp-sgd has no target epsilon to calibrate to")
-        return noise_multiplier_for(self.epsilon, self.delta, rate, steps)
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The largest ε over the clients that took part, each over all its rounds."""
         clients = ledger.clients()
         if not clients:
             return None
-        sigmas = sorted({event.noise_multiplier for event in ledger.events})
-        spent = {client: prv_epsilon(ledger.steps(client), self.delta) for client in clients}
-        worst = max(spent.values())
-        noisy = sigmas[0] > 0.0
+        sigma = min(event.noise_multiplier for event in ledger.events)
+        spent = {client: epsilon_of(ledger.steps(client), self.delta) for client in clients}
+        accountants = sorted({one.accountant for one in spent.values()})
+        worst = max(one.epsilon for one in spent.values())
         return Guarantee(
             mechanism=(
                 f"DP-SGD in the clients: per-record clipping to {self.max_grad_norm:g},"
-                f" noise multiplier {sigmas[0]:g}"
+                f" noise multiplier {sigma:g}"
             ),
             epsilon=worst if math.isfinite(worst) else None,
             delta=self.delta,
             unit="one record of one client",
             adjacency="add or remove one record",
-            accountant=f"PRV (opacus {version('opacus')})",
+            accountant=f"{' and '.join(accountants)} (opacus {version('opacus')})",
             noise="reproducible simulation noise from the seed tree: protects no real data",
             assumptions=(
-                Assumption("Gaussian noise is added in every step", noisy),
+                Assumption("Gaussian noise is added in every step", sigma > 0.0),
                 Assumption("each step's batch is a Poisson sample of the client's records", True),
                 Assumption("each record's gradient is clipped before the sum", True),
                 Assumption("the sum is divided by the expected, not the realised, batch size", True),
                 Assumption("no layer mixes the records of a batch (no batch norm)", True),
+                Assumption("nothing else computed from records is sent (no loss, no buffers)", True),
+                Assumption("how many records each client holds is public", True),
                 Assumption(
-                    "ε is composed over all rounds of a client; client sampling amplifies nothing", True
+                    "ε is composed over all of a client's rounds; client sampling amplifies nothing", True
                 ),
             ),
-            per_client=spent,
+            per_client={client: one.epsilon for client, one in spent.items()},
             participations={c: len({e.round for e in ledger.events if e.client == c}) for c in clients},
-            reason=None if noisy else "the noise multiplier is 0: clipping alone proves nothing",
+            reason=_why_none(sigma, worst),
         )
+
+
+def _why_none(sigma: float, worst: float) -> str | None:
+    if sigma <= 0.0:
+        return "the noise multiplier is 0: clipping alone proves nothing"
+    return None if math.isfinite(worst) else "ε is too large to compute"
+
+
+def _calibrate(epsilon: float, delta: float, federation: Federation) -> float:
+    """σ that keeps every client within ε, even one that is asked in every round."""
+    config = federation.config
+    work = {
+        (sample_rate(config.batch_size, records), steps_per_round(records, config) * federation.rounds)
+        for records in federation.records
+    }
+    return max(noise_multiplier_for(epsilon, delta, rate, steps) for rate, steps in work)
 
 
 def sample_rate(batch_size: int, records: int) -> float:
@@ -138,7 +148,9 @@ def sample_rate(batch_size: int, records: int) -> float:
 
 
 class PrivateRule(LocalRule):
-    """Another rule, with every gradient that it asks for made private."""
+    """Another rule, with every gradient that it asks for made private, and nothing else sent."""
+
+    shares_buffers = False
 
     def __init__(self, inner: LocalRule, noise_multiplier: float, clip: float, batch_size: int) -> None:
         self.inner, self.noise_multiplier = inner, noise_multiplier
@@ -165,13 +177,13 @@ class PrivateRule(LocalRule):
     def finish(self, anchor: State, parameters: State, steps: Tensor, carry: Carry) -> tuple[State, State]:
         return self.inner.finish(anchor, parameters, steps, carry)
 
-    def metrics(self, records: int, steps: int) -> dict[str, float]:
-        spent = {
+    def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
+        """What the accountant needs, and no loss: that is a function of the records without noise."""
+        return {
             "dp-noise-multiplier": self.noise_multiplier,
             "dp-sample-rate": sample_rate(self.batch_size, records),
             "dp-steps": steps,
         }
-        return spent | self.inner.metrics(records, steps)
 
 
 def privatise(
@@ -189,8 +201,7 @@ def privatise(
     gradients, aux = vmap(one_record)(batch.x, batch.y, batch.masks)
     squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]
     norms = torch.stack(squares).sum(0).sqrt()
-    tiny = torch.finfo(norms.dtype).tiny  # a zero gradient has factor 1, not 0/0
-    factors = batch.rows * (clip / norms.clamp(min=tiny)).clamp(max=1.0)
+    factors = batch.rows * (clip / norms).clamp(max=1.0)  # a zero gradient: C / 0 = inf, factor 1
     noisy = {
         name: (torch.tensordot(factors, g, dims=1) + sigma * clip * batch.draws[f"{NOISE}{name}"])
         / batch.size

@@ -42,7 +42,7 @@ class PrunedRule(LocalRule):
     """Another rule, with its update pruned."""
 
     def __init__(self, inner: LocalRule, ratio: float) -> None:
-        self.inner, self.ratio = inner, ratio
+        self.inner, self.ratio, self.shares_buffers = inner, ratio, inner.shares_buffers
 
     def draws(self, parameters: State, generator: torch.Generator) -> State:
         return self.inner.draws(parameters, generator)
@@ -63,5 +63,5 @@ class PrunedRule(LocalRule):
         threshold = sizes.topk(kept).values[-1]
         return {n: torch.where(d.abs() >= threshold, sent[n], anchor[n]) for n, d in delta.items()}, memory
 
-    def metrics(self, records: int, steps: int) -> dict[str, float]:
-        return self.inner.metrics(records, steps)
+    def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
+        return self.inner.metrics(records, steps, loss)

@@ -7,21 +7,24 @@ One file per round, `round-0001.safetensors`: `before/NAME` once, `update/CLIENT
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
-from fedlab.audit.observation import Observation
-from fedlab.clients.config import ClientConfig
-from fedlab.errors import DataError
+from fedlab.audit.observation import KnownConfig, Observation
+from fedlab.errors import BackendError, DataError
 from fedlab.tasks import State
 
 
-def save(directory: Path, observations: Sequence[Observation]) -> None:
-    """Write the observations of one cell, the index last."""
-    directory.mkdir(parents=True, exist_ok=True)
+def store(directory: Path, observations: Sequence[Observation]) -> None:
+    """Write the observations of one cell, each file atomically, the index last.
+
+    Raises:
+        BackendError: the disk refuses.
+    """
     by_round: dict[int, list[Observation]] = {}
     for observation in observations:
         by_round.setdefault(observation.round, []).append(observation)
@@ -32,16 +35,17 @@ def save(directory: Path, observations: Sequence[Observation]) -> None:
         for one in group:
             tensors |= {f"update/{one.client}/{name}": value for name, value in one.update.items()}
             tensors |= {f"buffers/{one.client}/{name}": value for name, value in one.buffers_after.items()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, directory / _file(number))
+        _write(directory / _file(number), save({name: value.contiguous() for name, value in tensors.items()}))
     entries = [
         {"round": o.round, "client": o.client, "examples": o.examples, "config": asdict(o.config)}
         for o in observations
     ]
-    (directory / "index.json").write_text(json.dumps({"schema": 1, "observations": entries}, indent=1))
+    index = json.dumps({"schema": 1, "observations": entries}, indent=1)
+    _write(directory / "index.json", index.encode())
 
 
 def load(directory: Path) -> list[Observation]:
-    """Read what `save` wrote, in the same order.
+    """Read what `store` wrote, in the same order.
 
     Raises:
         DataError: a file is missing, damaged, or does not hold what the index says.
@@ -74,7 +78,7 @@ def _observation(entry: dict[str, object], tensors: State) -> Observation:
         update=update,
         buffers_before={name: before[name] for name in after},
         buffers_after=after,
-        config=ClientConfig(**entry["config"]),  # type: ignore[arg-type]
+        config=KnownConfig(**entry["config"]),  # type: ignore[arg-type]
         examples=None if entry["examples"] is None else int(str(entry["examples"])),
     )
 
@@ -85,3 +89,14 @@ def _under(tensors: State, prefix: str) -> State:
 
 def _file(number: int) -> str:
     return f"round-{number:04d}.safetensors"
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise BackendError(f"{path} cannot be written: {error.strerror or error}; free some space") from error

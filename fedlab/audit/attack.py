@@ -105,15 +105,33 @@ class Attack(ABC):
     ) -> Sequence[Reconstruction]:
         """Answer each observation, in order. All randomness comes from `generator`."""
 
-    def _check(self, answer: Reconstruction, victim: Victim) -> None:
+    def _check(self, answer: object, victim: Victim) -> None:
         who = type(self).__name__
+        if not isinstance(answer, Reconstruction):
+            raise PluginError(f"{who} returned a {type(answer).__name__}; expected a Reconstruction")
         if answer.images is not None:
-            shape = tuple(answer.images.shape)
-            if len(shape) != 1 + len(victim.input_shape) or shape[1:] != victim.input_shape:
-                raise PluginError(f"{who} returned images {shape}; expected (B, *{victim.input_shape})")
-            if not bool(torch.isfinite(answer.images).all()):
-                raise PluginError(f"{who} returned non-finite pixels; clamp them, or refuse with a reason")
-            if float(answer.images.min()) < 0.0 or float(answer.images.max()) > 1.0:
-                raise PluginError(f"{who} returned pixels outside [0, 1]; clamp them")
+            self._check_images(answer.images, victim)
         elif answer.labels is None and answer.refusal is None:
             raise PluginError(f"{who} returned neither images nor labels nor a refusal")
+        labels: object = answer.labels
+        if labels is not None and not (
+            isinstance(labels, Tensor) and labels.dim() == 1 and labels.dtype == torch.int64
+        ):
+            raise PluginError(f"{who} returned labels {labels!r}; expected a (B,) int64 tensor")
+        if type(answer.residual) not in (float, int):
+            raise PluginError(f"{who} returned the residual {answer.residual!r}; expected a float")
+        for key, value in answer.details.items():
+            if type(key) is not str or type(value) not in (float, int, str, bool):
+                raise PluginError(
+                    f"{who} returned the detail {key!r} = {value!r}; expected text or a number, float(x)"
+                )
+
+    def _check_images(self, images: Tensor, victim: Victim) -> None:
+        who = type(self).__name__
+        shape = tuple(images.shape)
+        if len(shape) != 1 + len(victim.input_shape) or shape[1:] != victim.input_shape:
+            raise PluginError(f"{who} returned images {shape}; expected (B, *{victim.input_shape})")
+        if not bool(torch.isfinite(images).all()):
+            raise PluginError(f"{who} returned non-finite pixels; clamp them, or refuse with a reason")
+        if images.numel() and (float(images.min()) < 0.0 or float(images.max()) > 1.0):
+            raise PluginError(f"{who} returned pixels outside [0, 1]; clamp them")

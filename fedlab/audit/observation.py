@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from fedlab.clients.config import ClientConfig
+from fedlab.clients.config import ClientConfig, Mode, Sampling
 from fedlab.tasks import State
+
+
+@dataclass(frozen=True)
+class KnownConfig:
+    """What an attacker knows of how a client was told to train; None is not known.
+
+    The fields are those of `fedlab.clients.ClientConfig`.
+    """
+
+    mode: Mode | None = None
+    batch_size: int | None = None
+    local_steps: int | None = None
+    local_epochs: int | None = None
+    learning_rate: float | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    sampling: Sampling | None = None
+
+    @classmethod
+    def all_of(cls, config: ClientConfig) -> KnownConfig:
+        """Everything: the server that wrote the configuration."""
+        return cls(**asdict(config))
 
 
 @dataclass(frozen=True)
@@ -19,7 +41,7 @@ class Observation:
         before: the parameters that the server sent.
         update: parameters sent back minus `before`.
         buffers_before, buffers_after: batch-norm statistics around the round (empty without any).
-        config: what the server told the client to do.
+        config: what is known of what the client was told to do.
         examples: how many records the client said that it holds.
         labels: the batch's labels, only if the threat model grants them.
     """
@@ -30,14 +52,16 @@ class Observation:
     update: State
     buffers_before: State
     buffers_after: State
-    config: ClientConfig
+    config: KnownConfig
     examples: int | None = None
     labels: torch.Tensor | None = None
 
     def gradient(self) -> State:
-        """Mean gradient over the local steps: exact for one plain step, -update / (lr * steps)."""
-        steps = self.config.local_steps or 1
-        scale = -1.0 / (self.config.learning_rate * steps)
+        """-update / (learning rate * steps): the gradient of one plain step, the mean over several.
+
+        Without a known learning rate or number of steps, each counts as 1: right up to scale.
+        """
+        scale = -1.0 / ((self.config.learning_rate or 1.0) * (self.config.local_steps or 1))
         return {name: value * scale for name, value in self.update.items()}
 
     def norm(self) -> float:
@@ -50,13 +74,14 @@ class Observation:
 def random_twin(observation: Observation, generator: torch.Generator) -> Observation:
     """The null control: the same observation with a random update of equal norm.
 
-    A Gaussian direction over all parameters, scaled to the norm of the real update. What an attack
-    scores on it owes nothing to the client's data.
+    A Gaussian direction over all parameters, scaled to the norm of the real update, and buffers as the
+    server sent them. What an attack scores on it owes nothing to the client's records, save labels
+    that the threat model grants.
     """
     noise = {
         n: torch.randn(v.shape, generator=generator, dtype=v.dtype) for n, v in observation.update.items()
     }
-    twin = replace(observation, update=noise)
+    twin = replace(observation, update=noise, buffers_after=observation.buffers_before)
     size = twin.norm()
     scale = observation.norm() / size if size > 0 else 0.0
     return replace(twin, update={name: value * scale for name, value in noise.items()})

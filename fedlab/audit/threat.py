@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
+from fedlab.audit.observation import Observation
 from fedlab.clients.config import Mode
 
 Knowledge = Literal[
@@ -45,6 +46,19 @@ class ThreatModel:
         value = getattr(self, knowledge)
         return value is not None if knowledge == "client_mode" else bool(value)
 
-    def describe(self) -> dict[str, Any]:
-        """Field by field, for the report."""
-        return asdict(self)
+    def view(self, observation: Observation) -> Observation:
+        """The observation as this attacker has it: what is not granted is blanked."""
+        config = observation.config
+        return replace(
+            observation,
+            config=replace(
+                config,
+                mode=self.client_mode,
+                batch_size=config.batch_size if self.batch_size else None,
+                learning_rate=config.learning_rate if self.learning_rate else None,
+                local_steps=config.local_steps if self.local_steps else None,
+                local_epochs=config.local_epochs if self.local_steps else None,
+            ),
+            buffers_after=observation.buffers_after if self.batch_norm_buffers else {},
+            labels=observation.labels if self.labels else None,
+        )

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
+from fedlab import seeds
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.loop import ClientJob, ClientResult, LocalTraining
 from fedlab.clients.plan import plan_batches
@@ -53,7 +54,12 @@ class CohortApp(ClientApp):
         if self._training is None:
             task = self.task
             self._training = LocalTraining(
-                task.model(self.seed), task.loss, task.train, self.rule, self.config, self.seed
+                task.model(seeds.derive(self.seed, "init")),
+                task.loss,
+                task.train,
+                self.rule,
+                self.config,
+                self.seed,
             )
         return self._training
 
@@ -94,8 +100,8 @@ class CohortApp(ClientApp):
     def _reply(self, message: Message, context: Context, job: ClientJob, result: ClientResult) -> Message:
         if result.memory:
             context.state[MEMORY] = ArrayRecord(dict(result.memory))
-        metrics = {"num-examples": len(job.records), "train-loss": result.loss}
-        metrics |= self.rule.metrics(len(job.records), result.steps)
+        metrics: dict[str, float] = {"num-examples": len(job.records)}
+        metrics |= self.rule.metrics(len(job.records), result.steps, result.loss)
         content = RecordDict(
             {"arrays": ArrayRecord(dict(result.state)), "metrics": MetricRecord(dict(metrics))}
         )

@@ -121,7 +121,8 @@ class LocalTraining:
         slope = {n: d + config.weight_decay * parameters[n] for n, d in direction.items()}
         velocity = {n: config.momentum * velocity[n] + s for n, s in slope.items()}
         parameters = {n: parameters[n] - config.learning_rate * v for n, v in velocity.items()}
-        return parameters, aux.buffers, velocity, carry, aux.loss
+        after = aux.buffers if self.rule.shares_buffers else buffers
+        return parameters, after, velocity, carry, aux.loss
 
     def _batch(self, jobs: Sequence[ClientJob], step: int) -> Batch:
         """The cohort's batches of one step, padded to the longest and stacked."""

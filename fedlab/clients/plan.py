@@ -26,8 +26,7 @@ def plan_batches(records: int, config: ClientConfig, seed: int, round: int, clie
     """
     generator = seeds.numpy_generator(seed, "batches", round, client)
     size = min(config.batch_size or records, records)
-    per_epoch = math.ceil(records / size)
-    steps = config.local_steps if config.local_steps is not None else config.local_epochs * per_epoch
+    steps = steps_per_round(records, config)
     if config.sampling == "poisson":
         rate = size / records
         return [np.flatnonzero(generator.random(records) < rate) for _ in range(steps)]
@@ -36,3 +35,11 @@ def plan_batches(records: int, config: ClientConfig, seed: int, round: int, clie
         order = generator.permutation(records)
         plan += [order[start : start + size] for start in range(0, records, size)]
     return plan[:steps]
+
+
+def steps_per_round(records: int, config: ClientConfig) -> int:
+    """How many steps a client with that many records takes in a round."""
+    if config.local_steps is not None:
+        return config.local_steps
+    size = min(config.batch_size or records, records)
+    return config.local_epochs * math.ceil(records / size)

@@ -47,7 +47,14 @@ GradFn = Callable[[State, Batch], tuple[State, Aux]]
 
 
 class LocalRule:
-    """FedAvg's local rule, and the base of all others."""
+    """FedAvg's local rule, and the base of all others.
+
+    Attributes:
+        shares_buffers: whether what the network computed into its buffers (batch-norm statistics) may
+            leave the client; if not, they stay as the server sent them.
+    """
+
+    shares_buffers: bool = True
 
     def draws(self, parameters: State, generator: torch.Generator) -> State:
         """Random tensors for one step of one client, drawn outside of `vmap`."""
@@ -68,6 +75,9 @@ class LocalRule:
         """(parameters to send, new client state); `anchor` is what the server sent."""
         return parameters, {}
 
-    def metrics(self, records: int, steps: int) -> dict[str, float]:
-        """Figures to send along with the update of a client with that many records."""
-        return {}
+    def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
+        """Figures to send along with the update; whatever stands here leaves the client.
+
+        `loss` is the mean training loss over the round's steps.
+        """
+        return {"train-loss": loss}

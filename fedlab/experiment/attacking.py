@@ -6,6 +6,7 @@ here, in the driver, when the answers are back.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -52,6 +53,7 @@ class AttackAnswer:
 
 def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
     """Run one job; an attack that fails says why, and the audit goes on with the others."""
+    job = copy.deepcopy(job)  # what one attack does to its observations must not reach the next
     twins = [
         random_twin(one, seeds.torch_generator(job.seed, "null", one.round, one.client))
         for one in job.observations
@@ -70,8 +72,13 @@ def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
         return AttackAnswer(run(job.observations, "attack", 0), run(twins, "control", 1))
     except FedlabError as error:
         return AttackAnswer([], [], str(error))
-    except Exception as error:  # a plugin may raise anything
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
         return AttackAnswer([], [], f"the attack failed: {type(error).__name__}: {error}")
+
+
+def lost(job: AttackJob, reason: str) -> AttackAnswer:
+    """The answer of an attack that took its worker down with it."""
+    return AttackAnswer([], [], f"the attack killed its worker each time: {reason}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +151,7 @@ def scored(job: AttackJob, answer: AttackAnswer, truths: Sequence[Truth]) -> dic
 def images_of(answer: AttackAnswer, truths: Sequence[Truth]) -> State:
     """Reconstructed pixels by "victim/<round>-<client>" and "control/<round>-<client>"."""
     return {
-        f"{kind}/{truth.round}-{truth.client}": one.images
+        f"{kind}/{truth.round}-{truth.client}": one.images.clone()
         for kind, answers in (("victim", answer.victims), ("control", answer.control))
         for one, truth in zip(answers, truths, strict=False)
         if one.images is not None

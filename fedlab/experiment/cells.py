@@ -124,12 +124,12 @@ def train(
                 f"every client of round {round} failed, the first with: {said}\n"
                 "The run directory's events.jsonl holds each traceback"
             )
-        note = ""
+        note = f"{settings.cohort - len(reasons)} clients"
         every = settings.evaluate_every
         if round == settings.rounds or (every is not None and round % every == 0):
             loss, accuracy, _ = evaluate(model, task, _state(arrays))
             history.append({"round": round, "accuracy": accuracy, "loss": loss})
-            note = f"accuracy {accuracy:.3f}"
+            note += f", accuracy {accuracy:.3f}"
         progress.advance(job, round, note)
         return None
 
@@ -143,7 +143,8 @@ def train(
     loss, accuracy, by_class = evaluate(model, task, state)
     for entry in history:
         train_metrics = result.train_metrics_clientapp.get(entry["round"])
-        entry["train_loss"] = float(str(train_metrics["train-loss"])) if train_metrics else None
+        found = train_metrics.get("train-loss") if train_metrics else None
+        entry["train_loss"] = None if found is None else float(str(found))
     progress.finish(job, f"accuracy {accuracy:.3f}")
     metrics = {
         "accuracy": accuracy,
@@ -155,8 +156,10 @@ def train(
     return Trained(cell, task, model, state, config, owners, watcher, metrics, weights_sha256(state))
 
 
-def evaluate(model: FunctionalModel, task: Task, state: State) -> tuple[float, float, NDArray[np.float64]]:
-    """Mean loss, accuracy, and accuracy by class (NaN without test records), on the test set."""
+def evaluate(
+    model: FunctionalModel, task: Task, state: State
+) -> tuple[float | None, float, NDArray[np.float64]]:
+    """On the test set: mean loss (None if not finite), accuracy, accuracy by class (NaN without records)."""
     data, loss = task.test, 0.0
     right = np.zeros(len(data), dtype=bool)
     with torch.no_grad():
@@ -169,9 +172,8 @@ def evaluate(model: FunctionalModel, task: Task, state: State) -> tuple[float, f
     counts = np.bincount(data.y, minlength=task.classes)
     hits = np.bincount(data.y, weights=right, minlength=task.classes)
     by_class = np.divide(hits, counts, out=np.full(task.classes, np.nan), where=counts > 0)
-    if not np.isfinite(loss):
-        loss = float(np.finfo(np.float64).max)  # a diverged model: JSON has no infinity
-    return loss / len(data), float(right.mean()), by_class
+    mean = loss / len(data) if np.isfinite(loss) else None  # a diverged model; JSON has no infinity
+    return mean, float(right.mean()), by_class
 
 
 def per_client(

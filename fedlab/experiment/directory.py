@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from fedlab.errors import BackendError, UsageError
 from fedlab.tasks import State
@@ -58,17 +58,12 @@ class RunDirectory:
             ) from error
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file atomically, creating its folder."""
-        target = self.path / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.tmp")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, target)
-        except OSError as error:
-            raise BackendError(
-                f"{target} cannot be written: {error.strerror or error}; free some space"
-            ) from error
+        """Write a file atomically, creating its folder.
+
+        Raises:
+            BackendError: the disk refuses.
+        """
+        self._write(name, text.encode())
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write strict JSON atomically: NaN is an error here, not a token."""
@@ -76,16 +71,18 @@ class RunDirectory:
 
     def write_tensors(self, name: str, tensors: State) -> None:
         """Write safetensors atomically."""
+        self._write(name, save({key: value.contiguous() for key, value in tensors.items()}))
+
+    def _write(self, name: str, content: bytes) -> None:
         target = self.path / name
+        temporary = target.with_name(f".{target.name}.tmp")
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f".{target.name}.tmp")
-            save_file({key: value.contiguous() for key, value in tensors.items()}, temporary)
+            temporary.write_bytes(content)
             os.replace(temporary, target)
         except OSError as error:
-            raise BackendError(
-                f"{target} cannot be written: {error.strerror or error}; free some space"
-            ) from error
+            temporary.unlink(missing_ok=True)
+            raise _refused(target, error) from error
 
     def update_manifest(self, **fields: Any) -> None:
         """Change some fields of the manifest and write it."""
@@ -95,5 +92,13 @@ class RunDirectory:
     def event(self, kind: str, **fields: Any) -> None:
         """Append a line to events.jsonl."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False)
-        with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        path = self.path / "events.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise _refused(path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> BackendError:
+    return BackendError(f"{path} cannot be written: {error.strerror or error}; free some space")

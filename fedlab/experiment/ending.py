@@ -16,7 +16,7 @@ from fedlab.experiment.directory import RunDirectory
 def recorded(directory: RunDirectory) -> Iterator[None]:
     """Let the manifest say how it ended, whatever happens."""
     try:
-        with _terminable():
+        with terminable():
             yield
     except KeyboardInterrupt:
         directory.update_manifest(status="interrupted", finished=now())
@@ -32,8 +32,11 @@ def recorded(directory: RunDirectory) -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C while the block runs (in the main thread)."""
+def terminable() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C while the block runs (in the main thread).
+
+    Enter it again after Ray has started: Ray installs a handler of its own.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

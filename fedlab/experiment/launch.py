@@ -12,19 +12,19 @@ from typing import Any
 
 from fedlab import plugins, seeds
 from fedlab.audit import Attack, Victim, archive
-from fedlab.errors import UsageError
 from fedlab.experiment.attacking import (
     AttackJob,
     Victims,
     attack,
     choose,
     images_of,
+    lost,
     scored,
     threat_model,
 )
 from fedlab.experiment.cells import Cell, Trained, check_disk, chunk_size, train
 from fedlab.experiment.directory import RunDirectory
-from fedlab.experiment.ending import now, recorded
+from fedlab.experiment.ending import now, recorded, terminable
 from fedlab.experiment.provenance import describe_data, describe_model, machine, record_hashes, versions
 from fedlab.experiment.setup import build_task, divide, network_name, with_own_task
 from fedlab.progress import Progress, Quiet
@@ -72,8 +72,6 @@ def run(
         for seed in settings.seeds
     ]
     model = learned.model(seeds.derive(cells[0].seed, "init"))
-    if not model.parameter_names:
-        raise UsageError(f"the network {network_name(learned)} has no parameters: there is nothing to learn")
     for defense in defenses.values():  # what cannot be built must fail before anything is written
         replace(learned, network=defense.network(learned.network)).model(0)
     check_disk(settings, model, len(cells))
@@ -100,7 +98,7 @@ def run(
     )
     directory.event("started", cells=[cell.name for cell in cells])
     with recorded(directory), single_thread():
-        with _executor(settings) as executor:
+        with _executor(settings, listener) as executor, terminable():
             trained = []
             for cell in cells:
                 defense, mine = defenses[cell.defense], owners[cell.seed]
@@ -119,18 +117,20 @@ def run(
                 for one in trained
             ]
             _attack_all(directory, jobs, trained, victims, executor, listener, settings)
+        report = build(directory.path, status="finished")
         directory.event("finished")
         directory.update_manifest(status="finished", finished=now())
-        return build(directory.path)
+        return report
 
 
 @contextmanager
-def _executor(scenario: Scenario) -> Iterator[Executor]:
+def _executor(scenario: Scenario, progress: Progress) -> Iterator[Executor]:
     runtime = scenario.runtime
     executor: Executor
     if runtime.executor == "inline":
         executor = InlineExecutor()
     else:
+        progress.message("starting Ray; --set runtime.executor=inline does without")
         from fedlab.runtime import RayExecutor
 
         executor = RayExecutor(runtime.num_cpus, runtime.num_gpus, runtime.workers)
@@ -148,7 +148,7 @@ def _keep(directory: RunDirectory, trained: Trained, guarantee: dict[str, Any] |
     """Write what one trained cell left: weights, observations, guarantee, events."""
     name = trained.cell.name
     directory.write_tensors(f"models/{name}/model.safetensors", trained.state)
-    archive.save(directory.path / "observations" / name, trained.watcher.observations)
+    archive.store(directory.path / "observations" / name, trained.watcher.observations)
     if guarantee is not None:
         directory.write_json(f"privacy/{name}.json", guarantee)
     directory.event("trained", cell=name, accuracy=trained.metrics["accuracy"])
@@ -174,13 +174,13 @@ def _victims(directory: RunDirectory, trained: Trained, scenario: Scenario) -> V
 
 def _job(label: str, instance: Attack, trained: Trained, victims: Victims, scenario: Scenario) -> AttackJob:
     """One attack on one cell, with what that attacker holds."""
-    task = trained.task
+    task, threat = trained.task, threat_model(scenario, trained)
     return AttackJob(
         cell=trained.cell.name,
         label=label,
         attack=instance,
-        observations=victims.observations,
-        threat=threat_model(scenario, trained),
+        observations=[threat.view(one) for one in victims.observations],
+        threat=threat,
         victim=Victim(trained.model, task.loss, task.input_shape, task.classes),
         seed=seeds.derive(trained.cell.seed, "attacker", trained.cell.name),
     )
@@ -206,7 +206,7 @@ def _attack_all(
             progress.start(jobs[index].title, total)
         progress.advance(jobs[index].title, done)
 
-    for index, answer in executor.map(attack, jobs, tick):
+    for index, answer in executor.map(attack, jobs, tick, lost):
         job, truths = jobs[index], victims[jobs[index].cell].truths
         cell = cells[job.cell]
         path = f"attacks/{job.cell}/{job.label}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab import plugins, seeds
-from fedlab.errors import FedlabError
+from fedlab.errors import UsageError
 from fedlab.scenario import Scenario, load
 from fedlab.tasks import Task
 from fedlab.tasks.partition import PARTITIONS
@@ -29,12 +29,7 @@ def build_task(scenario: Scenario) -> Task:
 def divide(scenario: Scenario, task: Task) -> dict[int, Sequence[NDArray[np.int64]]]:
     """Record ids of each client, by seed."""
     if task.owners is not None:
-        if len(task.owners) != scenario.clients.count:
-            raise FedlabError(
-                f"the task brings {len(task.owners)} clients, but clients.count is {scenario.clients.count};"
-                " make them equal"
-            )
-        return dict.fromkeys(scenario.seeds, task.owners)
+        return dict.fromkeys(scenario.seeds, _checked(task, scenario.clients.count))
     partition = scenario.clients.partition
     return {
         seed: PARTITIONS[partition.name](
@@ -45,6 +40,28 @@ def divide(scenario: Scenario, task: Task) -> dict[int, Sequence[NDArray[np.int6
         )
         for seed in scenario.seeds
     }
+
+
+def _checked(task: Task, clients: int) -> Sequence[NDArray[np.int64]]:
+    """The owners that a task brings, refused by name where they cannot be."""
+    owners = [np.asarray(ids) for ids in task.owners or ()]
+    if len(owners) != clients:
+        raise UsageError(
+            f"the task brings {len(owners)} clients, but clients.count is {clients}; make them equal"
+        )
+    for client, ids in enumerate(owners):
+        problem = None
+        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+            problem = f"{ids.dtype} of shape {ids.shape}; expected a list of record ids"
+        elif len(ids) == 0:
+            problem = "no record; leave the client out"
+        elif ids.min() < 0 or ids.max() >= len(task.train):
+            problem = f"ids from {ids.min()} to {ids.max()}; expected 0 to {len(task.train) - 1}"
+        elif len(np.unique(ids)) != len(ids):
+            problem = "a record twice, which would double its influence; name each once"
+        if problem:
+            raise UsageError(f"owners of client {client}: {problem}")
+    return [ids.astype(np.int64) for ids in owners]
 
 
 def with_own_task(scenario: str | Path | Mapping[str, Any] | Scenario) -> Mapping[str, Any] | Scenario:

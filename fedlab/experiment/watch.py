@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 import torch
 from flwr.app import ArrayRecord, Message
 
-from fedlab.audit import Observation
+from fedlab.audit import KnownConfig, Observation
 from fedlab.clients import ClientConfig
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
@@ -69,7 +69,7 @@ class Watcher:
             update={name: after[name] - before[name] for name in self.model.parameter_names},
             buffers_before=self.model.buffers_of(before),
             buffers_after=self.model.buffers_of(after),
-            config=self.config,
+            config=KnownConfig.all_of(self.config),
             examples=examples,
         )
 

@@ -1,5 +1,6 @@
 """What can be PROVED: the ledger of mechanism events, accountants, guarantees."""
 
+from fedlab.privacy.accountants import epsilon_of as epsilon_of
 from fedlab.privacy.accountants import noise_multiplier_for as noise_multiplier_for
 from fedlab.privacy.accountants import prv_epsilon as prv_epsilon
 from fedlab.privacy.accountants import rdp_epsilon as rdp_epsilon

@@ -10,9 +10,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 from fedlab.errors import UsageError
+
+PRV_REACH = 50.0
+"""Above this ε, PRV needs gigabytes or overflows, and a reader learns nothing from a tighter number."""
 
 Steps = Mapping[tuple[float, float], int]
 """Number of steps by (noise multiplier, sample rate)."""
@@ -45,17 +49,38 @@ def _account(steps: Steps, delta: float, name: str) -> float:
 
 
 def rdp_epsilon(steps: Steps, delta: float) -> float:
-    """ε at `delta` by Rényi accounting: looser than PRV, never fails numerically."""
-    return _account(steps, delta, "rdp")
+    """ε at `delta` by Rényi accounting: looser than PRV, and always a number when there is noise."""
+    return max(0.0, _account(steps, delta, "rdp"))
 
 
 def prv_epsilon(steps: Steps, delta: float) -> float:
     """ε at `delta` by numerical composition of privacy loss distributions (upper estimate)."""
-    return _account(steps, delta, "prv")
+    return max(0.0, _account(steps, delta, "prv"))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """An ε, and the accountant that computed it."""
+
+    epsilon: float
+    accountant: str
+
+
+def epsilon_of(steps: Steps, delta: float) -> Spent:
+    """PRV's ε; Rényi's where PRV's grids do not reach (large ε, tiny noise, minute δ)."""
+    bound = rdp_epsilon(steps, delta)
+    if bound <= PRV_REACH:
+        try:
+            tight = prv_epsilon(steps, delta)
+        except (ValueError, MemoryError, OverflowError):
+            tight = math.inf
+        if tight <= bound:
+            return Spent(tight, "PRV")
+    return Spent(bound, "RDP")
 
 
 def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:
-    """The smallest σ (to 1e-3 relative) whose `steps` steps at `sample_rate` stay within ε by PRV.
+    """The smallest σ (to 1e-3 relative) whose `steps` steps at `sample_rate` stay within ε.
 
     Raises:
         UsageError: ε <= 0, or no σ up to 10^4 reaches it.
@@ -63,7 +88,7 @@ def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps
     if not epsilon > 0.0:
         raise UsageError(f"target epsilon must be > 0, got {epsilon}")
     low, high = 0.05, 1.0
-    while prv_epsilon({(high, sample_rate): steps}, delta) > epsilon:
+    while epsilon_of({(high, sample_rate): steps}, delta).epsilon > epsilon:
         low, high = high, high * 2.0
         if high > 1e4:
             raise UsageError(
@@ -72,7 +97,7 @@ def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps
             )
     while high - low > 1e-3 * high:
         middle = (low + high) / 2.0
-        if prv_epsilon({(middle, sample_rate): steps}, delta) > epsilon:
+        if epsilon_of({(middle, sample_rate): steps}, delta).epsilon > epsilon:
             low = middle
         else:
             high = middle

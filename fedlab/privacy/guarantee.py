@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -38,5 +39,6 @@ class Guarantee:
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON, where an infinite ε is null."""
+        spent = {c: e if math.isfinite(e) else None for c, e in self.per_client.items()}
+        return asdict(self) | {"per_client": spent}

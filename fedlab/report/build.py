@@ -54,8 +54,10 @@ class AuditReport:
         return cls(Path(directory), Path(directory) / HTML_NAME, data)
 
 
-def build(run_dir: str | os.PathLike[str]) -> AuditReport:
+def build(run_dir: str | os.PathLike[str], *, status: str | None = None) -> AuditReport:
     """Read a run directory and write its report.json, then its report.html, each in one step.
+
+    `status` stands in for the manifest's, for a run whose last act is this report.
 
     Raises:
         DataError: the directory is no run, or one of its files is damaged.
@@ -63,6 +65,8 @@ def build(run_dir: str | os.PathLike[str]) -> AuditReport:
     """
     directory = Path(run_dir)
     run = read_run(directory)
+    if status is not None:
+        run.manifest["status"] = status
     data = assemble(run)
     html = render(data, collect(run))
     # allow_nan=False: a number that is none must fail here, not in a reader's parser.

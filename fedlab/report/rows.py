@@ -82,7 +82,12 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
         with malformed("metrics.json"):
             accuracies = [float(one["accuracy"]) for one in measured]
             losses = [float(one["loss"]) for one in measured if one.get("loss") is not None]
-            clients = [float(one["accuracy"]) for cell in measured for one in cell.get("per_client") or []]
+            clients = [
+                float(one["accuracy"])  # null: a client none of whose labels is in the test set
+                for cell in measured
+                for one in cell.get("per_client") or []
+                if one["accuracy"] is not None
+            ]
             bounds, kind = _accuracy_interval(accuracies, (run.manifest.get("dataset") or {}).get("test"))
             rows.append(
                 {

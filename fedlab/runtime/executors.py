@@ -65,8 +65,12 @@ class Executor(Protocol):
         function: Callable[[Item, Callable[[int, int], None]], Result],
         items: Sequence[Item],
         tick: Tick,
+        lost: Callable[[Item, str], Result],
     ) -> Iterator[tuple[int, Result]]:
-        """Run `function(item, report)` for each item; (index, result) as they finish."""
+        """Run `function(item, report)` for each item; (index, result) as they finish.
+
+        An item whose worker dies each time it is tried gives `lost(item, reason)` instead.
+        """
 
     def close(self) -> None:
         """Give back what the executor holds."""
@@ -80,8 +84,9 @@ def execute(app: ClientApp, chunk: Chunk) -> list[Reply]:
         try:
             answers = app.run_cohort(messages, contexts)
         except Exception:
-            reason = traceback.format_exc()
-            answers = [error_reply(message, reason) for message in messages]
+            if len(chunk) > 1:  # one by one, so that a broken client fails alone
+                return [reply for delivery in chunk for reply in execute(app, [delivery])]
+            answers = [error_reply(messages[0], traceback.format_exc())]
         return [Reply(answer, context) for answer, context in zip(answers, contexts, strict=True)]
     return [_execute_one(app, delivery) for delivery in chunk]
 
@@ -128,7 +133,11 @@ class InlineExecutor:
             return [execute(self._app, chunk) for chunk in chunks]
 
     def map(
-        self, function: Callable[[Any, Callable[[int, int], None]], Any], items: Sequence[Any], tick: Tick
+        self,
+        function: Callable[[Any, Callable[[int, int], None]], Any],
+        items: Sequence[Any],
+        tick: Tick,
+        lost: Callable[[Any, str], Any],
     ) -> Iterator[tuple[int, Any]]:
         with single_thread():
             for index, item in enumerate(items):

@@ -150,7 +150,11 @@ class RayExecutor:
         return [answers[index] for index in range(len(chunks))]
 
     def map(
-        self, function: Callable[[Any, Callable[[int, int], None]], Any], items: Sequence[Any], tick: Tick
+        self,
+        function: Callable[[Any, Callable[[int, int], None]], Any],
+        items: Sequence[Any],
+        tick: Tick,
+        lost: Callable[[Any, str], Any],
     ) -> Iterator[tuple[int, Any]]:
         board = ray.remote(Board).options(num_cpus=0).remote()
         shared = ray.put(function)
@@ -163,9 +167,7 @@ class RayExecutor:
                 tick(index, done, total)
 
         for index, answer in self._dispatch(len(items), launch, look):
-            if isinstance(answer, BaseException):
-                raise BackendError(f"a worker died {RETRIES + 1} times on the same piece of work: {answer}")
-            yield index, answer
+            yield index, lost(items[index], str(answer)) if isinstance(answer, BaseException) else answer
 
     def _dispatch(
         self, count: int, launch: Callable[[Any, int], Any], look: Callable[[], None] | None = None

@@ -159,7 +159,8 @@ class Runtime(Section):
     num_cpus: Positive = 1.0
     """CPU cores that each worker reserves."""
     num_gpus: NotNegative = 0.0
-    """GPUs that each worker reserves; a fraction shares one."""
+    """GPUs that each worker reserves; a fraction shares one. Only your own ClientApp code can use them yet:
+    fedlab's clients and attacks compute on the CPU."""
     chunk: Count | None = None
     """Clients that are trained as one stacked batch; chosen from the scenario unless given."""
 

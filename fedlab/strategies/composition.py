@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from fedlab.errors import FedlabError
 from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked
 from fedlab.strategies.schedules import Synchronous
 from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer
@@ -44,7 +45,6 @@ class Composition(Strategy):
         self.parameters = tuple(parameters)
         self.aggregator_state: AggregatorState = {}
         self.optimizer_state: OptimizerState = {}
-        self.failures = 0
         self._sent: State = {}
 
     def summary(self) -> None:
@@ -71,7 +71,6 @@ class Composition(Strategy):
         """The next model, or None (keep the old one) when nobody sent a usable update."""
         answers = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
         valid = [reply for reply in answers if not reply.has_error()]
-        self.failures += len(answers) - len(valid)
         if not valid:
             return None, None
         states = [tensors(reply.content.array_records["arrays"]) for reply in valid]
@@ -84,17 +83,25 @@ class Composition(Strategy):
             clients=tuple(reply.metadata.src_node_id for reply in valid),
             metrics=tuple(metrics),
         )
+        pairs = zip(updates.clients, updates.deltas, strict=True)
+        broken = [node for node, delta in pairs if not _finite(delta)]
+        if broken:
+            raise FedlabError(
+                f"nodes {', '.join(map(str, broken))} sent updates with NaN or infinite numbers in round"
+                f" {server_round}: training diverged; lower clients.learning_rate or clip"
+            )
         delta, self.aggregator_state = checked(self.aggregator, updates, self.aggregator_state)
         step, self.optimizer_state = self.optimizer.step(delta, self.optimizer_state)
         after = unflatten(before + step, self._sent, self.parameters)
         share = weights / weights.sum()
         for name in self._sent.keys() - set(self.parameters):
             stacked = torch.stack([state[name].double() for state in states])
-            after[name] = torch.tensordot(share, stacked, dims=1).to(self._sent[name].dtype)
-        train_loss = float(share @ torch.tensor([m["train-loss"] for m in metrics], dtype=torch.float64))
+            average = torch.tensordot(share, stacked, dims=1)
+            kind = self._sent[name].dtype
+            after[name] = (average if kind.is_floating_point else average.round()).to(kind)
         return (
             ArrayRecord({name: after[name] for name in self._sent}),
-            MetricRecord({"train-loss": train_loss, "participants": len(valid)}),
+            MetricRecord({**_averages(metrics, share), "participants": len(valid)}),
         )
 
     def configure_evaluate(
@@ -140,3 +147,14 @@ def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
 def _metrics(reply: Message) -> dict[str, float]:
     record = reply.content.metric_records["metrics"]
     return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
+
+
+def _averages(metrics: Sequence[dict[str, float]], share: Tensor) -> dict[str, float]:
+    """The weighted mean of each figure that every client sent and that is finite."""
+    names = set.intersection(*(set(one) for one in metrics)) - {"num-examples"}
+    columns = {n: torch.tensor([one[n] for one in metrics], dtype=torch.float64) for n in sorted(names)}
+    return {name: float(share @ column) for name, column in columns.items() if _finite(column)}
+
+
+def _finite(values: Tensor) -> bool:
+    return bool(torch.isfinite(values).all())

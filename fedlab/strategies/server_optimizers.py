@@ -42,6 +42,3 @@ class SGD:
             velocity = delta + self.momentum * state["velocity"] if "velocity" in state else delta
             state = {"velocity": velocity}
         return self.learning_rate * velocity, state
-
-
-OPTIMIZERS = {"sgd": SGD}

@@ -28,15 +28,19 @@ class FunctionalModel:
     layers. It can be mapped with `torch.func.vmap` over clients, and differentiated twice.
 
     Attributes:
-        parameter_names, buffer_names: the keys of a state, in the module's order.
+        parameter_names: what is learned, in the module's order.
+        buffer_names: the rest of a state: buffers, and parameters that were frozen.
+        outputs: shape of one example's output.
         dropout_rates: rate of each dropout layer with a rate above zero, by name.
         mask_shapes: shape of one example's mask, by dropout layer, without the batch axis.
     """
 
     def __init__(self, net: nn.Module, input_shape: Sequence[int]) -> None:
-        self.net = make_explicit(copy.deepcopy(net)).requires_grad_(False)
+        self.net = make_explicit(copy.deepcopy(net))
         self.input_shape = torch.Size(input_shape)
-        self.parameter_names = tuple(name for name, _ in self.net.named_parameters())
+        _refuse_shared(self.net)
+        self.parameter_names = tuple(n for n, value in self.net.named_parameters() if value.requires_grad)
+        self.net.requires_grad_(False)
         self.buffer_names = tuple(
             name for name in self.net.state_dict() if name not in set(self.parameter_names)
         )
@@ -53,12 +57,17 @@ class FunctionalModel:
                 self.dropout_rates[name] = module.p
 
                 def note(layer: Dropout, args: tuple[Tensor], name: str = name) -> None:
+                    if name in self.mask_shapes:
+                        raise ValueError(
+                            f"dropout layer {name} is used twice in one pass, and would drop the same units twice;"
+                            " give each place a layer of its own"
+                        )
                     self.mask_shapes[name] = layer.mask_shape(args[0])
 
                 hooks.append(module.register_forward_pre_hook(note))
         self.net.eval()
         try:
-            self.net(torch.zeros(2, *self.input_shape))
+            self.outputs = self.net(torch.zeros(2, *self.input_shape)).shape[1:]
         finally:
             for hook in hooks:
                 hook.remove()
@@ -124,3 +133,19 @@ class FunctionalModel:
         self.net.train(training)
         outputs = torch.func.functional_call(self.net, tensors, (x,), tie_weights=False)
         return outputs, {name: tensors[name] for name in self.buffer_names}
+
+
+def _refuse_shared(net: nn.Module) -> None:
+    """Refuse tensors and modules under two names: stacked clients would let the copies drift apart."""
+    for kind, named in (
+        ("parameter", net.named_parameters(remove_duplicate=False)),
+        ("module", net.named_modules(remove_duplicate=False)),
+    ):
+        first: dict[int, str] = {}
+        for name, value in named:
+            if id(value) in first:
+                raise ValueError(
+                    f"{kind} {name} is also {first[id(value)]}: tied weights and shared layers are not"
+                    " supported; give each place its own"
+                )
+            first[id(value)] = name

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedlab.errors import DataError
+from fedlab.errors import DataError, UsageError
 from fedlab.tasks.functional import FunctionalModel, initialise
 
 
@@ -108,6 +108,13 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
     owners: Sequence[NDArray[np.int64]] | None = field(default=None)
 
+    def __post_init__(self) -> None:
+        if self.train.shape != self.test.shape or self.train.classes != self.test.classes:
+            raise DataError(
+                f"task {self.train.name}: training records are {self.train.shape} in"
+                f" {self.train.classes} classes, test records {self.test.shape} in {self.test.classes}; expected the same"
+            )
+
     @property
     def name(self) -> str:
         return self.train.name
@@ -122,5 +129,20 @@ class Task:
         return self.train.classes
 
     def model(self, seed: int) -> FunctionalModel:
-        """The network with the initial weights that `seed` gives, as a pure function."""
-        return FunctionalModel(initialise(self.network, seed), self.input_shape)
+        """The network with the initial weights that `seed` gives, as a pure function.
+
+        Raises:
+            UsageError: the network cannot be trained here, or does not fit the data; says which.
+        """
+        try:
+            model = FunctionalModel(initialise(self.network, seed), self.input_shape)
+        except (ValueError, RuntimeError) as error:
+            raise UsageError(f"the network cannot take {self.input_shape} images: {error}") from error
+        if tuple(model.outputs) != (self.classes,):
+            raise UsageError(
+                f"the network gives {tuple(model.outputs)} outputs per image; expected ({self.classes},):"
+                " one per class"
+            )
+        if not model.parameter_names:
+            raise UsageError("the network has no parameters to learn; unfreeze some, or choose another")
+        return model

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,7 @@ def _cell(directory: Path, name: str, defense: str, mode: str, seed: int, sample
                 "plugin": attack,
                 "paper": paper,
                 "needs": ["learning_rate"],
-                "threat": ThreatModel(client_mode="train" if mode == "train" else "eval").describe(),
+                "threat": asdict(ThreatModel(client_mode="train" if mode == "train" else "eval")),
                 "defense": defense,
                 "client_mode": mode,
                 "seed": seed,
