@@ -71,6 +71,8 @@ class Attack(ABC):
     ) -> list[Reconstruction]:
         """Attack each observation; check the answers' number, shapes, range and finiteness.
 
+        `run` sees what the threat model grants: the rest is blanked here.
+
         Raises:
             MissingKnowledge: the threat model denies something in `needs`.
             PluginError: the answer breaks the contract.
@@ -83,7 +85,8 @@ class Attack(ABC):
             )
         if not observations:
             return []
-        answers = list(self.run(observations, threat, victim, generator=generator, report=report))
+        seen = [threat.view(one) for one in observations]
+        answers = list(self.run(seen, threat, victim, generator=generator, report=report))
         if len(answers) != len(observations):
             raise PluginError(
                 f"{type(self).__name__} answered {len(answers)} of {len(observations)} observations;"

@@ -53,14 +53,8 @@ class CohortApp(ClientApp):
         """The local loop, built on first use."""
         if self._training is None:
             task = self.task
-            self._training = LocalTraining(
-                task.model(seeds.derive(self.seed, "init")),
-                task.loss,
-                task.train,
-                self.rule,
-                self.config,
-                self.seed,
-            )
+            model = task.model(seeds.derive(self.seed, "init"))
+            self._training = LocalTraining(model, task.loss, task.train, self.rule, self.config, self.seed)
         return self._training
 
     def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:

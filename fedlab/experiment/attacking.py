@@ -19,7 +19,7 @@ from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victi
 from fedlab.audit.scoring import Choice, choose_victims, score
 from fedlab.audit.truth import Truth
 from fedlab.clients import plan_batches
-from fedlab.errors import FedlabError
+from fedlab.errors import MissingKnowledge, NotApplicable
 from fedlab.experiment.cells import Trained
 from fedlab.scenario import Scenario
 from fedlab.tasks import State
@@ -44,11 +44,16 @@ class AttackJob:
 
 @dataclass(frozen=True)
 class AttackAnswer:
-    """Reconstructions of the victims and of the controls, or why there are none."""
+    """Reconstructions of the victims and of the controls, or why there are none.
+
+    `failed`: the attack broke down or broke its contract, which says nothing about what leaks; without
+    it an `error` is a refusal (denied knowledge, a network that it does not apply to).
+    """
 
     victims: Sequence[Reconstruction]
     control: Sequence[Reconstruction]
     error: str | None = None
+    failed: bool = False
 
 
 def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
@@ -70,15 +75,15 @@ def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
 
     try:
         return AttackAnswer(run(job.observations, "attack", 0), run(twins, "control", 1))
-    except FedlabError as error:
+    except (MissingKnowledge, NotApplicable) as error:
         return AttackAnswer([], [], str(error))
     except (Exception, SystemExit) as error:  # a plugin may raise anything
-        return AttackAnswer([], [], f"the attack failed: {type(error).__name__}: {error}")
+        return AttackAnswer([], [], f"the attack failed: {type(error).__name__}: {error}", failed=True)
 
 
 def lost(job: AttackJob, reason: str) -> AttackAnswer:
     """The answer of an attack that took its worker down with it."""
-    return AttackAnswer([], [], f"the attack killed its worker each time: {reason}")
+    return AttackAnswer([], [], f"the attack failed: it killed its worker each time: {reason}", failed=True)
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,15 @@ def scored(job: AttackJob, answer: AttackAnswer, truths: Sequence[Truth]) -> dic
         "needs": sorted(attack.needs),
         "threat": asdict(job.threat),
         "error": answer.error,
-        "victims": [score(a, truth).to_dict() for a, truth in zip(answer.victims, truths, strict=False)],
-        "control": [score(a, truth).to_dict() for a, truth in zip(answer.control, truths, strict=False)],
+        "failed": answer.failed,
+        "victims": _scores(answer.victims, truths),
+        "control": _scores(answer.control, truths),
     }
+
+
+def _scores(answers: Sequence[Reconstruction], truths: Sequence[Truth]) -> list[dict[str, Any]]:
+    """One score per answer; an attack that failed has none."""
+    return [score(one, truth).to_dict() for one, truth in zip(answers, truths, strict=bool(answers))]
 
 
 def images_of(answer: AttackAnswer, truths: Sequence[Truth]) -> State:
@@ -153,7 +164,7 @@ def images_of(answer: AttackAnswer, truths: Sequence[Truth]) -> State:
     return {
         f"{kind}/{truth.round}-{truth.client}": one.images.clone()
         for kind, answers in (("victim", answer.victims), ("control", answer.control))
-        for one, truth in zip(answers, truths, strict=False)
+        for one, truth in zip(answers, truths, strict=bool(answers))
         if one.images is not None
     }
 

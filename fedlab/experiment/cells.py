@@ -210,8 +210,8 @@ def check_disk(scenario: Scenario, model: FunctionalModel, cells: int) -> None:
     if megabytes > scenario.audit.max_disk_mb:
         raise UsageError(
             f"the observations of {cells} cells, {len(scenario.audit.rounds)} rounds and cohorts of"
-            f" {scenario.strategy.cohort} would take {megabytes:,.0f} MB; audit.max_disk_mb is"
-            f" {scenario.audit.max_disk_mb:,.0f}. Observe fewer rounds, or raise it"
+            f" {scenario.strategy.cohort} would take {megabytes:,.3g} MB; audit.max_disk_mb is"
+            f" {scenario.audit.max_disk_mb:,.6g}. Observe fewer rounds, or raise it"
         )
 
 

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from fedlab.errors import BackendError, Interrupted
 from fedlab.experiment.directory import RunDirectory
 
+ENDINGS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+
 
 @contextmanager
 def recorded(directory: RunDirectory) -> Iterator[None]:
@@ -33,7 +35,7 @@ def recorded(directory: RunDirectory) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C while the block runs (in the main thread).
+    """Treat SIGTERM and a closed terminal like Ctrl-C while the block runs (in the main thread).
 
     Enter it again after Ray has started: Ray installs a handler of its own.
     """
@@ -44,11 +46,12 @@ def terminable() -> Iterator[None]:
     def stop(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in ENDINGS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def now() -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fedlab import plugins, seeds
 from fedlab.audit import Attack, Victim, archive
+from fedlab.errors import UsageError
 from fedlab.experiment.attacking import (
     AttackJob,
     Victims,
@@ -58,6 +59,13 @@ def run(
         DataError, BackendError, FedlabError: see `fedlab.errors`.
         Interrupted: the user stopped the run; its manifest says so.
     """
+    if not isinstance(scenario, str | Path | Mapping | Scenario):
+        raise UsageError(
+            f"fedlab.run got a {type(scenario).__name__}; expected a file, the name of a scenario,"
+            " a table or a Scenario"
+        )
+    if task is not None and not isinstance(task, Task):
+        raise UsageError(f"task is a {type(task).__name__}; expected a fedlab.tasks.Task")
     settings = load(scenario if task is None else with_own_task(scenario))
     listener = progress or Quiet()
     learned = task or build_task(settings)
@@ -179,7 +187,7 @@ def _job(label: str, instance: Attack, trained: Trained, victims: Victims, scena
         cell=trained.cell.name,
         label=label,
         attack=instance,
-        observations=[threat.view(one) for one in victims.observations],
+        observations=victims.observations,
         threat=threat,
         victim=Victim(trained.model, task.loss, task.input_shape, task.classes),
         seed=seeds.derive(trained.cell.seed, "attacker", trained.cell.name),

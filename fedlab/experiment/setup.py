@@ -9,21 +9,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from fedlab import plugins, seeds
-from fedlab.errors import UsageError
+from fedlab.errors import PluginError, UsageError
 from fedlab.scenario import Scenario, load
-from fedlab.tasks import Task
+from fedlab.tasks import Dataset, Task
 from fedlab.tasks.partition import PARTITIONS
 
 
 def build_task(scenario: Scenario) -> Task:
     """The scenario's data set and network."""
-    train_data, test_data = plugins.build("datasets", scenario.task.dataset)
-    spec = scenario.task.model
-    network = functools.partial(plugins.bind("models", spec), train_data.shape, train_data.classes)
-    network()  # a knob out of range fails here, by name
-    return Task(train=train_data, test=test_data, network=network)
+    spec, source = scenario.task.model, scenario.task.dataset
+    halves = plugins.build("datasets", source)
+    if not (isinstance(halves, tuple) and len(halves) == 2 and all(isinstance(d, Dataset) for d in halves)):
+        raise PluginError(
+            f"the data set {source.name!r} (from {plugins.provider('datasets', source.name)}) returned"
+            f" {type(halves).__name__}; expected a pair of fedlab.tasks.Dataset, (train, test)"
+        )
+    network = functools.partial(plugins.bind("models", spec), halves[0].shape, halves[0].classes)
+    made = network()  # a knob out of range fails here, by name
+    if not isinstance(made, nn.Module):
+        raise PluginError(
+            f"the model {spec.name!r} (from {plugins.provider('models', spec.name)}) returned a"
+            f" {type(made).__name__}; expected a torch.nn.Module"
+        )
+    return Task(train=halves[0], test=halves[1], network=network)
 
 
 def divide(scenario: Scenario, task: Task) -> dict[int, Sequence[NDArray[np.int64]]]:

@@ -85,10 +85,13 @@ def checked(
     Raises:
         PluginError: the aggregator returned something else.
     """
-    delta, new_state = aggregator.aggregate(updates, state)
     name = type(aggregator).__name__
     if isinstance(aggregator, FunctionAggregator):
         name = getattr(aggregator.function, "__name__", name)
+    try:
+        delta, new_state = aggregator.aggregate(updates, state)
+    except Exception as error:  # a plugin may raise anything
+        raise PluginError(f"aggregator {name} failed: {type(error).__name__}: {error}") from error
     expected = tuple(updates.deltas.shape[1:])
     if not isinstance(delta, Tensor) or tuple(delta.shape) != expected:
         got = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__

@@ -93,6 +93,11 @@ class Composition(Strategy):
         delta, self.aggregator_state = checked(self.aggregator, updates, self.aggregator_state)
         step, self.optimizer_state = self.optimizer.step(delta, self.optimizer_state)
         after = unflatten(before + step, self._sent, self.parameters)
+        if not all(_finite(value) for value in after.values()):
+            raise FedlabError(
+                f"the model left the range of its number type in round {server_round}: training diverged;"
+                " lower clients.learning_rate or strategy.server_optimizer.learning_rate"
+            )
         share = weights / weights.sum()
         for name in self._sent.keys() - set(self.parameters):
             stacked = torch.stack([state[name].double() for state in states])

@@ -59,7 +59,7 @@ class FunctionalModel:
                 def note(layer: Dropout, args: tuple[Tensor], name: str = name) -> None:
                     if name in self.mask_shapes:
                         raise ValueError(
-                            f"dropout layer {name} is used twice in one pass, and would drop the same units twice;"
+                            f"dropout layer {name} is used twice in one pass, and drops the same units twice;"
                             " give each place a layer of its own"
                         )
                     self.mask_shapes[name] = layer.mask_shape(args[0])

@@ -112,7 +112,8 @@ class Task:
         if self.train.shape != self.test.shape or self.train.classes != self.test.classes:
             raise DataError(
                 f"task {self.train.name}: training records are {self.train.shape} in"
-                f" {self.train.classes} classes, test records {self.test.shape} in {self.test.classes}; expected the same"
+                f" {self.train.classes} classes, test records {self.test.shape} in {self.test.classes};"
+                " expected the same"
             )
 
     @property

@@ -88,3 +88,45 @@ def test_initial_weights_come_from_the_seed_alone() -> None:
     a, b, c = initialise(dropout_mlp, 1), initialise(dropout_mlp, 1), initialise(dropout_mlp, 2)
     assert torch.equal(torch.rand(1), expected), "the ambient generator was moved"
     assert torch.equal(a[1].weight, b[1].weight) and not torch.equal(a[1].weight, c[1].weight)
+
+
+def tied() -> nn.Module:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 16))
+    net[2].weight = net[1].weight
+    return net
+
+
+def shared_layer() -> nn.Module:
+    layer = nn.Linear(16, 16)
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
+
+
+class OneDropoutTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.drop = nn.Linear(16, 12), nn.Linear(12, 3), nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.second(self.drop(self.first(self.drop(x.flatten(1)))))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (tied, "parameter 2.weight is also 1.weight"),
+        (shared_layer, "is also 1"),
+        (OneDropoutTwice, "dropout layer drop is used twice"),
+    ],
+)
+def test_what_would_drift_apart_or_share_a_mask_is_refused(make: type[nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FunctionalModel(make(), (1, 4, 4))
+
+
+def test_frozen_parameters_are_not_learned() -> None:
+    net = dropout_mlp()
+    net[1].weight.requires_grad_(False)
+    model = FunctionalModel(net, (1, 4, 4))
+    assert "1.weight" not in model.parameter_names and "1.weight" in model.buffer_names
+    assert set(model.state()) == {"1.weight", "1.bias", "4.weight", "4.bias"}

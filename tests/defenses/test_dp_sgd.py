@@ -14,7 +14,7 @@ from fedlab import seeds
 from fedlab.clients import ClientConfig, Federation, LocalRule, plan_batches
 from fedlab.clients.loop import ClientJob, LocalTraining
 from fedlab.errors import UsageError
-from fedlab.privacy import Event, Ledger, prv_epsilon
+from fedlab.privacy import Event, Ledger, epsilon_of, prv_epsilon
 from fedlab.tasks import Dataset, FunctionalModel, cross_entropy
 from tests.conftest import batch_norm_mlp
 
@@ -122,7 +122,7 @@ def test_an_empty_batch_sends_pure_noise_of_the_right_size(small_data: Dataset) 
 
 
 def test_a_zero_gradient_has_clip_factor_one(small_data: Dataset) -> None:
-    """A network that ignores its input and is already right has zero gradient, and no NaN."""
+    """A network without any gradient: C / 0 counts as factor 1, and nothing becomes NaN."""
 
     class Constant(nn.Module):
         def __init__(self) -> None:
@@ -160,10 +160,53 @@ def test_without_noise_or_without_participation_there_is_no_guarantee() -> None:
 def test_a_target_epsilon_holds_for_a_client_that_is_asked_in_every_round() -> None:
     config = ClientConfig(batch_size=2, local_steps=1, sampling="poisson")
     rule = DPSGD(epsilon=3.0).local_rule(LocalRule(), Federation((40, 60), 50, config))
-    sent = rule.metrics(40, 1)
+    sent = rule.metrics(40, 1, loss=0.7)
     assert sent["dp-sample-rate"] == 2 / 40
     ledger = Ledger([Event(0, r, sent["dp-noise-multiplier"], sent["dp-sample-rate"], 1) for r in range(50)])
     assert 2.9 < prv_epsilon(ledger.steps(0), 1e-5) <= 3.0
+
+
+@pytest.mark.parametrize(("sizes", "batch"), [((9, 10), 9), ((32, 33), 32), ((5, 200), 20)])
+def test_a_target_epsilon_holds_for_every_client_when_epochs_count_the_steps(
+    sizes: tuple[int, ...], batch: int
+) -> None:
+    """The smallest client has the largest rate, but one record more can double the steps."""
+    config = ClientConfig(batch_size=batch, local_epochs=1, sampling="poisson")
+    rule = DPSGD(epsilon=3.0).local_rule(LocalRule(), Federation(sizes, 20, config))
+    for records in sizes:
+        steps = len(plan_batches(records, config, 0, 1, 0))
+        sent = rule.metrics(records, steps, loss=0.7)
+        spent = epsilon_of(
+            {(sent["dp-noise-multiplier"], sent["dp-sample-rate"]): 20 * int(sent["dp-steps"])}, 1e-5
+        )
+        assert spent.epsilon <= 3.0
+
+
+class Remembering(nn.Module):
+    """Keeps the mean of its last input in a buffer."""
+
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 3)
+        self.register_buffer("seen", torch.zeros(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen = x.flatten(1).mean(0)
+        logits: torch.Tensor = self.layer(x.flatten(1))
+        return logits
+
+
+def test_nothing_but_noisy_gradients_leaves_the_client(small_data: Dataset) -> None:
+    """No loss among the metrics, and buffers stay as the server sent them."""
+    rule = DPSGD(noise_multiplier=1.0).local_rule(LocalRule(), Federation((20,) * 2, 10, CONFIG))
+    assert set(rule.metrics(20, 3, loss=0.7)) == {"dp-noise-multiplier", "dp-sample-rate", "dp-steps"}
+    model = FunctionalModel(Remembering(), (1, 4, 4))
+    private = LocalTraining(model, cross_entropy, small_data, rule, CONFIG, 3)
+    plain = LocalTraining(model, cross_entropy, small_data, LocalRule(), CONFIG, 3)
+    assert all(torch.equal(r.state["seen"], torch.zeros(16)) for r in private(jobs_for(private, 2)))
+    assert all(float(r.state["seen"].sum()) > 0 for r in plain(jobs_for(plain, 2)))
 
 
 def test_batch_norm_is_refused_by_layer_name() -> None:

@@ -1,6 +1,7 @@
 """From scenario to report, on digits with a tiny network, in this process and on Ray."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 import fedlab
-from fedlab.audit import archive
+from fedlab import plugins
+from fedlab.audit import Attack, Reconstruction, archive
 from fedlab.errors import BackendError, FedlabError, Interrupted, PluginError, UsageError
 from fedlab.tasks import Dataset, Task
 
@@ -216,3 +218,126 @@ def test_defenses_that_cannot_work_are_refused_before_training(tmp_path: Path) -
     with pytest.raises(UsageError, match='no knob "widht"'):
         fedlab.run(scenario(defenses=[{"name": "architecture", "widht": 3}]), out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        ([np.arange(10)] * 4, "brings 4 clients, but clients.count is 5"),
+        ([np.arange(8)] * 4 + [np.array([], dtype=np.int64)], "owners of client 4: no record"),
+        ([np.arange(8)] * 4 + [np.array([10**6])], "owners of client 4: ids from 1000000"),
+        ([np.arange(8)] * 4 + [np.array([3, 3])], "owners of client 4: a record twice"),
+        ([np.arange(8)] * 4 + [np.array([0.5])], "owners of client 4: float64"),
+    ],
+)
+def test_owners_that_cannot_be_are_refused(tmp_path: Path, owners: list[Any], message: str) -> None:
+    data = Dataset("mine", np.zeros((40, 1, 4, 4), np.float32), np.arange(40) % 3, 3, source="made here")
+    with pytest.raises(UsageError, match=message):
+        fedlab.run(scenario(), out=tmp_path / "x", task=Task(data, data, own_network, owners=owners))
+
+
+def test_objects_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="got a int; expected a file"):
+        fedlab.run(3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="task is a int"):
+        fedlab.run(scenario(), task=3)  # type: ignore[arg-type]
+
+
+class Broken(Attack):
+    """Answers by breaking its contract, in the way that it is told to."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def run(
+        self, observations: Any, threat: Any, victim: Any, *, generator: Any, report: Any
+    ) -> list[Reconstruction]:
+        one = torch.zeros(1, *victim.input_shape)
+        if self.how == "raises":
+            raise ZeroDivisionError("boom")
+        if self.how == "exits":
+            raise SystemExit(0)
+        if self.how == "edits":
+            observations[0].update[next(iter(observations[0].update))].zero_()
+        answers = {
+            "labels": Reconstruction(images=one, labels=torch.zeros(1, 1)),
+            "detail": Reconstruction(images=one, details={"g": np.float32(2)}),  # type: ignore[dict-item]
+            "residual": Reconstruction(images=one, residual=torch.tensor(1.0)),  # type: ignore[arg-type]
+        }
+        return [answers.get(self.how, Reconstruction(images=one))] * len(observations)
+
+
+@pytest.mark.parametrize("how", ["raises", "exits", "labels", "detail", "residual"])
+def test_a_broken_attack_is_a_failed_attack_and_the_audit_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    real = plugins.build
+
+    def build(kind: str, spec: Any, *args: Any, **params: Any) -> Any:
+        broken = kind == "attacks" and getattr(spec, "label", "") == "broken"
+        return Broken(how) if broken else real(kind, spec, *args, **params)
+
+    monkeypatch.setattr(plugins, "build", build)
+    attacks = [{"name": "label-recovery", "label": "broken"}, {"name": "linear-layer"}]
+    fedlab.run(scenario(attacks=attacks, defenses=[{"name": "none"}]), out=tmp_path / "x")
+    broken = load(tmp_path / "x/attacks/none-train-s3/broken.json")
+    assert broken["failed"] and "the attack failed" in broken["error"] and broken["victims"] == []
+    assert len(load(tmp_path / "x/attacks/none-train-s3/linear-layer.json")["victims"]) == 3
+
+
+def test_what_one_attack_does_to_its_observations_does_not_reach_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = plugins.build
+
+    def build(kind: str, spec: Any, *args: Any, **params: Any) -> Any:
+        edits = kind == "attacks" and getattr(spec, "label", "") == "edits"
+        return Broken("edits") if edits else real(kind, spec, *args, **params)
+
+    monkeypatch.setattr(plugins, "build", build)
+    attacks = [{"name": "label-recovery", "label": "edits"}, {"name": "linear-layer"}]
+    audit = {"rounds": [1, 2, 3], "victims": 3, "include_samples": True}
+    table = scenario(attacks=attacks, audit=audit, defenses=[{"name": "none"}])
+    report = fedlab.run(table, out=tmp_path / "x")
+    assert {row["attack"]: row["recovered"] for row in report.data["attacks"]} == {
+        "edits": 0,
+        "linear-layer": 3,
+    }
+
+
+@pytest.mark.parametrize("rate", [1e25, 1e30])
+def test_divergence_is_called_divergence(tmp_path: Path, rate: float) -> None:
+    clients = {"count": 5, "batch_size": 1, "local_steps": 1, "learning_rate": rate}
+    with pytest.raises(FedlabError, match="training diverged"):
+        fedlab.run(scenario(clients=clients, strategy={"rounds": 60, "cohort": 4}), out=tmp_path / "x")
+
+
+def test_sigma_zero_runs_and_has_no_guarantee(tmp_path: Path) -> None:
+    defenses = [{"name": "dp-sgd", "noise_multiplier": 0.0}]
+    report = fedlab.run(scenario(defenses=defenses), out=tmp_path / "x")
+    assert report.data["guarantees"][0]["epsilon"] is None
+    assert "clipping alone" in report.data["guarantees"][0]["reason"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_on_ray_does_not_look_finished(tmp_path: Path, signum: int) -> None:
+    with pytest.raises(Interrupted):
+        runtime = {"executor": "ray", "workers": 1}
+        fedlab.run(scenario(runtime=runtime), out=tmp_path / "x", progress=Stopper(signum))
+    assert load(tmp_path / "x/manifest.json")["status"] == "interrupted"
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if "observations" in str(target):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(BackendError, match=r"observations.* cannot be written: No space left on device"):
+        fedlab.run(scenario(), out=tmp_path / "x")
+    assert load(tmp_path / "x/manifest.json")["status"] == "failed"
+    assert not list((tmp_path / "x").rglob("*.tmp"))

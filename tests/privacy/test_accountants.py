@@ -1,13 +1,15 @@
 """ε against known values, a second library's limits, and monotonicity."""
 
+import json
 import math
 
 import pytest
+from fedlab_defenses.dp_sgd import DPSGD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedlab.errors import UsageError
-from fedlab.privacy import Event, Ledger, noise_multiplier_for, prv_epsilon, rdp_epsilon
+from fedlab.privacy import Event, Ledger, epsilon_of, noise_multiplier_for, prv_epsilon, rdp_epsilon
 
 
 def test_known_values() -> None:
@@ -73,3 +75,21 @@ def test_delta_must_be_a_probability(delta: float) -> None:
 def test_a_target_must_be_positive() -> None:
     with pytest.raises(UsageError, match="target epsilon must be > 0"):
         noise_multiplier_for(0.0, 1e-5, 0.1, 10)
+
+
+@pytest.mark.parametrize("steps", [{(0.3, 1.0): 400}, {(0.01, 0.01): 5}])
+def test_where_prv_does_not_reach_renyi_answers_and_is_named(steps: dict[tuple[float, float], int]) -> None:
+    spent = epsilon_of(steps, 1e-5)
+    assert spent.accountant == "RDP" and 50 < spent.epsilon < math.inf
+
+
+def test_epsilon_is_never_negative() -> None:
+    assert prv_epsilon({(50.0, 0.001): 1}, 0.5) == 0.0
+    assert epsilon_of({(1.0, 0.02): 100}, 1e-5).accountant == "PRV"
+
+
+def test_a_guarantee_without_a_finite_epsilon_is_valid_json() -> None:
+    guarantee = DPSGD(noise_multiplier=0.0).guarantee(Ledger([Event(0, 1, 0.0, 0.1, 1)]))
+    assert guarantee is not None
+    text = json.dumps(guarantee.to_dict(), allow_nan=False)
+    assert json.loads(text)["per_client"] == {"0": None}

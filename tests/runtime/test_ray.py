@@ -1,6 +1,7 @@
 """RayExecutor: the same bits as inline, failures, dead workers, limits. One cluster for the module."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -49,12 +50,27 @@ def double(item: int, report: Callable[[int, int], None]) -> tuple[int, int]:
     return 2 * item, os.getpid()
 
 
+def lost(item: int, reason: str) -> tuple[int, int]:
+    return -item, 0
+
+
 def test_map_runs_elsewhere_and_tells_how_far_it_is(executor: RayExecutor) -> None:
     ticks: list[tuple[int, int, int]] = []
-    results = dict(executor.map(double, [3, 4, 5], lambda *tick: ticks.append(tick)))
+    results = dict(executor.map(double, [3, 4, 5], lambda *tick: ticks.append(tick), lost))
     assert [results[i][0] for i in range(3)] == [6, 8, 10]
     assert all(pid != os.getpid() for _, pid in results.values())
-    assert set(ticks) <= {(0, 1, 1), (1, 1, 1), (2, 1, 1)}
+    assert ticks and set(ticks) <= {(0, 1, 1), (1, 1, 1), (2, 1, 1)}
+
+
+def die_on_four(item: int, report: Callable[[int, int], None]) -> tuple[int, int]:
+    if item == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item, 1
+
+
+def test_an_item_that_kills_its_worker_is_lost_alone(executor: RayExecutor) -> None:
+    results = dict(executor.map(die_on_four, [3, 4, 5], lambda *tick: None, lost))
+    assert results == {0: (3, 1), 1: (-4, 0), 2: (5, 1)}
 
 
 def test_more_than_the_machine_has_is_refused(executor: RayExecutor) -> None:
