@@ -75,5 +75,5 @@ def test_a_broken_client_fails_alone(small_task: Task) -> None:
 
 def test_the_task_travels_without_its_built_model(small_task: Task) -> None:
     app = cohort_app(replace(small_task))
-    app.training
+    assert app.training is app.training, "built once"
     assert app.__getstate__()["_training"] is None
