@@ -19,6 +19,7 @@ from fedlab import seeds
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.loop import ClientJob, ClientResult, LocalTraining
 from fedlab.clients.plan import plan_batches
+from fedlab.clients.records import tensors
 from fedlab.clients.rules import LocalRule
 from fedlab.errors import UsageError
 from fedlab.tasks import State, Task
@@ -79,14 +80,14 @@ class CohortApp(ClientApp):
             raise UsageError(f"partition-id {client}; expected 0 to {len(self.owners) - 1}")
         arrays = message.content.array_records["arrays"]
         if id(arrays) not in records:
-            records[id(arrays)] = {n: torch.from_numpy(a.numpy().copy()) for n, a in arrays.items()}
+            records[id(arrays)] = tensors(arrays)
         round = int(str(message.content.config_records["config"]["server-round"]))
         memory = context.state.array_records.get(MEMORY)
         return ClientJob(
             client=client,
             round=round,
             state=records[id(arrays)],
-            memory={n: torch.from_numpy(a.numpy().copy()) for n, a in memory.items()} if memory else {},
+            memory=tensors(memory) if memory else {},
             records=self.owners[client],
             plan=plan_batches(len(self.owners[client]), self.config, self.seed, round, client),
         )

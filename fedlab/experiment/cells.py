@@ -17,6 +17,7 @@ from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
+from fedlab.clients.records import tensors
 from fedlab.errors import FedlabError, UsageError
 from fedlab.experiment.watch import Failed, Watcher
 from fedlab.progress import Progress
@@ -127,7 +128,7 @@ def train(
         note = f"{settings.cohort - len(reasons)} clients"
         every = settings.evaluate_every
         if round == settings.rounds or (every is not None and round % every == 0):
-            loss, accuracy, _ = evaluate(model, task, _state(arrays))
+            loss, accuracy, _ = evaluate(model, task, tensors(arrays))
             history.append({"round": round, "accuracy": accuracy, "loss": loss})
             note += f", accuracy {accuracy:.3f}"
         progress.advance(job, round, note)
@@ -139,7 +140,7 @@ def train(
         num_rounds=settings.rounds,
         evaluate_fn=after_round,
     )
-    state = _state(result.arrays) if len(result.arrays) else model.state()
+    state = tensors(result.arrays) if len(result.arrays) else model.state()
     loss, accuracy, by_class = evaluate(model, task, state)
     for entry in history:
         train_metrics = result.train_metrics_clientapp.get(entry["round"])
@@ -213,7 +214,3 @@ def check_disk(scenario: Scenario, model: FunctionalModel, cells: int) -> None:
             f" {scenario.strategy.cohort} would take {megabytes:,.3g} MB; audit.max_disk_mb is"
             f" {scenario.audit.max_disk_mb:,.6g}. Observe fewer rounds, or raise it"
         )
-
-
-def _state(arrays: ArrayRecord) -> State:
-    return {name: torch.from_numpy(array.numpy().copy()) for name, array in arrays.items()}

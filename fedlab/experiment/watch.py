@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-import torch
 from flwr.app import ArrayRecord, Message
 
 from fedlab.audit import KnownConfig, Observation
 from fedlab.clients import ClientConfig
+from fedlab.clients.records import tensors
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
 from fedlab.tasks import FunctionalModel, State
@@ -60,8 +60,8 @@ class Watcher:
     ) -> Observation:
         sent = message.content.array_records["arrays"]
         if self._sent[0] is not sent:  # one model goes to the whole cohort: unpack it once
-            self._sent = (sent, _tensors(sent))
-        before, after = self._sent[1], _tensors(reply.content.array_records["arrays"])
+            self._sent = (sent, tensors(sent))
+        before, after = self._sent[1], tensors(reply.content.array_records["arrays"])
         return Observation(
             round=round,
             client=client,
@@ -72,7 +72,3 @@ class Watcher:
             config=KnownConfig.all_of(self.config),
             examples=examples,
         )
-
-
-def _tensors(record: ArrayRecord) -> State:
-    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}

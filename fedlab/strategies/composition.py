@@ -19,6 +19,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from fedlab.clients.records import tensors
 from fedlab.errors import FedlabError
 from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked
 from fedlab.strategies.schedules import Synchronous
@@ -130,11 +131,6 @@ def fedavg(
 ) -> Strategy:
     """FedAvg with any aggregator and server optimizer, on the synchronous schedule."""
     return Composition(aggregator, optimizer, Synchronous(cohort, seed), parameters)
-
-
-def tensors(record: ArrayRecord) -> State:
-    """The record's arrays as tensors of their own."""
-    return {name: torch.from_numpy(array.numpy().copy()) for name, array in record.items()}
 
 
 def flatten(state: State, names: Sequence[str]) -> Tensor:
