@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 import fedlab
+from fedlab import plugins
+from fedlab.errors import FedlabError
 
 Status = Literal["ok", "note", "fail"]
 
@@ -63,6 +65,7 @@ def examine() -> Iterator[Finding]:
     yield memory()
     yield shared_memory()
     yield from telemetry()
+    yield from plugged()
     yield from data_sets()
 
 
@@ -166,6 +169,20 @@ def telemetry() -> Iterator[Finding]:
         else:
             advice = f"your environment sets it; `export {name}={off}` keeps it silent"
             yield Finding(topic, f"ON ({name}={value})", "note", advice)
+
+
+def plugged() -> Iterator[Finding]:
+    """The plugins that cannot be used, each imported for real, and those whose name is fedlab's own."""
+    for kind in plugins.KINDS:
+        for name in plugins.names(kind):
+            topic = f"{kind.removesuffix('s')} {name}" if kind != "strategies" else f"strategy {name}"
+            try:
+                plugins.load(kind, name)
+            except FedlabError as error:
+                yield Finding(topic, f"broken: {error}", "note")
+            for rival in plugins.shadowed(kind, name):
+                advice = f"ask the authors of {rival} for another name, or uninstall it"
+                yield Finding(topic, f"that of {rival} is ignored; the name is fedlab's own", "note", advice)
 
 
 def data_sets() -> Iterator[Finding]:

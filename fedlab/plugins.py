@@ -21,8 +21,10 @@ __all__ = [
     "KINDS",
     "REQUIRED",
     "Parameter",
+    "alone",
     "bind",
     "build",
+    "interrupted",
     "load",
     "names",
     "parameters",
@@ -66,6 +68,12 @@ def shadowed(kind: str, name: str) -> list[str]:
     return sorted({_distribution(entry) for entry in _entries(kind) if entry.name == name} - winners)
 
 
+def alone(kind: str, name: str) -> bool:
+    """Whether the module of the plugin offers no other one of its kind."""
+    modules = {entry.name: entry.module for entry in _entries(kind)}
+    return list(modules.values()).count(modules[name]) == 1
+
+
 def load(kind: str, name: str) -> Callable[..., Any]:
     """Import a plugin.
 
@@ -81,7 +89,9 @@ def load(kind: str, name: str) -> Callable[..., Any]:
         )
     try:
         plugin: Callable[..., Any] = claims[0].load()
-    except Exception as error:  # a stranger's module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything while it is imported
+        if interrupted(error):  # or else "broken plugin" is what would be told
+            raise KeyboardInterrupt from error
         raise PluginError(
             f"{who} does not import: {type(error).__name__}: {error}; repair or uninstall that package"
         ) from error
@@ -93,6 +103,20 @@ def load(kind: str, name: str) -> Callable[..., Any]:
     if kind in ("attacks", "defenses") and not inspect.isclass(plugin):
         raise PluginError(f"{who} is a function; expected a class, as {kind} are")
     return plugin
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is what is behind an error: an import that it stops may end in any other one."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        one = chain.pop()
+        if isinstance(one, KeyboardInterrupt):
+            return True
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            chain += [one.__cause__, one.__context__]
+    return False
 
 
 def bind(kind: str, spec: str | Mapping[str, Any] | Spec, **params: Any) -> Callable[..., Any]:

@@ -112,6 +112,35 @@ def test_a_broken_plugin_says_why_and_hurts_no_other(install: Install) -> None:
     assert plugins.load("models", "tiny") is tiny
 
 
+@pytest.mark.parametrize("code", ["raise SystemExit(0)", "import sys; sys.exit()"])
+def test_a_module_that_exits_while_it_is_imported_is_broken(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    (tmp_path / "it_exits.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    install("models", by="stranger", it="it_exits:x")
+    with pytest.raises(PluginError, match=r"from stranger.*does not import: SystemExit"):
+        plugins.load("models", "it")
+
+
+def test_ctrl_c_in_an_import_breaks_no_plugin(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "it_stops.py").write_text(
+        "try: raise KeyboardInterrupt\nexcept KeyboardInterrupt: raise RecursionError"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    install("models", it="it_stops:x")
+    with pytest.raises(KeyboardInterrupt):
+        plugins.load("models", "it")
+
+
+def test_a_module_with_two_plugins_leaves_neither_alone(install: Install) -> None:
+    install("models", tiny="tiny", median="median")
+    install("attacks", it="Attack")
+    assert not plugins.alone("models", "tiny") and plugins.alone("attacks", "it")
+
+
 @pytest.mark.parametrize(
     ("kind", "value", "told"),
     [

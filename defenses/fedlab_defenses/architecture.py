@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import Any
+from typing import Any, ClassVar
 
 from fedlab.audit.defense import Defense, NetworkFactory
 from fedlab.errors import UsageError, did_you_mean
@@ -23,6 +23,8 @@ class Architecture(Defense):
     """
 
     paper = "Valadi et al., From Research to Reality, 2025, https://arxiv.org/abs/2508.19819"
+
+    example: ClassVar[dict[str, Any]] = {"dropout": 0.5}
 
     def __init__(self, **knobs: Any) -> None:
         if not knobs:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,8 @@ class DPSGD(Defense):
     paper = (
         "Abadi et al., Deep Learning with Differential Privacy, CCS 2016, https://arxiv.org/abs/1607.00133"
     )
+
+    example: ClassVar[dict[str, Any]] = {"noise_multiplier": 1.0}
 
     def __init__(
         self,

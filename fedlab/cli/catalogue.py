@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +22,10 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A plugin, a partition or a shipped scenario; `broken` says why a plugin cannot be used."""
+    """A plugin, a partition or a shipped scenario; `broken` says why a plugin cannot be used.
+
+    `example` holds parameters without which it cannot be used, though none is required by itself.
+    """
 
     kind: str
     name: str
@@ -30,6 +34,7 @@ class Entry:
     paper: str = ""
     needs: list[str] = field(default_factory=list)
     parameters: list[Parameter] = field(default_factory=list)
+    example: dict[str, Any] = field(default_factory=dict)
     broken: str = ""
 
     @property
@@ -113,9 +118,10 @@ def entry(kind: str, name: str) -> Entry:
         name,
         provider,
         _body(inspect.getdoc(plugin) or ""),
-        paper=str(getattr(plugin, "paper", "") or _paper(plugin)),
+        paper=str(getattr(plugin, "paper", "") or _paper(kind, name, plugin)),
         needs=sorted(map(str, getattr(plugin, "needs", ()))),
         parameters=parameters,
+        example=dict(getattr(plugin, "example", {})),
     )
 
 
@@ -154,10 +160,19 @@ def _body(docstring: str) -> str:
 _SECTIONS = {"Args:", "Attributes:", "Class attributes:", "Returns:", "Raises:"}
 
 
-def _paper(plugin: Callable[..., Any]) -> str:
-    """A plugin without a `paper` has it in its module's docstring: the paragraph with the first link."""
-    module = inspect.getmodule(plugin)
-    for paragraph in (inspect.getdoc(module) or "").split("\n\n") if module else []:
-        if "http" in paragraph:
-            return " ".join(paragraph.split())
+_CITATION = re.compile(r'[A-Z][\w ,.-]{2,60}, "[^"]+", .*?https?://.*?\.(?=\s|$)')
+"""Authors, "title", where, link, at the start of a paragraph: its first sentence."""
+
+
+def _paper(kind: str, name: str, plugin: Callable[..., Any]) -> str:
+    """A plugin without a `paper` may have it in a docstring, as a paragraph that starts with a citation.
+
+    That of its own docstring counts, and that of its module's if no other plugin is in that module.
+    """
+    docstrings = [inspect.getdoc(plugin) or ""]
+    if plugins.alone(kind, name):
+        docstrings.append(inspect.getdoc(inspect.getmodule(plugin)) or "")
+    for paragraph in "\n\n".join(docstrings).split("\n\n"):
+        if found := _CITATION.match(" ".join(paragraph.split())):
+            return found[0]
     return ""

@@ -10,7 +10,7 @@ from fedlab import plugins as lookup
 from fedlab.cli import catalogue
 from fedlab.cli.output import as_json, grid, stdout
 from fedlab.errors import UnknownName
-from fedlab.signature import REQUIRED
+from fedlab.signature import REQUIRED, shown
 
 
 def kinds(incomplete: str) -> list[str]:
@@ -132,13 +132,19 @@ def _show(entry: catalogue.Entry) -> None:
 
 
 def usage(entry: catalogue.Entry) -> str:
-    """How a scenario uses it: every parameter with a plain default, the required ones to be filled in."""
+    """How a scenario uses it: every parameter with a plain default, the required ones to be filled in.
+
+    A plugin's `example` fills in what it cannot do without.
+    """
     if entry.kind == "scenarios":
         return f"  fedlab run {entry.name}"
     values = [f'name = "{entry.name}"']
+    values += [f"{key} = {shown(value)}" for key, value in entry.example.items()]
     for item in entry.parameters:
+        if item.name in entry.example:
+            continue
         if item.default is REQUIRED:
-            values.append(f"{item.name} = ...")
+            values.append(f'{item.name} = "..."')
         elif isinstance(item.default, bool | int | float | str):
             values.append(f"{item.name} = {catalogue.default(item)}")
     if entry.kind in ("attacks", "defenses"):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlab.cli.output import as_json, grid, plain, stdout
+from fedlab.cli.output import as_json, grid, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
 
 if TYPE_CHECKING:
@@ -66,7 +66,16 @@ def report(
     """
     from fedlab.report import build
 
-    _show(build(directory), json=json)
+    audit = build(directory)
+    _show(audit, json=json)
+    if status := _unfinished(audit.data):
+        stderr().print(f"note: this run is marked {status}: parts of it are missing", markup=False)
+
+
+def _unfinished(data: dict[str, Any]) -> str:
+    """The status of a run that did not end well; nothing for one that did."""
+    status = str(data.get("run", data).get("status", "finished"))
+    return "" if status == "finished" else status
 
 
 def _command(scenario: str, overrides: Sequence[str]) -> str:
@@ -110,7 +119,7 @@ def summary(data: dict[str, Any]) -> Any:
 
 def _scores(row: dict[str, Any]) -> list[str]:
     if not row:
-        return ["", "", "", ""]
+        return ["no attacks", "", "", ""]
     null = row.get("control") or {}
     return [
         str(row["attack"]),

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlab import plugins, signature
 from fedlab.errors import FedlabError, UnknownName
+from fedlab.scenario import trial
 from fedlab.scenario.places import Path
 from fedlab.signature import Parameter
 
@@ -49,6 +50,7 @@ def parameters_at(path: Path, name: str) -> list[Parameter]:
 def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
     """What is wrong with the plugins of a scenario, whatever else may be wrong with it."""
     found: list[tuple[Path, str]] = []
+    sound: list[tuple[Path, str, dict[str, Any]]] = []
     for path, name_path, item in _places(data):
         own = OWN_KEYS if path[0] in ("attacks", "defenses") else {"name"}
         name = item["name"]
@@ -59,8 +61,13 @@ def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
             found.append((name_path, str(error)))
             continue
         found += [((*path, key), text) for key, text in faults if not infinite(params.get(key))]
+        refused = []
         if not faults and path[0] in ("attacks", "defenses"):
-            found += [(path, text) for text in _refusal(str(path[0]), name, params)]
+            refused = [(path, text) for text in _refusal(str(path[0]), name, params)]
+        found += refused
+        if not faults and not refused:
+            sound.append((path, name, params))
+    found += _trials(sound, data)
     strategy = data.get("strategy")
     name = strategy.get("name", "fedavg") if isinstance(strategy, dict) else "fedavg"
     if isinstance(name, str):
@@ -79,12 +86,59 @@ def infinite(value: object) -> bool:
 def _refusal(kind: str, name: str, params: dict[str, Any]) -> list[str]:
     """Ranges are known to a plugin's constructor only; attacks and defenses cost nothing to make."""
     try:
-        plugins.build(kind, name, **params)
+        plugins.build(kind, {**params, "name": name})
     except FedlabError as error:
         return [str(error)]
-    except Exception as error:  # a stranger's constructor may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's constructor may raise anything
         return [f"{name} refuses its parameters: {type(error).__name__}: {error}"]
     return []
+
+
+def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any]) -> list[tuple[Path, str]]:
+    """What the plugins refuse whose parameters are otherwise sound, tried together as a run does."""
+    by_path = {path: (name, params) for path, name, params in sound}
+    found: list[tuple[Path, trial.Fault]] = []
+    here: Path = ("task", "dataset")
+    dataset, train = None, None
+    if here in by_path:
+        dataset = by_path[here][0]
+        train, faults = trial.dataset(*by_path[here])
+        found += [(here, fault) for fault in faults]
+    here = ("clients", "partition")
+    clients = data.get("clients")
+    count = clients.get("count", 10) if isinstance(clients, dict) else 10
+    name, params = by_path.get(here, ("iid", {}))
+    if here in by_path or "partition" not in (clients if isinstance(clients, dict) else {}):
+        found += [(here, fault) for fault in trial.partition(partitions()[name], params, train, count)]
+    here = ("task", "model")
+    if here in by_path:
+        model = by_path[here]
+        faults = trial.network(dataset, *model)
+        found += [(here, fault) for fault in faults]
+        if not faults:
+            found += _defended(dataset, model, sound)
+    return [((*path, *key), text) for path, (key, text) in found]
+
+
+def _defended(
+    dataset: str | None, model: tuple[str, dict[str, Any]], sound: list[tuple[Path, str, dict[str, Any]]]
+) -> list[tuple[Path, trial.Fault]]:
+    """What goes wrong when a defense changes the model: a knob that it lacks, a layer that is refused."""
+    found: list[tuple[Path, trial.Fault]] = []
+    for path, name, params in sound:
+        if path[0] != "defenses" or model[0] == trial.OWN:
+            continue
+        faults: list[trial.Fault] = []
+        if (name, plugins.provider("defenses", name)) == ("architecture", plugins.HOME):
+            known = plugins.parameters("models", model[0])
+            knobs = {item.name for item in known} & set(params)  # it says itself which ones there are not
+            told = signature.fit(known, {**model[1], **{key: params[key] for key in knobs}})[1]
+            faults = [((key,), text) for key, text in told if key in knobs]
+        change = getattr(plugins.build("defenses", {**params, "name": name}), "network", None)
+        if not faults and callable(change):
+            faults = trial.network(dataset, *model, change, params)
+        found += [(path, fault) for fault in faults]
+    return found
 
 
 def _places(data: dict[str, Any]) -> Iterator[tuple[Path, Path, dict[str, Any]]]:

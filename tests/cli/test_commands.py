@@ -124,11 +124,21 @@ def test_the_example_of_info_is_valid(fedlab: Any) -> None:
     base = 'schema = 1\n[task]\ndataset = "digits"\nmodel = "mlp"\n'
     for kind, name in (
         ("defenses", "gradient-pruning"),
+        ("defenses", "dp-sgd"),
+        ("defenses", "architecture"),
+        ("datasets", "photos"),
         ("partitions", "dirichlet"),
         ("aggregators", "median"),
     ):
         example = fedlab("info", f"{kind}/{name}").out.partition("In a scenario:\n")[2]
-        load(tomllib.loads(base + example))
+        # A table that is opened twice is no TOML: a data set takes the place of the other one.
+        load(
+            tomllib.loads(
+                base.replace('[task]\ndataset = "digits"\n', example)
+                if kind == "datasets"
+                else base + example
+            )
+        )
     example = fedlab("info", "models/resnet").out.partition("In a scenario:\n")[2]
     assert load(tomllib.loads(f'schema = 1\n{example}dataset = "digits"')).task.model.name == "resnet"
 
@@ -154,6 +164,11 @@ def test_a_broken_and_a_shadowed_plugin_are_listed_as_such(
         return found
 
     monkeypatch.setattr(plugins.metadata, "entry_points", entry_points)
+    topics = {one.topic: one for one in doctor.plugged()}
+    assert set(topics) == {"model explodes", "model mlp"}
+    assert {one.status for one in topics.values()} == {"note"}
+    assert "does not import" in topics["model explodes"].value
+    assert "that of stranger is ignored" in topics["model mlp"].value
     answer = fedlab("list", "models")
     assert answer.code == 0
     assert "broken: the model 'explodes' (no.such.module:x, from stranger) does not import" in answer.out
@@ -230,3 +245,50 @@ def test_output_cut_short_by_its_reader_is_no_error() -> None:
 def test_json_has_no_nan(fedlab: Any) -> None:
     for kind in catalogue.KINDS:
         json.loads(fedlab("list", kind, "--json").out, parse_constant=lambda text: pytest.fail(text))
+
+
+@pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["list", "--json"]])
+def test_output_that_cannot_be_written_is_told(arguments: list[str]) -> None:
+    code = f"from fedlab.cli import main\nmain({arguments!r})"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 6
+    assert "the output cannot be written: No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "raise KeyboardInterrupt",
+        # What Ctrl-C leaves behind where a library turns it into another error, or swallows it.
+        "try: raise KeyboardInterrupt\nexcept KeyboardInterrupt: raise RecursionError",
+        "import os, signal\n"
+        "try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt: pass\n"
+        "raise AttributeError('half an import')",
+    ],
+)
+def test_ctrl_c_while_fedlab_is_still_loading(tmp_path: Path, ending: str) -> None:
+    (tmp_path / "typer.py").write_text(ending)
+    code = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nfrom fedlab.cli import main\nmain(['list'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "", "stopped\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [
+        ("models/mlp", ""),
+        ("models/convnet", ""),
+        ("strategies/fedavg", ""),
+        ("datasets/mnist", ""),  # its module cites two data sets
+        (
+            "models/vit",
+            'Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, https://arxiv.org/abs/2010.11929.',
+        ),
+    ],
+)
+def test_a_paper_is_a_citation_or_nothing(fedlab: Any, name: str, paper: str) -> None:
+    (entry,) = fedlab("info", name, "--json").json
+    assert entry["paper"] == paper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def test_the_table_holds_scores_controls_utility_and_guarantees(
     rows = [line.split() for line in fedlab("run", scenario).out.splitlines()]
     assert ["none", "train", "0.931", "none", "linear-layer", "151.3", "6.0", "100%"] in rows
     assert ["dropout-inversion", "–", "–", "–"] in rows
-    assert ["dp-sgd", "train", "0.500", "3.14"] in rows
+    assert ["dp-sgd", "train", "0.500", "3.14", "no", "attacks"] in rows
 
 
 def test_progress_and_noise_go_to_stderr_and_quiet_silences_progress(
@@ -96,3 +97,42 @@ def test_a_mistake_in_the_scenario_stops_before_the_run(fedlab: Any, scenario: P
 def test_report_of_what_is_no_run_directory(fedlab: Any, tmp_path: Path) -> None:
     answer = fedlab("report", tmp_path)
     assert answer.code == 3 and answer.out == "" and len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("status", "told"), [("finished", ""), ("interrupted", "marked interrupted")])
+def test_report_of_a_run_that_did_not_end_says_so_on_stderr(
+    fedlab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, told: str
+) -> None:
+    from fedlab import report
+
+    data = {"run": {"status": status}, "attacks": [], "utility": [], "guarantees": []}
+    audit = types.SimpleNamespace(directory=tmp_path, html=tmp_path / "report.html", data=data)
+    monkeypatch.setattr(report, "build", lambda directory: audit)
+    answer = fedlab("report", tmp_path)
+    assert answer.code == 0 and (told in answer.err if told else answer.err == "")
+    assert answer.out.splitlines()[-1] == str(audit.html)
+
+
+def test_ctrl_c_behind_another_error_is_still_ctrl_c(fedlab: Any, scenario: Path, fake_run: Any) -> None:
+    error = RecursionError("half an import")
+    error.__context__ = ValueError("in between")
+    error.__context__.__context__ = KeyboardInterrupt()
+    fake_run.error = error
+    answer = fedlab("run", scenario, "-q")
+    assert answer.code == 5 and answer.err.splitlines()[-1] == "stopped"
+
+
+def test_an_interrupted_run_keeps_its_own_message(fedlab: Any, scenario: Path, fake_run: Any) -> None:
+    fake_run.error = errors.Interrupted("stopped in round 3")
+    fake_run.error.__cause__ = KeyboardInterrupt()
+    answer = fedlab("run", scenario, "-q")
+    assert answer.code == 5 and answer.err.splitlines()[-1] == "error: stopped in round 3"
+
+
+@pytest.mark.parametrize("code", [0, None, 3])
+def test_a_plugin_that_exits_is_a_failure_whatever_its_code(
+    fedlab: Any, scenario: Path, fake_run: Any, code: int | None
+) -> None:
+    fake_run.error = SystemExit(code)
+    answer = fedlab("run", scenario, "-q")
+    assert answer.code == 1 and f"sys.exit({code})" in answer.err

@@ -90,6 +90,9 @@ def dirichlet(labels: Any, clients: int, *, generator: Any, min_size: int = 1, a
 def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("scenario_test_plugins")
     vars(module).update({key: value for key, value in globals().items() if not key.startswith("_")})
+    for one in vars(module).values():  # there is more than one "conftest" to resolve annotations in
+        if getattr(one, "__module__", None) == __name__ and callable(one):
+            monkeypatch.setattr(one, "__module__", module.__name__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     partition = types.ModuleType("fedlab.tasks.partition")
     partition.PARTITIONS = {"iid": iid, "dirichlet": dirichlet}  # type: ignore[attr-defined]

@@ -1,0 +1,146 @@
+"""Ranges are known to the plugins only, so a scenario's plugins are tried out before anything runs.
+
+Networks are made on torch's meta device, where they take no memory. A partition divides the data
+where these are at hand at once, otherwise a stand-in. Of fedlab's own data sets the parameters are
+tried; a stranger's might fetch or unpack anything, so that it is left to the run. So is everything
+else that only the data can tell: a trial without a finding proves nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedlab import plugins
+from fedlab.errors import DataError, FedlabError
+
+if TYPE_CHECKING:
+    from fedlab.tasks.task import Dataset
+
+OWN = "own"
+"""Name of a data set or model that came as an object from Python: there is nothing to try."""
+
+SHAPES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion-mnist": (1, 28, 28),
+    "photos": (3, 32, 32),
+    "cifar-samples": (3, 32, 32),
+}
+"""Images of fedlab's own data sets; those of any other are known when it is read."""
+
+NOWHERE = Path("/nonexistent/fedlab")
+"""Where a data set that comes from large files is sent: it judges parameters before it looks there."""
+
+CLASSES = 10
+LARGEST = 100_000
+"""Records of a stand-in; more are not asked for."""
+
+REFUSALS = (FedlabError, ValueError, TypeError)
+"""What constructors refuse values with; anything else may be the meta device's own trouble."""
+
+Fault = tuple[tuple[str, ...], str]
+"""(the parameter that the message names, if it does, message)"""
+
+
+def dataset(name: str, params: Mapping[str, Any]) -> tuple[Dataset | None, list[Fault]]:
+    """The training records, where they are at hand, and what is wrong with the parameters."""
+    if name == OWN or plugins.provider("datasets", name) != plugins.HOME:
+        return None, []
+    known = {item.name for item in plugins.parameters("datasets", name)}
+    try:
+        if "path" not in known:
+            return plugins.build("datasets", {**params, "name": name})[0], []
+        if "test_fraction" in params:
+            from fedlab.tasks.datasets.split import split
+
+            split(_stand_in(2), params["test_fraction"], 0)
+        plugins.build("datasets", {**params, "name": name, "path": str(NOWHERE)})
+    except DataError:  # whether the files are there is for the run to say
+        pass
+    except FedlabError as error:
+        return None, [_fault(error, params)]
+    return None, []
+
+
+def partition(
+    function: Callable[..., Any], params: Mapping[str, Any], data: Dataset | None, clients: Any
+) -> list[Fault]:
+    """What is wrong with a partition's parameters, and with the number of clients if there are data."""
+    if data is None or type(clients) is not int or clients < 1:
+        size = max([1, *(value for value in params.values() if type(value) is int)])
+        if size > LARGEST:
+            return []
+        data, clients = _stand_in(size), 1
+    from fedlab.seeds import numpy_generator
+
+    try:
+        function(data, clients, generator=numpy_generator(0, "partition"), **params)
+    except FedlabError as error:
+        return [_fault(error, params)]
+    return []
+
+
+def network(
+    dataset: str | None,
+    model: str,
+    params: Mapping[str, Any],
+    change: Callable[[Callable[[], Any]], Callable[[], Any]] | None = None,
+    knobs: Mapping[str, Any] | None = None,
+) -> list[Fault]:
+    """What a model refuses, on every size of image that the data may have.
+
+    Args:
+        dataset: name of the data set; its images are of any size if it is None or a stranger's.
+        change: what a defense makes of the function that makes the network.
+        knobs: the parameters that a message may name; those of the model unless given.
+    """
+    import torch
+
+    if model == OWN:
+        return []
+    found: list[Fault] = []
+    for shape in _shapes(dataset, {**params, **(knobs or {})}):
+        make = functools.partial(plugins.bind("models", {**params, "name": model}), shape, CLASSES)
+        try:
+            with torch.device("meta"):
+                (change(make) if change else make)()
+            return []
+        except REFUSALS as error:
+            found.append(_fault(error, params if knobs is None else knobs))
+        except Exception:
+            return []
+    return found[:1]
+
+
+def _shapes(dataset: str | None, params: Mapping[str, Any]) -> Iterable[tuple[int, int, int]]:
+    """The shape of the images; if it is unknown, shapes that some choice of patches or depth fits."""
+    if dataset in SHAPES and plugins.provider("datasets", dataset) == plugins.HOME:
+        return [SHAPES[dataset]]
+    sizes = {value for value in params.values() if type(value) is int and 1 <= value <= 64}
+    return [(3, side, side) for side in (32, 28, 1024, *sorted(32 * size for size in sizes))]
+
+
+def _stand_in(size: int) -> Dataset:
+    """`size` black images of one pixel."""
+    import numpy as np
+
+    from fedlab.tasks.task import Dataset
+
+    return Dataset("stand-in", np.zeros((size, 1, 1, 1), np.uint8), np.zeros(size, np.int64), 1, "nowhere")
+
+
+_NAMED = re.compile(r"(\w+) = (.+?); (expected .+)", re.DOTALL)
+
+
+def _fault(error: Exception, params: Mapping[str, Any]) -> Fault:
+    """`width = -3; expected ...` stands at `width`, and need not repeat it."""
+    text = str(error) if isinstance(error, FedlabError) else f"{type(error).__name__}: {error}"
+    named = _NAMED.fullmatch(text)
+    if named and named[1] in params:
+        return (named[1],), f"got {named[2]}; {named[3]}"
+    told = [key for key in params if text.startswith(f"{key} ") or f'"{key}"' in text]
+    return tuple(told[:1]), text
