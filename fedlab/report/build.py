@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fedlab.errors import BackendError, DataError
+from fedlab.report.complete import require_complete
 from fedlab.report.document import assemble
 from fedlab.report.gallery import collect
 from fedlab.report.page import render
@@ -29,7 +30,7 @@ class AuditReport:
 
     directory: Path
     html: Path
-    data: dict[str, Any]
+    data: dict[str, Any] = field(repr=False)
 
     @property
     def json(self) -> Path:
@@ -60,13 +61,16 @@ def build(run_dir: str | os.PathLike[str], *, status: str | None = None) -> Audi
     `status` stands in for the manifest's, for a run whose last act is this report.
 
     Raises:
-        DataError: the directory is no run, or one of its files is damaged.
+        DataError: the directory is no run, a file is damaged, or one that a finished run has is missing;
+            an earlier report is left as it is.
         BackendError: the report cannot be written.
     """
     directory = Path(run_dir)
     run = read_run(directory)
     if status is not None:
         run.manifest["status"] = status
+    if run.manifest.get("status") == "finished":
+        require_complete(run)
     data = assemble(run)
     html = render(data, collect(run))
     # allow_nan=False: a number that is none must fail here, not in a reader's parser.

@@ -30,7 +30,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "schema_version": 1,
         "threshold_db": run.threshold,
         "verdict": verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run)),
-        "limits": limits(run, attacks, guarantees),
+        "limits": limits(run, attacks, utility, guarantees),
         "attacks": attacks,
         "utility": utility,
         "guarantees": guarantees,
@@ -80,6 +80,7 @@ def _settings(run: Run) -> dict[str, str]:
 def _about(run: Run) -> dict[str, Any]:
     manifest = run.manifest
     with malformed("manifest.json"):
+        objects = {str(key): str(value) for key, value in (manifest.get("objects") or {}).items()}
         dataset, model = dict(manifest.get("dataset") or {}), dict(manifest.get("model") or {})
         return {
             "name": str(manifest.get("name") or run.directory.name),
@@ -88,7 +89,8 @@ def _about(run: Run) -> dict[str, Any]:
             "error": manifest.get("error"),
             "dataset": {**dict.fromkeys(_DATASET), **dataset, "shape": list(dataset.get("shape") or [])},
             "model": {**dict.fromkeys(_MODEL), **model, "params": dict(model.get("params") or {})},
-            "setup": _setup(run.scenario),
+            "setup": _setup(run.scenario, objects),
+            "objects": objects,
             "command": _command(manifest.get("command")),
             "versions": {str(k): str(v) for k, v in sorted((manifest.get("versions") or {}).items())},
             "seeds": list(manifest.get("seeds") or []),
@@ -106,8 +108,8 @@ def _command(command: Any) -> str:
     return " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
 
 
-def _setup(scenario: dict[str, Any]) -> dict[str, str]:
-    """What an engineer asks first, in the scenario's own words."""
+def _setup(scenario: dict[str, Any], objects: dict[str, str]) -> dict[str, str]:
+    """What an engineer asks first, in the scenario's own words, unless Python passed something else."""
     places = {
         "clients": ("clients", "count"),
         "partition": ("clients", "partition"),
@@ -134,6 +136,8 @@ def _setup(scenario: dict[str, Any]) -> dict[str, str]:
             found[name] = _plain(value)
     if "local steps" in found:
         found.pop("local epochs", None)
+    # A task is no line of the set-up: it is the data and the model.
+    found |= {name: f"{value} (passed from Python)" for name, value in objects.items() if name != "task"}
     return found
 
 

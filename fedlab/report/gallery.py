@@ -88,7 +88,10 @@ def _sheet(run: Run, cell: dict[str, Any], truth: dict[str, NDArray[Any]]) -> Sh
         controls = _pictures(images, "control", one.get("control") or [], places)
         note = None
         if not any(picture.uri for picture in answers):
-            note = str(one.get("error") or _refusal(one) or "This attack answers with no image.")
+            silent = (
+                "This attack answers with no image." if victims else "No update was eligible to be attacked."
+            )
+            note = str(one.get("error") or _refusal(one) or silent)
         strips.append(Strip(one["attack"], answers, controls, note))
     originals = tuple(Picture(data_uri(truth[victim][index])) for victim, index in places)
     return Sheet(cell["defense"], cell["client_mode"], cell["seed"], originals, tuple(strips))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedlab.audit.scoring import binomial_interval
-from fedlab.report.reading import mode_word, percent, plural
+from fedlab.report.reading import UNTRIED, listed, mode_word, percent, plural
 from fedlab.report.rundir import Run, malformed
 
 Row = dict[str, Any]
@@ -30,12 +30,13 @@ NEVER_TESTED = (
 )
 
 
-def limits(run: Run, attacks: list[Row], guarantees: list[Row]) -> list[str]:
+def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Row]) -> list[str]:
     """Sentences to be read with the verdict, the most important first."""
     found = []
     status = str(run.manifest.get("status", "unknown"))
     if status != "finished":
         found.append(f"This run is marked “{status}”: parts of it are missing, and so are their findings.")
+    found += _failed(run, attacks)
     dataset = run.manifest.get("dataset") or {}
     if dataset.get("synthetic"):
         found.append("The data is synthetic: this report supports no claim about real people's privacy.")
@@ -55,9 +56,9 @@ def limits(run: Run, attacks: list[Row], guarantees: list[Row]) -> list[str]:
         found.append("The observed rounds are not recorded in the scenario.")
     else:
         rounds = run.scenario["audit"]["rounds"]
-        listed = list(map(str, rounds)) if isinstance(rounds, list) else [str(rounds)]
+        numbers = list(map(str, rounds)) if isinstance(rounds, list) else [str(rounds)]
         found.append(
-            f"Only updates of round{'s' if len(listed) > 1 else ''} {_listed(listed)} were attacked; leakage"
+            f"Only updates of round{'s' if len(numbers) > 1 else ''} {listed(numbers)} were attacked; leakage"
             " changes as training goes on."
         )
     seeds = {cell["seed"] for cell in run.cells}
@@ -77,6 +78,13 @@ def limits(run: Run, attacks: list[Row], guarantees: list[Row]) -> list[str]:
                 " images the threshold separates nothing, compare with the control instead."
             )
     found += _victims(run)
+    lost = {_who(run, row): row["failures"] for row in utility if row["failures"]}
+    if lost:
+        whose = ", ".join(f"{who}: {count}" for who, count in lost.items())
+        found.append(
+            f"{plural(sum(lost.values()), 'client update')} failed and never reached the server ({whose}):"
+            " the models were trained, and attacked, without them."
+        )
     noises = {str(row["noise"]) for row in guarantees if row["noise"] and row["epsilon"] is not None}
     found += [f"The noise behind ε is: “{noise}”." for noise in sorted(noises)]
     found.append(
@@ -90,6 +98,8 @@ def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:
     """{tested, not_tested}, in sentences."""
     tested: dict[str, list[str]] = {}
     for row in attacks:
+        if row["level"] in UNTRIED:
+            continue
         tested.setdefault(_describe(row["threat"], row["client_mode"]), []).append(row["attack"])
     sentences = [f"{text} Attacks: {', '.join(dict.fromkeys(names))}." for text, names in tested.items()]
     modes = {cell["client_mode"] for cell in run.cells}
@@ -116,15 +126,32 @@ def _describe(threat: Row, mode: str) -> str:
     text = (
         f"Honest-but-curious server: follows the protocol, keeps and studies each client's update (clients"
         f" in {mode_word(mode)}). It holds the network and its weights before and after, and knows"
-        f" {_listed(knows)}."
+        f" {listed(knows) if knows else 'nothing else'}."
     )
-    return text + (f" It does not know {_listed(lacks)}." if lacks else "")
+    return text + (f" It does not know {listed(lacks)}." if lacks else "")
 
 
-def _listed(items: list[str]) -> str:
-    if not items:
-        return "nothing else"
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+def _failed(run: Run, attacks: list[Row]) -> list[str]:
+    """That attacks broke down, how many and where: their silence must not pass for protection."""
+    broken = [row for row in attacks if row["failed"]]
+    if not broken:
+        return []
+    where = ", ".join(
+        f"{row['attack']} on {_who(run, row)}"
+        + (f" ({row['failed']} of {row['models']} trained models)" if row["failed"] < row["models"] else "")
+        for row in broken
+    )
+    return [
+        f"{plural(len(broken), 'attack')} of {len(attacks)} (counted per defense and client mode) failed, by"
+        f" a crash or a broken contract: {where}. That says nothing about what leaks there: mend the attack"
+        " and run again."
+    ]
+
+
+def _who(run: Run, row: Row) -> str:
+    """The defense, and the client mode where there are several."""
+    several = len({cell["client_mode"] for cell in run.cells}) > 1
+    return f"{row['defense']} in {mode_word(row['client_mode'])}" if several else str(row["defense"])
 
 
 def _victims(run: Run) -> list[str]:
@@ -136,7 +163,13 @@ def _victims(run: Run) -> list[str]:
             if any(truth.get(key) is None for key in ("observed", "empty", "eligible")):
                 continue
             observed, empty, eligible = (int(truth[key]) for key in ("observed", "empty", "eligible"))
-            if eligible < observed or chosen == 0:
+            if chosen == 0:
+                found.append(
+                    f"{cell}: nothing was attacked, for none of {observed} observed updates was eligible"
+                    f" ({empty} came from empty batches). That says nothing about what leaks: observe more"
+                    " rounds."
+                )
+            elif eligible < observed:
                 found.append(
                     f"{cell}: {chosen} victims, drawn from {eligible} eligible of {observed}"
                     f" observed updates. Empty batches ({empty}) and batches of another than the nominal"

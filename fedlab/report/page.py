@@ -50,6 +50,8 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         sheets=sheets,
         matrices=_matrices(data),
         several_modes=several,
+        untried=reading.UNTRIED,
+        from_python=" (passed from Python)" if "task" in data["run"]["objects"] else "",
         hero=_hero(data, sheets),
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
         figure={

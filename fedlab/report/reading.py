@@ -31,6 +31,20 @@ class Level:
 LEVELS = {
     level.key: level
     for level in (
+        Level(
+            "failed",
+            0,
+            "!",
+            "attack failed",
+            "the attack crashed or broke its contract: this says nothing about what leaks",
+        ),
+        Level(
+            "unattacked",
+            0,
+            "∅",
+            "no victim",
+            "no observed update was eligible, so nothing was attacked: this says nothing about what leaks",
+        ),
         Level("refused", 0, "–", "not applicable", "the attack declined every victim, or lacked knowledge"),
         Level("labels", 0, "#", "labels only", "the attack infers labels and answers with no image"),
         Level(
@@ -56,12 +70,18 @@ LEVELS = {
     )
 }
 
+# Levels under which nothing was tried: neither a leak nor a lack of one.
+UNTRIED = ("failed", "unattacked")
 
-def level(scores: Summary, control: Summary, threshold: float) -> Level:
-    """Where an attack stands, by its median, its worst case and its own control."""
+
+def level(scores: Summary, control: Summary, threshold: float, *, unanswered: str = "refused") -> Level:
+    """Where an attack stands, by its median, its worst case and its own control.
+
+    `unanswered` is the level of an attack that named neither an image nor a label.
+    """
     median, worst = scores.psnr_median, scores.psnr_max
     if median is None or worst is None:
-        return LEVELS["labels" if scores.label_accuracy is not None else "refused"]
+        return LEVELS["labels" if scores.label_accuracy is not None else unanswered]
     base, best_base = control.psnr_median, control.psnr_max
     if base is not None and best_base is not None and median <= base + CONTROL_MARGIN_DB:
         # A threshold that the control itself reaches tells nothing: then only images above the control's
@@ -117,6 +137,11 @@ def interval(bounds: list[float] | tuple[float, float] | None, scale: float = 1.
 def plural(count: int, one: str, many: str | None = None) -> str:
     """1 image, 2 images."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def listed(items: list[str]) -> str:
+    """a, b and c."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
 def mode_word(mode: str) -> str:

@@ -14,6 +14,9 @@ from fedlab.report.reading import level
 from fedlab.report.rundir import Run, malformed
 
 _PSNR = ("psnr_median", "psnr_max", "psnr_mean", "psnr_ci95")
+_NO_VICTIM = (
+    "no victim: no observed update was eligible (e.g. no Poisson batch of one record); observe more rounds"
+)
 _SHARED = ("ssim_median", "label_accuracy", "fraction_recovered", "fraction_ci95", "recovered", "images")
 
 
@@ -34,16 +37,19 @@ def _attack_row(run: Run, key: tuple[str, str, str], files: list[dict[str, Any]]
         scores = [VictimScore.from_dict(one) for file in files for one in file.get("victims") or []]
         null = [VictimScore.from_dict(one) for file in files for one in file.get("control") or []]
         threat = dict(files[0].get("threat") or {})
-        # An attack that could not even start has no victims of its own; those chosen count as declined.
-        absent = sum(
-            len(run.truth.get(file["cell"], {}).get("victims", []))
-            for file in files
-            if file.get("error") and not file.get("victims")
-        )
+        crashed = [file for file in files if _failed(file)]
+        declined = [file for file in files if file.get("error") and not _failed(file)]
+        # An attack that gave no answer at all names no victims; those chosen count for it nevertheless.
+        refused = sum(_chosen(run, file) for file in declined if not file.get("victims"))
+        absent = refused + sum(_chosen(run, file) for file in crashed if not file.get("victims"))
+        nobody = not scores and all(file["cell"] in run.truth and not _chosen(run, file) for file in files)
     found, control = summarise(scores, run.threshold), summarise(null, run.threshold)
-    reasons = [str(file["error"]) for file in files if file.get("error")]
+    reasons = [str(file["error"]) for file in declined]
     reasons += [one.refusal for one in scores if one.refusal is not None]
-    reading = level(found, control, run.threshold)
+    unanswered = "failed" if crashed else "refused"
+    if nobody and not crashed and not declined:
+        unanswered, reasons = "unattacked", [_NO_VICTIM]
+    reading = level(found, control, run.threshold, unanswered=unanswered)
     granted = bool(threat.get("labels"))
     numbers = _numbers(found, (*_PSNR, *_SHARED))
     control_numbers = _numbers(control, ("psnr_median", "psnr_max", *_SHARED))
@@ -59,8 +65,12 @@ def _attack_row(run: Run, key: tuple[str, str, str], files: list[dict[str, Any]]
         "client_mode": mode,
         **numbers,
         "victims": found.victims + absent,
-        "refused": found.refused + absent,
+        "refused": found.refused + refused,
         "refusal": "; ".join(dict.fromkeys(reasons)) or None,
+        "models": len(files),
+        "failed": len(crashed),
+        "error": "; ".join(dict.fromkeys(str(file.get("error") or "no reason given") for file in crashed))
+        or None,
         "control": {**control_numbers, "victims": control.victims, "psnr": _values(null)},
         "seeds": sorted({int(file["seed"]) for file in files}),
         "threat": threat,
@@ -70,6 +80,21 @@ def _attack_row(run: Run, key: tuple[str, str, str], files: list[dict[str, Any]]
         "reading": reading.word,
         "psnr": _values(scores),
     }
+
+
+def _failed(file: dict[str, Any]) -> bool:
+    """Whether the attack crashed or broke its contract; any other error means that it declined.
+
+    Older runs do not record which, but put it into the words of the error.
+    """
+    if "failed" in file:
+        return file["failed"] is True
+    return str(file.get("error") or "").startswith("the attack failed")
+
+
+def _chosen(run: Run, file: dict[str, Any]) -> int:
+    """How many victims were drawn in the trained model that `file` is about."""
+    return len(run.truth.get(file["cell"], {}).get("victims") or [])
 
 
 def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ def read_run(directory: Path) -> Run:
             if run.file(kind, f"{name}.json").exists()
         }
     attacks = [one for name in names for one in _attacks(run, name)]
-    order = _labels(scenario.get("attacks"))
+    order = labels(scenario.get("attacks"))
     attacks.sort(key=lambda one: order.index(one["attack"]) if one["attack"] in order else len(order))
     for name in names:
         weights = run.file("models", name, "model.safetensors")
@@ -195,7 +195,7 @@ def _json(run: Run, *parts: str) -> dict[str, Any]:
     return data
 
 
-def _labels(entries: Any) -> list[str]:
+def labels(entries: Any) -> list[str]:
     """Labels of [[attacks]] or [[defenses]], in order."""
     listed = entries if isinstance(entries, list) else []
     return [str(e.get("label") or e.get("name")) for e in listed if isinstance(e, dict)]

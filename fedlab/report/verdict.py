@@ -11,9 +11,11 @@ from typing import Any
 from fedlab.audit.scoring import binomial_interval
 from fedlab.report.reading import (
     LEVELS,
+    UNTRIED,
     decibel,
     epsilon,
     interval,
+    listed,
     percent,
     plural,
     points,
@@ -44,7 +46,7 @@ def verdict(
                 "defense": guarantee["defense"],
                 "client_mode": guarantee["client_mode"],
                 "settings": settings.get(guarantee["defense"], ""),
-                "level": strongest["level"] if strongest else "refused",
+                "level": strongest["level"] if strongest else _unanswered(here),
                 "strongest": strongest["attack"] if strongest else None,
                 "recovered": strongest["recovered"] if strongest else None,
                 "images": strongest["images"] if strongest else None,
@@ -70,11 +72,23 @@ def strongest_of(rows: list[Row]) -> Row | None:
     )
 
 
+def _unanswered(rows: list[Row]) -> str:
+    """The level of a defense that no attack drew an image from: what is least known comes first."""
+    levels = {row["level"] for row in rows}
+    return next((key for key in (*UNTRIED, "labels") if key in levels), "refused")
+
+
+def _broken(rows: list[Row]) -> str:
+    """A sentence on attacks that failed outright, or nothing."""
+    names = list(dict.fromkeys(row["attack"] for row in rows if row["level"] == "failed"))
+    return f" Failed, so that nothing is known of what it takes: {listed(names)}." if names else ""
+
+
 def _headline(attacks: list[Row], undefended: set[str], threshold: float) -> str:
     strongest = strongest_of(attacks)
     if strongest is None:
         nothing = "No attack of this run answered with an image: nothing was measured about reconstruction."
-        return f"{nothing} {_labels(attacks) or ''}".strip()
+        return f"{nothing} {_labels(attacks) or ''}".strip() + _broken(attacks)
     control = strongest["control"]["psnr_median"]
     beside = (
         f"the same attack on a random update of equal size reaches {decibel(control)}"
@@ -93,13 +107,16 @@ def _headline(attacks: list[Row], undefended: set[str], threshold: float) -> str
     these = "The one attacker tried" if tried == 1 else f"The {tried} attackers tried"
     return (
         f"{these} did not recover an image at {threshold:g} dB. The strongest was {strongest['attack']}"
-        f" against {who}: median {decibel(strongest['psnr_median'])}; {beside}."
+        f" against {who}: median {decibel(strongest['psnr_median'])}; {beside}.{_broken(attacks)}"
     )
 
 
 def _leakage(rows: list[Row], strongest: Row | None, threshold: float) -> str:
     declined = [row["attack"] for row in rows if row["level"] == "refused"]
     tail = f" Not applicable here: {', '.join(declined)}." if declined else ""
+    if any(row["level"] == "unattacked" for row in rows):
+        tail += " No observed update was eligible to be attacked."
+    tail += _broken(rows)
     if strongest is None:
         text = "No attack answered with an image." if rows else "No attack was scored against this defense."
         return text + tail

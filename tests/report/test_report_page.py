@@ -52,6 +52,7 @@ def hostile_run(directory: Path) -> Path:
         name=HOSTILE,
         claim=HOSTILE,
         command=HOSTILE,
+        objects={"task": HOSTILE, "aggregator": HOSTILE, HOSTILE: HOSTILE},
         versions={HOSTILE: HOSTILE},
         status=HOSTILE,
         error=HOSTILE,
@@ -75,6 +76,8 @@ def hostile_run(directory: Path) -> Path:
             "attack": HOSTILE + path.stem,
         }
         data["victims"][0]["refusal"] = HOSTILE
+        if path.stem == "label-recovery":
+            data |= {"victims": [], "control": [], "error": HOSTILE, "failed": True}
         path.write_text(json.dumps(data))
     for path in (directory / "privacy").glob("*.json"):
         data = json.loads(path.read_text()) | {"reason": HOSTILE, "unit": HOSTILE, "mechanism": HOSTILE}
