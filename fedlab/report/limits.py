@@ -49,8 +49,8 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
             " binomial; images of one batch are counted as independent)."
         )
     found.append(
-        f"Attacks tried: {', '.join(names) or 'none'}. An attack that fails here shows that this attack"
-        " failed, not that every attack does."
+        f"Attacks tried: {', '.join(names) or 'none'}. One that recovered nothing shows that it did not,"
+        " and not that no attack could."
     )
     if not (run.scenario.get("audit") or {}).get("rounds"):
         found.append("The observed rounds are not recorded in the scenario.")
