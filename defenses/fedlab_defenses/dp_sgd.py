@@ -4,8 +4,9 @@ Abadi et al.: Deep Learning with Differential Privacy (CCS 2016, https://arxiv.o
 Algorithm 1, as Opacus computes it: each record's gradient is clipped to `max_grad_norm` (C), the sum
 gets Gaussian noise of standard deviation σC, and is divided by the expected batch size. Batches are
 Poisson samples of the client's records, drawn anew in every step. ε comes from Opacus' PRV
-accountant over all steps of all rounds that a client took part in; being sampled into a round
-amplifies nothing here, because the server knows whom it asked.
+accountant (its Rényi accountant where PRV's grids do not reach; the guarantee names which) over all
+steps of all rounds that a client took part in; being sampled into a round amplifies nothing here,
+because the server knows whom it asked.
 
 Deviations from Opacus 1.6: the clip factor is min(1, C/‖g‖) (Opacus divides by ‖g‖ + 1e-6), and a
 zero gradient has factor 1; an empty Poisson batch sends pure noise. The noise comes from the
