@@ -19,9 +19,9 @@ from fedlab import seeds
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.loop import ClientJob, ClientResult, LocalTraining
 from fedlab.clients.plan import plan_batches
-from fedlab.clients.records import tensors
 from fedlab.clients.rules import LocalRule
 from fedlab.errors import UsageError
+from fedlab.runtime.arrays import tensors
 from fedlab.tasks import State, Task
 
 MEMORY = "fedlab.memory"

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ArrayRecord, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedlab import plugins, seeds
@@ -17,11 +19,11 @@ from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
-from fedlab.clients.records import tensors
 from fedlab.errors import FedlabError, UsageError
 from fedlab.experiment.watch import Failed, Watcher
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, TappedGrid, quiet_logger
+from fedlab.runtime.arrays import tensors
 from fedlab.scenario import Scenario
 from fedlab.strategies import SGD, Aggregator
 from fedlab.tasks import FunctionalModel, State, Task
@@ -65,23 +67,26 @@ def chunk_size(scenario: Scenario) -> int:
     return max(2, min(LARGEST_CHUNK, -(-scenario.strategy.cohort // 2)))
 
 
-def train(
+@dataclass(frozen=True)
+class Parts:
+    """What a cell is made of, before it is trained; the same on any Grid."""
+
+    task: Task
+    model: FunctionalModel
+    config: ClientConfig
+    app: ClientApp
+    strategy: Strategy
+
+
+def assemble(
     cell: Cell,
     scenario: Scenario,
     task: Task,
     owners: Sequence[NDArray[np.int64]],
     defense: Defense,
     aggregator: Aggregator,
-    executor: Executor,
-    progress: Progress,
-    failed: Failed,
-) -> Trained:
-    """Train one cell to the end; `failed` hears of each client that fails, at once.
-
-    Raises:
-        FedlabError: every client of a round failed.
-    """
-    quiet_logger()
+) -> Parts:
+    """The cell's clients and its strategy, with the defense in its places."""
     settings, clients = scenario.strategy, scenario.clients
     config = defense.config(
         ClientConfig(
@@ -109,7 +114,30 @@ def train(
         )
     )
     app = with_mods(CohortApp(task, owners, rule, config, cell.seed), defense.mods())
-    grid = SimulationGrid(app, len(owners), executor, seed=cell.seed, chunk=chunk_size(scenario))
+    return Parts(task, model, config, app, strategy)
+
+
+def train(
+    cell: Cell,
+    scenario: Scenario,
+    task: Task,
+    owners: Sequence[NDArray[np.int64]],
+    defense: Defense,
+    aggregator: Aggregator,
+    executor: Executor,
+    progress: Progress,
+    failed: Failed,
+) -> Trained:
+    """Train one cell to the end; `failed` hears of each client that fails, at once.
+
+    Raises:
+        FedlabError: every client of a round failed.
+    """
+    quiet_logger()
+    settings = scenario.strategy
+    parts = assemble(cell, scenario, task, owners, defense, aggregator)
+    task, model, config, strategy = parts.task, parts.model, parts.config, parts.strategy
+    grid = SimulationGrid(parts.app, len(owners), executor, seed=cell.seed, chunk=chunk_size(scenario))
     watcher = Watcher(model, config, scenario.audit.rounds, failed)
     job = f"train {cell.name}"
     history: list[dict[str, Any]] = []

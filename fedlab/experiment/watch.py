@@ -8,9 +8,9 @@ from flwr.app import ArrayRecord, Message
 
 from fedlab.audit import KnownConfig, Observation
 from fedlab.clients import ClientConfig
-from fedlab.clients.records import tensors
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
+from fedlab.runtime.arrays import tensors
 from fedlab.tasks import FunctionalModel, State
 
 Failed = Callable[[int, int, str], None]

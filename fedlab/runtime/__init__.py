@@ -13,6 +13,7 @@ from fedlab.runtime.grid import Fleet as Fleet
 from fedlab.runtime.grid import SimulationGrid as SimulationGrid
 from fedlab.runtime.grid import UniformFleet as UniformFleet
 from fedlab.runtime.tap import TappedGrid as TappedGrid
+from fedlab.runtime.wrapped import WrappedGrid as WrappedGrid
 
 if TYPE_CHECKING:
     from fedlab.runtime.ray_executor import RayExecutor as RayExecutor

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from fedlab.errors import UsageError
 from fedlab.runtime._flower import FIRST_NODE_ID, Run, enter_run, new_context, number
 from fedlab.runtime.executors import Delivery, Executor, InlineExecutor
+from fedlab.runtime.wrapped import gather
 
 
 class Fleet(Protocol):
@@ -142,22 +143,23 @@ class SimulationGrid(Grid):
 
         Returns at least one reply, or (when none of the messages is under way) none.
         """
-        return self._pull(message_ids, float("inf"))
+        return self.pull_until(message_ids, float("inf"))
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Push, then pull until every reply is there or `timeout` virtual seconds have passed."""
-        deadline = float("inf") if timeout is None else self.now + timeout
-        waiting = set(self.push_messages(messages))
-        replies: list[Message] = []
-        while waiting:
-            arrived = self._pull(waiting, deadline)
-            if not arrived:
-                break
-            replies += arrived
-            waiting -= {reply.metadata.reply_to_message_id for reply in arrived}
-        return replies
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
+    ) -> list[Message]:
+        """Push, then pull until every reply is there, `enough` of them without error, or `timeout`
+        virtual seconds have passed."""
+        return gather(self, self.push_messages(messages), timeout=timeout, enough=enough)
 
-    def _pull(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Tell devices to stop: work that was not executed yet never is."""
+        for message_id in message_ids:
+            self._open.pop(message_id, None)
+        self._idle = [flight for flight in self._idle if flight.message_id in self._open]
+
+    def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
+        """As `pull_messages`, but at `deadline` (virtual seconds) at the latest."""
         awaited = [self._open[i] for i in message_ids if i in self._open]
         if not awaited:
             return []

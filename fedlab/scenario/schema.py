@@ -147,6 +147,61 @@ class Strategy(Section):
     """What the server does with that one update."""
     evaluate_every: Count | None = None
     """Test the global model after every so many rounds; only at the end unless given."""
+    over_selection: Annotated[float, Field(ge=1, le=100)] = 1.0
+    """Asks this many times the cohort (rounded up) and goes on with the first `cohort` valid replies; the
+    others are told to stop."""
+    deadline: Positive | None = None
+    """Virtual seconds after which a round goes on with the replies it has; waits for all unless given."""
+    quorum: Count = 1
+    """Valid replies that a round needs; with fewer, the model stays as it was."""
+
+
+class Availability(Section):
+    """When a device can work: `up` seconds of every `period`, each device with a shift of its own."""
+
+    period: Positive = 86400.0
+    """Length of a day, in virtual seconds."""
+    up: Positive = 28800.0
+    """For how many of them a device is there; work that is sent at another time waits."""
+
+
+class Devices(Section):
+    """How long the simulated devices take, in virtual seconds. All of it is drawn from the seed."""
+
+    time: PluginOrName = Plugin(name="constant")
+    """How the computing times of devices are spread: `"constant"`, `"half-normal"`, `"log-normal"` or
+    `"exponential"`, by name or as a table of name and parameters."""
+    per_example: NotNegative = 0.0
+    """Virtual seconds per record that a client works through, on a device of median speed; beside `time`."""
+    download_mbps: Positive | None = None
+    """Megabits a second at which a device receives the model; no time unless given."""
+    upload_mbps: Positive | None = None
+    """Megabits a second at which a device sends its update; no time unless given."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability that a device falls silent while it works on a message."""
+    availability: Availability | None = None
+    """When devices can work; always unless given."""
+    trace: str | None = None
+    """CSV file with columns `device` and `seconds` (one row per device, used in turn when there are more
+    clients than rows), instead of `time`."""
+
+
+class Guard(Section):
+    """The update firewall: malformed updates are turned away one by one, before any aggregator meets them."""
+
+    enabled: bool = True
+    """Whether it stands in front of the strategy."""
+    max_norm: Positive = 1e6
+    """L2 norm of an update (the change of all arrays together) from which on it is absurd."""
+
+
+class Checkpoint(Section):
+    """When training is written down so that `fedlab resume` can go on; it changes no bit of the result."""
+
+    every: Annotated[int, Field(ge=0, le=10**9)] = 50
+    """After so many rounds at the latest; 0 writes none."""
+    seconds: Positive = 10.0
+    """After so many seconds of wall clock at the latest."""
 
 
 class Runtime(Section):
@@ -161,6 +216,10 @@ class Runtime(Section):
     num_gpus: NotNegative = 0.0
     """GPUs that each worker reserves; a fraction shares one. Only your own ClientApp code can use them yet:
     fedlab's clients and attacks compute on the CPU."""
+    placement: Literal["pack", "spread"] = "pack"
+    """How Ray lays out workers over a cluster's machines: as few as possible, or as many."""
+    address: str | None = None
+    """An existing Ray cluster to join ("auto", or "host:port"); a local one is started unless given."""
     chunk: Count | None = None
     """Clients that are trained as one stacked batch; chosen from the scenario unless given."""
 
@@ -218,6 +277,9 @@ class Scenario(Section):
     task: Task
     clients: Clients = Clients()
     strategy: Strategy = Strategy()
+    devices: Devices = Devices()
+    guard: Guard = Guard()
+    checkpoint: Checkpoint = Checkpoint()
     runtime: Runtime = Runtime()
     audit: Audit = Audit()
     threat: Threat = Threat()

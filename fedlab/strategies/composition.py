@@ -19,8 +19,8 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from fedlab.clients.records import tensors
 from fedlab.errors import FedlabError
+from fedlab.runtime.arrays import tensors
 from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked
 from fedlab.strategies.schedules import Synchronous
 from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer

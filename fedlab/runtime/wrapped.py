@@ -1,0 +1,144 @@
+"""Grids around Grids, and the clock that they share.
+
+`Grid` is Flower's public seam between server code and the world; whatever is not learning stands
+there: the tap, the guard. A simulated Grid has a virtual clock and `pull_until`; a deployed one has
+neither, and gets them from `Deployed`, where a second is a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Protocol, runtime_checkable
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlab.runtime._flower import Run
+
+POLL_SECONDS = 0.1
+"""How long a deployed Grid is left alone between two looks."""
+
+
+@runtime_checkable
+class Clocked(Protocol):
+    """What our Grids offer beyond Flower's."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since the start, virtual ones in a simulation."""
+
+    def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
+        """The next replies to arrive by `deadline`; [] when none will, and then it is `deadline`."""
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Nobody waits for these any more: their replies must not come back."""
+
+
+def gather(
+    grid: Clocked, message_ids: Sequence[str], *, timeout: float | None, enough: int | None
+) -> list[Message]:
+    """Replies in the order of arrival, until all are in, `timeout` seconds have passed, or `enough`
+    of them carry no error; the rest is cancelled.
+
+    Of several that arrive at the same time as the last one needed, those sent first count.
+    """
+    deadline = float("inf") if timeout is None else grid.now + timeout
+    waiting = dict.fromkeys(message_ids)
+    replies: list[Message] = []
+    good = 0
+    while waiting and (enough is None or good < enough):
+        arrived = grid.pull_until(list(waiting), deadline)
+        if not arrived:
+            break
+        for reply in arrived:
+            waiting.pop(reply.metadata.reply_to_message_id, None)
+            if enough is None or good < enough:
+                replies.append(reply)
+                good += not reply.has_error()
+    grid.cancel(waiting)
+    return replies
+
+
+class WrappedGrid(Grid):
+    """Passes everything on to another Grid; a kind of Grid overrides `_sent` and `_arrived`."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._clocked: Clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
+
+    def _sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+        """`messages` went out under `ids`."""
+
+    def _arrived(self, replies: Iterable[Message]) -> list[Message]:
+        """What to pass on of the replies that came in."""
+        return list(replies)
+
+    def set_run(self, run: Run) -> None:
+        self.grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        return self.grid.run
+
+    @property
+    def now(self) -> float:
+        return self._clocked.now
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self.grid.get_node_ids()
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        return self.grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        outgoing = list(messages)
+        ids = list(self.grid.push_messages(outgoing))
+        self._sent(ids, outgoing)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return self._arrived(self.grid.pull_messages(message_ids))
+
+    def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
+        return self._arrived(self._clocked.pull_until(message_ids, deadline))
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        self._clocked.cancel(message_ids)
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
+    ) -> list[Message]:
+        """Push, then wait for all replies, for `enough` good ones, or for `timeout` seconds."""
+        return gather(self, self.push_messages(messages), timeout=timeout, enough=enough)
+
+
+class Deployed:
+    """A Grid of real nodes behind the same clock: it is asked again until something has arrived."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._start = time.monotonic()
+
+    @property
+    def now(self) -> float:
+        return time.monotonic() - self._start
+
+    def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
+        waiting = list(message_ids)
+        while True:
+            arrived = list(self.grid.pull_messages(waiting))
+            left = deadline - self.now
+            if arrived or left <= 0.0:
+                return arrived
+            time.sleep(min(POLL_SECONDS, left))
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Flower offers no way to call work back; late replies are simply not pulled."""
