@@ -7,6 +7,7 @@ over all the messages of a chunk, which then train stacked. Both give the same n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,12 +17,13 @@ from flwr.clientapp.typing import Mod
 from numpy.typing import NDArray
 
 from fedlab import seeds
+from fedlab.clients.batches import ClientJob
 from fedlab.clients.config import ClientConfig
-from fedlab.clients.loop import ClientJob, ClientResult, LocalTraining
+from fedlab.clients.loop import LocalTraining
 from fedlab.clients.plan import plan_batches
 from fedlab.clients.rules import LocalRule
 from fedlab.errors import UsageError
-from fedlab.runtime.arrays import tensors
+from fedlab.runtime.arrays import Stack, array_records, tensors
 from fedlab.tasks import State, Task
 
 MEMORY = "fedlab.memory"
@@ -38,10 +40,13 @@ class CohortApp(ClientApp):
         rule: LocalRule,
         config: ClientConfig,
         seed: int,
+        *,
+        stacked: bool = True,
+        device: str = "cpu",
     ) -> None:
         super().__init__()
         self.task, self.owners, self.config, self.seed = task, owners, config, seed
-        self.rule = rule
+        self.rule, self.stacked, self.device = rule, stacked, device
         self._training: LocalTraining | None = None
         self.train()(self._train_one)
         self.evaluate()(self._evaluate)
@@ -54,53 +59,70 @@ class CohortApp(ClientApp):
         """The local loop, built on first use."""
         if self._training is None:
             task = self.task
-            model = task.model(seeds.derive(self.seed, "init"))
-            self._training = LocalTraining(model, task.loss, task.train, self.rule, self.config, self.seed)
+            self._training = LocalTraining(
+                task.model(seeds.derive(self.seed, "init")),
+                task.loss,
+                task.train,
+                self.rule,
+                self.config,
+                self.seed,
+                stacked=self.stacked,
+                device=self.device,
+            )
         return self._training
 
     def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
         """Answer each message in order; training messages of the chunk are trained stacked."""
-        stacked = [m.metadata.message_type.startswith("train") for m in messages]
-        if not all(stacked):
+        if not all(message.metadata.message_type.startswith("train") for message in messages):
             return [self(message, context) for message, context in zip(messages, contexts, strict=True)]
-        records: dict[int, State] = {}  # messages of a round share one record: unpack it once
-        jobs = [self._job(m, c, records) for m, c in zip(messages, contexts, strict=True)]
-        results = self.training(jobs)
-        return [
-            self._reply(m, c, job, result)
-            for m, c, job, result in zip(messages, contexts, jobs, results, strict=True)
-        ]
+        states: dict[int, State] = {}  # messages of a round share one record: unpack it once
+        jobs = [self._job(m, c, states) for m, c in zip(messages, contexts, strict=True)]
+        size = len(jobs) if self.stacked else 1
+        replies: list[Message] = []
+        for start in range(0, len(jobs), size):
+            part = slice(start, start + size)
+            replies += self._train(messages[part], contexts[part], jobs[part])
+        return replies
+
+    def _train(
+        self, messages: Sequence[Message], contexts: Sequence[Context], jobs: Sequence[ClientJob]
+    ) -> list[Message]:
+        """Train stacked; the replies are rows of common tensors."""
+        result = self.training(jobs)
+        sent = array_records({name: Stack(value) for name, value in result.state.items()}, len(jobs))
+        if result.memory:
+            kept = array_records({name: Stack(value) for name, value in result.memory.items()}, len(jobs))
+            for context, record in zip(contexts, kept, strict=True):
+                context.state[MEMORY] = record
+        replies = []
+        for row, (message, job) in enumerate(zip(messages, jobs, strict=True)):
+            records = len(job.records)
+            metrics: dict[str, float] = {"num-examples": records}
+            metrics |= self.rule.metrics(records, result.steps[row], result.losses[row])
+            content = RecordDict({"arrays": sent[row], "metrics": MetricRecord(dict(metrics))})
+            replies.append(Message(content, reply_to=message))
+        return replies
 
     def _train_one(self, message: Message, context: Context) -> Message:
         return self.run_cohort([message], [context])[0]
 
-    def _job(self, message: Message, context: Context, records: dict[int, State]) -> ClientJob:
+    def _job(self, message: Message, context: Context, states: dict[int, State]) -> ClientJob:
         client = int(context.node_config["partition-id"])
         if not 0 <= client < len(self.owners):
             raise UsageError(f"partition-id {client}; expected 0 to {len(self.owners) - 1}")
-        arrays = message.content.array_records["arrays"]
-        if id(arrays) not in records:
-            records[id(arrays)] = tensors(arrays)
-        round = int(str(message.content.config_records["config"]["server-round"]))
-        memory = context.state.array_records.get(MEMORY)
+        arrays = cast(ArrayRecord, message.content["arrays"])
+        if id(arrays) not in states:
+            states[id(arrays)] = tensors(arrays)
+        round = int(str(cast(ConfigRecord, message.content["config"])["server-round"]))
+        memory = context.state.get(MEMORY)
         return ClientJob(
             client=client,
             round=round,
-            state=records[id(arrays)],
-            memory=tensors(memory) if memory else {},
+            state=states[id(arrays)],
+            memory=tensors(cast(ArrayRecord, memory)) if memory else {},
             records=self.owners[client],
             plan=plan_batches(len(self.owners[client]), self.config, self.seed, round, client),
         )
-
-    def _reply(self, message: Message, context: Context, job: ClientJob, result: ClientResult) -> Message:
-        if result.memory:
-            context.state[MEMORY] = ArrayRecord(dict(result.memory))
-        metrics: dict[str, float] = {"num-examples": len(job.records)}
-        metrics |= self.rule.metrics(len(job.records), result.steps, result.loss)
-        content = RecordDict(
-            {"arrays": ArrayRecord(dict(result.state)), "metrics": MetricRecord(dict(metrics))}
-        )
-        return Message(content, reply_to=message)
 
     def _evaluate(self, message: Message, context: Context) -> Message:
         """Loss and accuracy of the received model on the client's own records."""

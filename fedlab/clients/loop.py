@@ -1,43 +1,29 @@
 """The local training loop, for a whole cohort at once.
 
 Clients are stacked: parameters, momentum and buffers carry a client axis, and each step is one
-`torch.func.vmap` over it. Unequal clients are padded: short batches with rows of weight zero, short
-plans with steps that change nothing. Batch norm ignores padded rows (`fedlab.tasks.layers`), so a
-stacked client learns what it would learn alone. A cohort of one is padded with a copy of itself,
-because a single client would take other kernels and differ in the last bits.
+`torch.func.vmap` over it. Unequal clients are padded: short batches with rows of weight zero; a
+client whose plan has ended stays where it is, and leaves the stack once half of it is idle. Batch norm
+ignores padded rows (`fedlab.tasks.layers`), so a stacked client learns what it would learn alone. A
+cohort of one is padded with a copy of itself, because a single client would take other kernels and
+differ in the last bits.
 
 SGD is torch.optim.SGD's: v <- momentum v + (g + weight_decay w); w <- w - lr v.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
-from torch.utils._pytree import tree_map
 
-from fedlab import seeds
+from fedlab.clients.batches import Batches, ClientJob, stack
 from fedlab.clients.config import ClientConfig
-from fedlab.clients.plan import Plan
 from fedlab.clients.rules import Aux, Batch, Carry, LocalRule
+from fedlab.clients.tracing import Traced
 from fedlab.tasks import Dataset, FunctionalModel, State
-
-
-@dataclass(frozen=True)
-class ClientJob:
-    """One client's work in one round: where it starts, which records it uses in which step."""
-
-    client: int
-    round: int
-    state: State
-    memory: State
-    records: np.ndarray
-    plan: Plan
 
 
 @dataclass(frozen=True)
@@ -50,8 +36,66 @@ class ClientResult:
     steps: int
 
 
+@dataclass(frozen=True)
+class CohortResult:
+    """The same of a whole cohort: tensors are (clients, ...), on the CPU."""
+
+    state: State
+    memory: State
+    losses: list[float]
+    steps: list[int]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, client: int) -> ClientResult:
+        """One client's part, as views."""
+        return ClientResult(
+            {name: value[client] for name, value in self.state.items()},
+            {name: value[client] for name, value in self.memory.items()},
+            self.losses[client],
+            self.steps[client],
+        )
+
+    def __iter__(self) -> Iterator[ClientResult]:
+        return (self[client] for client in range(len(self)))
+
+    def first(self) -> CohortResult:
+        """The first client alone."""
+        return CohortResult(
+            {name: value[:1] for name, value in self.state.items()},
+            {name: value[:1] for name, value in self.memory.items()},
+            self.losses[:1],
+            self.steps[:1],
+        )
+
+
+@dataclass
+class _Stack:
+    """The clients that are still training, and where they stand; tensors are (clients, ...)."""
+
+    clients: list[int]
+    parameters: State
+    buffers: State
+    velocity: State
+    carry: Carry
+
+    def only(self, rows: Sequence[int]) -> _Stack:
+        """Some of the clients."""
+        picked = torch.tensor(rows)
+        parts = (self.parameters, self.buffers, self.velocity, self.carry)
+        return _Stack(
+            [self.clients[i] for i in rows], *({n: v[picked] for n, v in one.items()} for one in parts)
+        )
+
+
 class LocalTraining:
-    """Trains cohorts of clients on one model, data set and local rule."""
+    """Trains cohorts of clients on one model, data set and local rule.
+
+    Args:
+        stacked: whether a cohort may be stacked; if not, one client at a time is expected.
+        device: where to compute; states come from and go back to the CPU.
+    """
 
     def __init__(
         self,
@@ -61,48 +105,98 @@ class LocalTraining:
         rule: LocalRule,
         config: ClientConfig,
         seed: int,
+        *,
+        stacked: bool = True,
+        device: str = "cpu",
     ) -> None:
         self.model, self.loss, self.data = model, loss, data
-        self.rule, self.config, self.seed = rule, config, seed
+        self.rule, self.config, self.stacked = rule, config, stacked
+        self.device = torch.device(device)
+        self.batches = Batches(data, model, rule, config, seed, self.device)
+        self._directions = Traced(vmap(self._direction))
 
-    def __call__(self, jobs: Sequence[ClientJob]) -> list[ClientResult]:
-        """Train every job of one round from its own state; results in the jobs' order."""
-        if len(jobs) == 1:
-            return self([jobs[0], jobs[0]])[:1]
-        state = _stack([job.state for job in jobs])
-        anchor = self.model.parameters_of(state)
-        buffers = self.model.buffers_of(state)
-        parameters = anchor
-        memory = _stack([job.memory for job in jobs])
-        carry: Carry = vmap(self.rule.start, in_dims=(0, 0, None))(anchor, memory, {})
-        velocity = {name: torch.zeros_like(value) for name, value in anchor.items()}
-        losses = torch.zeros(len(jobs), dtype=torch.float64)
-        counts = torch.tensor([float(len(job.plan)) for job in jobs])
-        for step in range(max(len(job.plan) for job in jobs)):
-            new = vmap(self._step)(parameters, buffers, velocity, carry, self._batch(jobs, step))
-            active = torch.tensor([step < len(job.plan) for job in jobs])
-            if not bool(active.all()):  # a client whose plan has ended stays where it is
-                old = (parameters, buffers, velocity, carry, torch.zeros(len(jobs)))
-                new = tree_map(functools.partial(_select, active), new, old)
-            parameters, buffers, velocity, carry, loss = new
-            losses += loss.double()
+    def __call__(self, jobs: Sequence[ClientJob]) -> CohortResult:
+        """Train every job from its own state; results in the jobs' order."""
+        if len(jobs) == 1 and self.stacked:
+            return self([jobs[0], jobs[0]]).first()
+        start = self._start(jobs)
+        anchor = self.model.parameters_of(start)
+        memory = {name: value.to(self.device) for name, value in stack([job.memory for job in jobs]).items()}
+        now = _Stack(
+            clients=list(range(len(jobs))),
+            parameters={name: value.clone() for name, value in anchor.items()},
+            buffers=self.model.buffers_of(start),
+            velocity={},
+            carry=vmap(self.rule.start, in_dims=(0, 0, None))(anchor, memory, {}),
+        )
+        ended: list[_Stack] = []
+        steps = [len(job.plan) for job in jobs]
+        sizes = self.batches.sizes(jobs)
+        losses = torch.zeros(len(jobs), dtype=torch.float64, device=self.device)
+        for step in range(max(steps)):
+            going = [row for row, client in enumerate(now.clients) if steps[client] > step]
+            if 2 * len(going) <= len(now.clients) and len(now.clients) > 2:
+                rest = [row for row in range(len(now.clients)) if row not in going]
+                kept = going if len(going) > 1 else [*going, rest.pop()]  # never a stack of one
+                ended.append(now.only(rest))
+                now = now.only(kept)
+            self._advance(now, jobs, sizes, losses, step)
+        parameters, buffers, carry = _joined([*ended, now])
+        counts = torch.tensor(steps, dtype=torch.float32, device=self.device)
         sent, memory = vmap(self.rule.finish)(anchor, parameters, counts, carry)
-        results = []
-        for i, job in enumerate(jobs):
-            results.append(
-                ClientResult(
-                    state={name: value[i] for name, value in (sent | buffers).items()},
-                    memory={name: value[i] for name, value in memory.items()},
-                    loss=float(losses[i]) / max(len(job.plan), 1),
-                    steps=len(job.plan),
-                )
-            )
-        return results
+        return CohortResult(
+            state={name: value.cpu() for name, value in (sent | buffers).items()},
+            memory={name: value.cpu() for name, value in memory.items()},
+            losses=[total / max(n, 1) for total, n in zip(losses.tolist(), steps, strict=True)],
+            steps=steps,
+        )
 
-    def _step(
-        self, parameters: State, buffers: State, velocity: State, carry: Carry, batch: Batch
-    ) -> tuple[State, State, State, Carry, Tensor]:
-        """One client's step, mapped over clients."""
+    def _start(self, jobs: Sequence[ClientJob]) -> State:
+        """Where each client starts, stacked; a model that all share is not copied."""
+        first = jobs[0].state
+        if all(job.state is first for job in jobs):
+            return {n: value.to(self.device).expand(len(jobs), *value.shape) for n, value in first.items()}
+        return {name: value.to(self.device) for name, value in stack([job.state for job in jobs]).items()}
+
+    def _advance(
+        self, now: _Stack, jobs: Sequence[ClientJob], sizes: Tensor, losses: Tensor, step: int
+    ) -> None:
+        """One step of every client in the stack, in place."""
+        mine = [jobs[client] for client in now.clients]
+        where = torch.tensor(now.clients, device=self.device)
+        batch = self.batches.step(mine, sizes[where], step)
+        direction, buffers, carry, loss = self._directions(now.parameters, now.buffers, now.carry, batch)
+        slopes = self._slopes(now, direction)
+        idle = [len(job.plan) <= step for job in mine]
+        if any(idle):  # a client whose plan has ended stays where it is
+            still = torch.tensor(idle, device=self.device)
+            slopes = _choose(still, {name: torch.zeros_like(slope) for name, slope in slopes.items()}, slopes)
+            buffers = _choose(still, now.buffers, buffers)
+            carry = _choose(still, now.carry, carry)
+            loss = loss.masked_fill(still, 0.0)
+        for name, slope in slopes.items():
+            now.parameters[name].add_(slope, alpha=-self.config.learning_rate)
+        now.buffers, now.carry = buffers, carry
+        losses.index_add_(0, where, loss.double())
+
+    def _slopes(self, now: _Stack, direction: State) -> State:
+        """Weight decay and momentum, as in torch.optim.SGD."""
+        decay, momentum = self.config.weight_decay, self.config.momentum
+        slopes = direction
+        if decay:
+            slopes = {name: slope.add(now.parameters[name], alpha=decay) for name, slope in slopes.items()}
+        if momentum:
+            if now.velocity:
+                slopes = {n: now.velocity[n].mul_(momentum).add_(slope) for n, slope in slopes.items()}
+            else:
+                slopes = {name: slope.clone() for name, slope in slopes.items()}
+            now.velocity = slopes
+        return slopes
+
+    def _direction(
+        self, parameters: State, buffers: State, carry: Carry, batch: Batch
+    ) -> tuple[State, State, Carry, Tensor]:
+        """One client's direction, buffers, carry and loss of one step; mapped over clients."""
 
         def objective(values: State, part: Batch) -> tuple[Tensor, Aux]:
             outputs, after = self.model(
@@ -117,57 +211,28 @@ class LocalTraining:
             return mean, Aux(mean.detach(), after)
 
         direction, aux, carry = self.rule.direction(grad(objective, has_aux=True), parameters, batch, carry)
-        config = self.config
-        slope = {n: d + config.weight_decay * parameters[n] for n, d in direction.items()}
-        velocity = {n: config.momentum * velocity[n] + s for n, s in slope.items()}
-        parameters = {n: parameters[n] - config.learning_rate * v for n, v in velocity.items()}
-        after = aux.buffers if self.rule.shares_buffers else buffers
-        return parameters, after, velocity, carry, aux.loss
-
-    def _batch(self, jobs: Sequence[ClientJob], step: int) -> Batch:
-        """The cohort's batches of one step, padded to the longest and stacked."""
-        picks = [job.plan[step] if step < len(job.plan) else job.plan[0][:0] for job in jobs]
-        longest = max(1, *(len(pick) for pick in picks))
-        ids = np.zeros((len(jobs), longest), dtype=np.int64)
-        rows = torch.zeros(len(jobs), longest)
-        for i, (job, pick) in enumerate(zip(jobs, picks, strict=True)):
-            ids[i, : len(pick)] = job.records[pick]
-            ids[i, len(pick) :] = job.records[0]  # any record: its weight is zero
-            rows[i, : len(pick)] = 1.0
-        flat = ids.reshape(-1)
-        shape = (len(jobs), longest)
-        return Batch(
-            x=self.data.images(flat).reshape(*shape, *self.data.shape),
-            y=self.data.labels(flat).reshape(shape),
-            rows=rows,
-            masks=_stack([self._masks(job, step, longest) for job in jobs]),
-            draws=_stack([self._draws(job, step) for job in jobs]),
-            size=torch.tensor(
-                [float(min(self.config.batch_size or len(j.records), len(j.records))) for j in jobs]
-            ),
-        )
-
-    def _masks(self, job: ClientJob, step: int, batch: int) -> State:
-        if self.config.mode == "eval" or not self.model.mask_shapes:
-            return {}
-        generator = seeds.torch_generator(self.seed, "dropout", job.round, job.client, step)
-        real = len(job.plan[step]) if step < len(job.plan) else 0
-        # Only real rows are drawn for: padding must not move a client's own stream.
-        return {
-            name: torch.cat([mask, mask.new_ones(batch - real, *mask.shape[1:])])
-            for name, mask in self.model.draw_masks(real, generator).items()
-        }
-
-    def _draws(self, job: ClientJob, step: int) -> State:
-        generator = seeds.torch_generator(self.seed, "rule", job.round, job.client, step)
-        return self.rule.draws(self.model.parameters_of(job.state), generator)
+        return direction, aux.buffers if self.rule.shares_buffers else buffers, carry, aux.loss
 
 
-def _select(active: Tensor, moved: Tensor, kept: Tensor) -> Tensor:
-    """`moved` for the clients that are active (clients,), `kept` for the others."""
-    return torch.where(active.view(-1, *([1] * (kept.dim() - 1))), moved, kept)
+def _choose(still: Tensor, old: State, new: State) -> State:
+    """`old` for the clients where `still` (clients,) holds, `new` for the others."""
+    return {
+        name: torch.where(still.view(-1, *([1] * (value.dim() - 1))), old[name], value)
+        for name, value in new.items()
+    }
 
 
-def _stack(states: Sequence[State]) -> State:
-    """One state with a leading client axis."""
-    return {name: torch.stack([state[name] for state in states]) for name in states[0]}
+def _joined(stacks: Sequence[_Stack]) -> tuple[State, State, Carry]:
+    """Parameters, buffers and carry of all clients, in their order."""
+    if len(stacks) == 1:
+        return stacks[0].parameters, stacks[0].buffers, stacks[0].carry
+    order = torch.tensor([client for one in stacks for client in one.clients]).argsort()
+
+    def join(states: Sequence[State]) -> State:
+        return {name: torch.cat([state[name] for state in states])[order] for name in states[0]}
+
+    return (
+        join([one.parameters for one in stacks]),
+        join([one.buffers for one in stacks]),
+        join([one.carry for one in stacks]),
+    )

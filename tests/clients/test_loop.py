@@ -9,7 +9,8 @@ from torch import nn
 
 from fedlab import seeds
 from fedlab.clients import ClientConfig, LocalRule, plan_batches
-from fedlab.clients.loop import ClientJob, LocalTraining
+from fedlab.clients.batches import ClientJob
+from fedlab.clients.loop import LocalTraining
 from fedlab.tasks import Dataset, FunctionalModel, cross_entropy
 from tests.conftest import batch_norm_mlp, dropout_mlp
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from fedlab import seeds
 from fedlab.clients import ClientConfig, Federation, LocalRule, plan_batches
-from fedlab.clients.loop import ClientJob, LocalTraining
+from fedlab.clients.batches import ClientJob
+from fedlab.clients.loop import LocalTraining
 from fedlab.errors import UsageError
 from fedlab.privacy import Event, Ledger, epsilon_of, prv_epsilon
 from fedlab.tasks import Dataset, FunctionalModel, cross_entropy

@@ -1,0 +1,77 @@
+"""Run a pure tensor function as the flat list of operations that it comes down to.
+
+`torch.func` works out gradients and the mapping over clients anew at each call, in Python; for small
+networks that takes longer than the arithmetic. Once a call with the same shapes has come back often
+enough, the operations that it performed are recorded (`make_fx`) and replayed from then on: the same
+operations on the same numbers, hence the same bits. That is checked when a recording is made; a
+function whose recording gives other bits is never replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+CALLS_BEFORE = 16
+"""Recording costs about as much as some tens of calls; shapes that come up less often are not worth it."""
+
+RECORDINGS = 8
+"""How many shapes are kept."""
+
+
+class Traced:
+    """`function`, with its frequent shapes recorded.
+
+    `function` takes and returns nested dicts and tuples of tensors, and must be pure: what it reads
+    beside its arguments is taken to be constant.
+    """
+
+    def __init__(self, function: Callable[..., Any], calls_before: int = CALLS_BEFORE) -> None:
+        self.function, self.calls_before = function, calls_before
+        self._calls: dict[Any, int] = {}
+        self._recordings: dict[Any, tuple[GraphModule, Any]] = {}
+        self._faithful = True
+
+    def __call__(self, *arguments: Any) -> Any:
+        leaves, tree = tree_flatten(arguments)
+        key = (str(tree), *((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves))
+        found = self._recordings.get(key)
+        if found is not None:
+            graph, returned = found
+            with torch.no_grad():
+                return tree_unflatten(list(graph(*leaves)), returned)
+        answer = self.function(*arguments)
+        if self._faithful and len(self._recordings) < RECORDINGS:
+            self._calls[key] = self._calls.get(key, 0) + 1
+            if self._calls[key] >= self.calls_before:
+                self._record(key, leaves, tree, answer)
+        return answer
+
+    def _record(self, key: Any, leaves: list[Tensor], tree: Any, answer: Any) -> None:
+        expected, returned = tree_flatten(answer)
+
+        def flat(*values: Tensor) -> list[Tensor]:
+            return tree_flatten(self.function(*tree_unflatten(list(values), tree)))[0]
+
+        try:
+            graph = make_fx(flat)(*leaves)
+            with torch.no_grad():
+                replayed = graph(*leaves)
+        except Exception:  # an operation that cannot be recorded: run it the long way
+            self._faithful = False
+            return
+        if all(map(_same, replayed, expected)):
+            self._recordings[key] = graph, returned
+        else:
+            self._faithful = False
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Bit for bit, NaN included."""
+    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
