@@ -11,6 +11,7 @@ from fedlab.clients import ClientConfig
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
 from fedlab.runtime.arrays import tensors
+from fedlab.snapshot import Snapshot
 from fedlab.tasks import FunctionalModel, State
 
 Failed = Callable[[int, int, str], None]
@@ -21,23 +22,36 @@ class Watcher:
     """Called by the tap with each message and its reply.
 
     Attributes:
-        observations: of the rounds to observe, in the order of (round, client).
-        ledger: every noisy step that a client reported, of all rounds.
+        ledger: gets every noisy step that a client reports, of all rounds.
         failures: (round, client, reason) of each failed reply.
     """
 
     def __init__(
-        self, model: FunctionalModel, config: ClientConfig, rounds: Collection[int], failed: Failed
+        self,
+        model: FunctionalModel,
+        config: ClientConfig,
+        rounds: Collection[int],
+        failed: Failed,
+        ledger: Ledger,
     ) -> None:
         self.model, self.config, self.rounds, self.failed = model, config, frozenset(rounds), failed
-        self.ledger = Ledger()
+        self.ledger = ledger
         self.failures: list[tuple[int, int, str]] = []
         self._observations: list[Observation] = []
         self._sent: tuple[ArrayRecord | None, State] = (None, {})
 
-    @property
-    def observations(self) -> list[Observation]:
-        return sorted(self._observations, key=lambda one: (one.round, one.client))
+    def take(self) -> list[Observation]:
+        """What was observed since the last call, in the order of (round, client); kept no longer."""
+        taken, self._observations = self._observations, []
+        return sorted(taken, key=lambda one: (one.round, one.client))
+
+    def snapshot(self) -> Snapshot:
+        """What it counts; observations and privacy events are on the disk already."""
+        return Snapshot(values={"failures": [list(one) for one in self.failures]})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to where `snapshot` was taken."""
+        self.failures = [tuple(one) for one in snapshot.values["failures"]]
 
     def __call__(self, message: Message, reply: Message) -> None:
         round = int(str(message.content.config_records["config"]["server-round"]))

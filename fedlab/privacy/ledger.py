@@ -1,9 +1,21 @@
-"""The ledger: each noisy step as it really happened, client by client."""
+"""The ledger: each noisy step as it really happened, client by client.
+
+A `Journal` is a ledger on disk. A round's events are flushed to it before anything that rests on them
+leaves the server, so that no crash loses privacy that was spent. A resumed run replays the rounds
+since its last checkpoint with the same noise, bit for bit: that releases nothing new, so an event
+that the journal holds already counts once. (Noise from a secure random source does not repeat: with
+it, replayed rounds must be charged again.)
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from fedlab import files
+from fedlab.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -43,3 +55,47 @@ class Ledger:
             if event.client == client:
                 totals[event.noise_multiplier, event.sample_rate] += event.steps
         return totals
+
+
+class Journal(Ledger):
+    """A ledger with a file, one event per line, that starts with what the file holds already.
+
+    Raises:
+        DataError: a line of the file is damaged; what was spent is then not known.
+        BackendError: the disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        files.drop_half_line(path)
+        super().__init__(_read(path))
+        self.path = path
+        self._known = set(self.events)
+        self._new: list[Event] = []
+
+    def add(self, event: Event) -> None:
+        """Note an event, unless it is known: the same client, round and noise, from a replay."""
+        if event not in self._known:
+            self._known.add(event)
+            self._new.append(event)
+            super().add(event)
+
+    def flush(self) -> None:
+        """Put what was noted on the disk; to be called before the round's model is used.
+
+        Raises:
+            BackendError: the disk refuses; the model must then not be released.
+        """
+        if self._new:
+            files.append(self.path, [json.dumps(asdict(event)) for event in self._new], durable=True)
+            self._new = []
+
+
+def _read(path: Path) -> list[Event]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        return [Event(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"{path}: line damaged ({error}); what this run has spent cannot be told any more. Restore the"
+            " file from a copy, or run again"
+        ) from error
