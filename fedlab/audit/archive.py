@@ -2,28 +2,31 @@
 
 One file per round, `round-0001.safetensors`: `before/NAME` once, `update/CLIENT/NAME` and
 `buffers/CLIENT/NAME` per client. `index.json` lists who was observed, and what clients were told.
+Rounds are added as they end; a round that a resumed run sees again replaces itself.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
+from fedlab import files
 from fedlab.audit.observation import KnownConfig, Observation
-from fedlab.errors import BackendError, DataError
+from fedlab.errors import DataError
 from fedlab.tasks import State
 
 
-def store(directory: Path, observations: Sequence[Observation]) -> None:
-    """Write the observations of one cell, each file atomically, the index last.
+def add(directory: Path, observations: Sequence[Observation]) -> None:
+    """Add the observations of whole rounds of one cell, each file atomically, the index last.
 
     Raises:
         BackendError: the disk refuses.
+        DataError: the index that is there is damaged.
     """
     by_round: dict[int, list[Observation]] = {}
     for observation in observations:
@@ -35,17 +38,28 @@ def store(directory: Path, observations: Sequence[Observation]) -> None:
         for one in group:
             tensors |= {f"update/{one.client}/{name}": value for name, value in one.update.items()}
             tensors |= {f"buffers/{one.client}/{name}": value for name, value in one.buffers_after.items()}
-        _write(directory / _file(number), save({name: value.contiguous() for name, value in tensors.items()}))
-    entries = [
+        files.write_tensors(directory / _file(number), tensors)
+    index = directory / "index.json"
+    entries = [entry for entry in _entries(index) if entry["round"] not in by_round]
+    entries += [
         {"round": o.round, "client": o.client, "examples": o.examples, "config": asdict(o.config)}
         for o in observations
     ]
-    index = json.dumps({"schema": 1, "observations": entries}, indent=1)
-    _write(directory / "index.json", index.encode())
+    entries.sort(key=lambda entry: (entry["round"], entry["client"]))
+    files.write_json(index, {"schema": 1, "observations": entries})
+
+
+def _entries(index: Path) -> list[dict[str, Any]]:
+    """What the index lists; nothing where there is none yet."""
+    try:
+        found: list[dict[str, Any]] = json.loads(index.read_text())["observations"] if index.exists() else []
+    except (ValueError, KeyError) as error:
+        raise DataError(f"{index}: the index is damaged ({error}); run again") from error
+    return found
 
 
 def load(directory: Path) -> list[Observation]:
-    """Read what `store` wrote, in the same order.
+    """Read what `add` wrote, in the order of (round, client).
 
     Raises:
         DataError: a file is missing, damaged, or does not hold what the index says.
@@ -89,14 +103,3 @@ def _under(tensors: State, prefix: str) -> State:
 
 def _file(number: int) -> str:
     return f"round-{number:04d}.safetensors"
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise BackendError(f"{path} cannot be written: {error.strerror or error}; free some space") from error

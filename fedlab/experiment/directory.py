@@ -1,7 +1,7 @@
-"""The run directory: private, and never half-written where it looks finished.
+"""The run directory: private, owned by one process at a time, and never half-written.
 
-Files are written to a temporary name and renamed. The manifest is created first with the status
-"running" and says "finished" only when everything that it names is there.
+The manifest is created first with the status "running" and says "finished" only when everything that
+it names is there. A run that was killed keeps "running", but nobody holds its lock any more.
 """
 
 from __future__ import annotations
@@ -9,53 +9,109 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
+from filelock import FileLock, Timeout
 
-from fedlab.errors import BackendError, UsageError
+from fedlab import files
+from fedlab.errors import BackendError, DataError, UsageError
 from fedlab.tasks import State
 
 
 class RunDirectory:
-    """Paths and atomic writes of one run.
+    """Paths and atomic writes of one run; made by `create` or `open`."""
 
-    Raises:
-        UsageError: the directory holds something already.
-        BackendError: it cannot be created or written.
-    """
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
 
-    def __init__(self, path: Path | None, name: str) -> None:
-        self.path = self._create(path, name)
-        self.manifest: dict[str, Any] = {"schema": 1, "status": "running"}
+    @classmethod
+    def create(cls, path: Path | None, name: str) -> RunDirectory:
+        """A new directory: `path`, or the next free `runs/<name>-<n>`.
 
-    @staticmethod
-    def _create(path: Path | None, name: str) -> Path:
+        Raises:
+            UsageError: the directory holds something already.
+            BackendError: it cannot be created.
+        """
+        return cls(_create(path, name), {"schema": 1, "status": "running"})
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """A directory that `create` made.
+
+        Raises:
+            DataError: it holds no manifest, or a damaged one.
+        """
+        file = path / "manifest.json"
+        if not file.is_file():
+            raise DataError(
+                f"{path}: no manifest.json; expected the directory of a run. A run that was stopped before"
+                " it wrote one has done nothing yet: run it again"
+            )
         try:
-            if path is not None:
-                path.mkdir(mode=0o700, parents=True, exist_ok=True)
-                if any(path.iterdir()):
-                    raise UsageError(
-                        f"{path} is not empty; give --out a new directory, nothing is overwritten"
-                    )
-                path.chmod(0o700)
-                return path.resolve()
-            number = 1
-            while True:
-                candidate = Path("runs") / f"{name}-{number}"
-                try:
-                    candidate.mkdir(mode=0o700, parents=True)
-                    return candidate.resolve()
-                except FileExistsError:
-                    number += 1
-        except OSError as error:
-            where = path if path is not None else Path("runs")
-            raise BackendError(
-                f"{where} cannot be used as a run directory: {error.strerror or error};"
-                " give --out a directory that you may write"
+            manifest = json.loads(file.read_bytes())
+            if not isinstance(manifest, dict) or manifest["schema"] != 1:
+                raise ValueError("not a manifest of schema 1")
+        except (ValueError, KeyError) as error:
+            raise DataError(f"{file} is damaged ({error}); restore it from a copy, or run again") from error
+        return cls(path.resolve(), manifest)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the directory while the block runs; the lock ends with the process, however that ends.
+
+        Raises:
+            UsageError: another process owns it; says which.
+            BackendError: the disk refuses.
+        """
+        lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.pid"
+        try:
+            with files.refusal(self.path):
+                lock.acquire(timeout=0)
+        except Timeout:
+            owner = holder.read_text().strip() if holder.exists() else "unknown"
+            raise UsageError(
+                f"{self.path} is locked by pid {owner}, which works on it; wait until it ends, or stop it"
+            ) from None
+        try:
+            with files.refusal(holder):
+                holder.write_text(f"{os.getpid()}\n")  # for people; the lock itself is the kernel's
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+    def repair(self) -> None:
+        """Remove what a kill left behind: temporary files, and half a line of the event log.
+
+        Raises:
+            BackendError: the disk refuses.
+        """
+        files.remove_temporaries(self.path)
+        files.drop_half_line(self.path / "events.jsonl")
+
+    def has(self, name: str) -> bool:
+        """Whether the file is there; if so, it is whole."""
+        return (self.path / name).is_file()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """What `write_json` wrote.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        path = self.path / name
+        try:
+            found = json.loads(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path} cannot be read ({error}); restore it from a copy, or run again"
             ) from error
+        if not isinstance(found, dict):
+            raise DataError(f"{path}: expected a JSON object; restore it from a copy, or run again")
+        return found
 
     def write_text(self, name: str, text: str) -> None:
         """Write a file atomically, creating its folder.
@@ -63,42 +119,47 @@ class RunDirectory:
         Raises:
             BackendError: the disk refuses.
         """
-        self._write(name, text.encode())
+        files.write_text(self.path / name, text)
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
-        """Write strict JSON atomically: NaN is an error here, not a token."""
-        self.write_text(name, json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        """As `write_text`, strict JSON."""
+        files.write_json(self.path / name, data)
 
     def write_tensors(self, name: str, tensors: State) -> None:
-        """Write safetensors atomically."""
-        self._write(name, save({key: value.contiguous() for key, value in tensors.items()}))
-
-    def _write(self, name: str, content: bytes) -> None:
-        target = self.path / name
-        temporary = target.with_name(f".{target.name}.tmp")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            os.replace(temporary, target)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise _refused(target, error) from error
+        """As `write_text`, safetensors."""
+        files.write_tensors(self.path / name, tensors)
 
     def update_manifest(self, **fields: Any) -> None:
-        """Change some fields of the manifest and write it."""
-        self.manifest |= fields
+        """Change some fields of the manifest and write it; None removes a field."""
+        whole = self.manifest | fields
+        self.manifest = {key: value for key, value in whole.items() if value is not None}
         self.write_json("manifest.json", self.manifest)
 
     def event(self, kind: str, **fields: Any) -> None:
         """Append a line to events.jsonl."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False)
-        path = self.path / "events.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-        except OSError as error:
-            raise _refused(path, error) from error
+        files.append(self.path / "events.jsonl", [line])
 
 
-def _refused(path: Path, error: OSError) -> BackendError:
-    return BackendError(f"{path} cannot be written: {error.strerror or error}; free some space")
+def _create(path: Path | None, name: str) -> Path:
+    try:
+        if path is not None:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UsageError(f"{path} is not empty; give --out a new directory, nothing is overwritten")
+            path.chmod(0o700)
+            return path.resolve()
+        number = 1
+        while True:
+            candidate = Path("runs") / f"{name}-{number}"
+            try:
+                candidate.mkdir(mode=0o700, parents=True)
+                return candidate.resolve()
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        where = path if path is not None else Path("runs")
+        raise BackendError(
+            f"{where} cannot be used as a run directory: {error.strerror or error};"
+            " give --out a directory that you may write"
+        ) from error

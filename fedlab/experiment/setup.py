@@ -1,9 +1,14 @@
-"""From a scenario to the things that it names: the task, and who owns which record."""
+"""From a scenario to the things that it names: the task, who owns which record, defenses, attacks.
+
+All of it is a function of the scenario (and of what came from Python), so that a run and its
+resumption start from the same things. Nothing is written.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +17,72 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlab import plugins, seeds
+from fedlab.audit import Attack, Defense
 from fedlab.errors import PluginError, UsageError
+from fedlab.experiment.cells import Cell, check_disk
 from fedlab.scenario import Scenario, load
-from fedlab.tasks import Dataset, Task
+from fedlab.strategies import Aggregator, as_aggregator
+from fedlab.tasks import Dataset, FunctionalModel, Task
 from fedlab.tasks.partition import PARTITIONS
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything that a scenario names, built.
+
+    Attributes:
+        owners: record ids of each client, by seed.
+        model: the undefended network.
+        objects: names of what came from Python and stands in no file.
+    """
+
+    scenario: Scenario
+    task: Task
+    owners: Mapping[int, Sequence[NDArray[np.int64]]]
+    defenses: Mapping[str, Defense]
+    attacks: Mapping[str, Attack]
+    aggregator: Aggregator
+    model: FunctionalModel = field(repr=False)
+    objects: Mapping[str, str]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Everything to train, in the order of the scenario."""
+        return cells_of(self.scenario)
+
+
+def set_up(settings: Scenario, task: Task | None, aggregator: object | None) -> Setup:
+    """Build it all; what cannot be built fails here, before anything is written.
+
+    Raises:
+        UsageError, DataError: see `fedlab.errors`.
+    """
+    if task is not None and not isinstance(task, Task):
+        raise UsageError(f"task is a {type(task).__name__}; expected a fedlab.tasks.Task")
+    learned = task or build_task(settings)
+    owners = divide(settings, learned)
+    defenses = {spec.label: plugins.build("defenses", spec) for spec in settings.defenses}
+    attacks = {spec.label: plugins.build("attacks", spec) for spec in settings.attacks}
+    combine = as_aggregator(aggregator or plugins.build("aggregators", settings.strategy.aggregator))
+    model = learned.model(seeds.derive(settings.seeds[0], "init"))
+    for defense in defenses.values():
+        replace(learned, network=defense.network(learned.network)).model(0)
+    check_disk(settings, model, len(cells_of(settings)))
+    objects = {
+        **({"task": network_name(task)} if task is not None else {}),
+        **({"aggregator": _name(aggregator)} if aggregator is not None else {}),
+    }
+    return Setup(settings, learned, owners, defenses, attacks, combine, model, objects)
+
+
+def cells_of(settings: Scenario) -> list[Cell]:
+    """Defense × client mode × seed."""
+    return [
+        Cell(spec.label, mode, seed)
+        for spec in settings.defenses
+        for mode in settings.clients.modes
+        for seed in settings.seeds
+    ]
 
 
 def build_task(scenario: Scenario) -> Task:
@@ -87,3 +154,7 @@ def with_own_task(scenario: str | Path | Mapping[str, Any] | Scenario) -> Mappin
 def network_name(task: Task) -> str:
     """What to call a network that came as an object."""
     return str(getattr(task.network, "__name__", type(task.network).__name__))
+
+
+def _name(given: object) -> str:
+    return str(getattr(given, "__name__", type(given).__name__))

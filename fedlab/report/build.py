@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedlab.errors import BackendError, DataError
+from fedlab import files
+from fedlab.errors import DataError
 from fedlab.report.complete import require_complete
 from fedlab.report.document import assemble
 from fedlab.report.gallery import collect
@@ -75,24 +75,6 @@ def build(run_dir: str | os.PathLike[str], *, status: str | None = None) -> Audi
     html = render(data, collect(run))
     # allow_nan=False: a number that is none must fail here, not in a reader's parser.
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(directory / JSON_NAME, text)
-    _write(directory / HTML_NAME, html)
+    files.write_text(directory / JSON_NAME, text)
+    files.write_text(directory / HTML_NAME, html)
     return AuditReport(directory, directory / HTML_NAME, data)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside `path` and rename, so that a reader sees the old file or the new one, never half."""
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise BackendError(
-            f"cannot write {path}: {error.strerror or error}; expected a writable directory with free space"
-        ) from error

@@ -1,0 +1,101 @@
+"""What must be as it was before a run may go on, so that it ends with the same bits."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedlab.errors import BackendError, DataError, UsageError
+from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.provenance import describe_data, versions
+from fedlab.experiment.setup import Setup
+from fedlab.scenario import Scenario, load, resolved_toml
+
+FREE = {
+    "runtime": ("executor", "workers", "num_cpus", "placement", "address"),
+    "checkpoint": ("every", "seconds"),
+}
+"""Keys that change no bit of the result: a run may go on elsewhere."""
+
+
+def same_scenario(directory: RunDirectory, overrides: Sequence[str]) -> Scenario:
+    """The run's scenario, with `overrides` of keys that do not change the result.
+
+    Raises:
+        UsageError: scenario.toml was changed, or an override would change the result; with a diff.
+        DataError: the manifest lacks the scenario that the run began with.
+    """
+    began = directory.manifest.get("scenario")
+    if not isinstance(began, dict):
+        raise DataError(f"{directory.path}: the manifest holds no scenario; run again")
+    before, after = load(began), load(directory.path / "scenario.toml", overrides)
+    if _deciding(before) != _deciding(after):
+        old, new = (resolved_toml(one).splitlines() for one in (before, after))
+        diff = "\n".join(difflib.unified_diff(old, new, "as the run began", "now", lineterm="", n=0))
+        free = ", ".join(f"{table}.{key}" for table, keys in FREE.items() for key in keys)
+        raise UsageError(
+            f"{directory.path}: the scenario is not the one that this run began with:\n{diff}\n"
+            f"Put scenario.toml back, or start a new run with the changed one. Only {free} may differ"
+        )
+    return after
+
+
+def same_objects(directory: RunDirectory, given: Mapping[str, object | None]) -> None:
+    """Whether what came from Python, by name ("task", "aggregator"), is there again, and nothing else.
+
+    Raises:
+        UsageError: it is not.
+    """
+    began = directory.manifest.get("objects", {})
+    for name, thing in given.items():
+        if name in began and thing is None:
+            raise UsageError(
+                f"{directory.path}: the {name} of this run ({began[name]}) came from Python and stands in no"
+                f" file; resume it from Python: fedlab.resume({str(directory.path)!r}, {name}=...)"
+            )
+        if name not in began and thing is not None:
+            raise UsageError(f"{directory.path}: this run has no {name} from Python; leave {name}= out")
+
+
+def same_data(directory: RunDirectory, setup: Setup) -> None:
+    """Whether the records are the same, bit for bit.
+
+    Raises:
+        DataError: they are not.
+    """
+    before, now = directory.manifest["dataset"], describe_data(setup.task)
+    if before["sha256"] != now["sha256"]:
+        raise DataError(
+            f"the data set {now['name']} is not the one that {directory.path} began with: its sha256 is"
+            f" {now['sha256']}, expected {before['sha256']}; restore it, or start a new run"
+        )
+
+
+def same_versions(directory: RunDirectory, *, force: bool) -> None:
+    """Whether the software is the same; another torch may round differently.
+
+    Raises:
+        BackendError: it is not, and `force` is not given.
+    """
+    before: dict[str, Any] = directory.manifest["versions"]
+    now = versions()
+    changed = [
+        f"{name} was {before.get(name, 'absent')}, is {now.get(name, 'absent')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed and not force:
+        raise BackendError(
+            f"{directory.path} began with other versions, which may give other bits: {'; '.join(changed)}."
+            " Install those, or accept it with --force (force=True)"
+        )
+
+
+def _deciding(scenario: Scenario) -> dict[str, Any]:
+    """What the result depends on."""
+    data = scenario.model_dump()
+    return data | {
+        table: {key: value for key, value in data[table].items() if key not in free}
+        for table, free in FREE.items()
+    }

@@ -1,0 +1,240 @@
+"""Trains one cell, round by round, so that it can be killed at any time and go on from there.
+
+After each round, in this order: the privacy journal (before the model is used), the observations,
+and, when one is due, a checkpoint. What a checkpoint holds is what the next round depends on: the
+model, the strategy, the Grid with its clock and its clients, and the counts for the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, cast
+
+from fedlab.audit import archive
+from fedlab.errors import FedlabError
+from fedlab.experiment.cells import Cell, Parts, Trained, assemble, chunk_size
+from fedlab.experiment.checkpoints import Checkpoints
+from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.ending import Stop
+from fedlab.experiment.evaluation import evaluate, per_client, weights_sha256
+from fedlab.experiment.setup import Setup
+from fedlab.experiment.watch import Watcher
+from fedlab.privacy.ledger import Journal
+from fedlab.progress import Progress
+from fedlab.runtime import Executor, SimulationGrid, TappedGrid, quiet_logger
+from fedlab.runtime.arrays import array_record, tensors
+from fedlab.snapshot import Resumable, Snapshot
+from fedlab.strategies.rounds import Round, rounds
+from fedlab.tasks import State
+
+PATIENCE = 3
+"""A run whose first so many rounds brought nothing but failures is given up."""
+
+
+class Training:
+    """One cell in training.
+
+    Attributes:
+        done: rounds that are finished.
+        state: the model after them.
+    """
+
+    def __init__(
+        self, cell: Cell, setup: Setup, directory: RunDirectory, executor: Executor, progress: Progress
+    ) -> None:
+        quiet_logger()
+        self.cell, self.setup, self.directory, self.progress = cell, setup, directory, progress
+        self.title = f"train {cell.name}"
+        scenario = setup.scenario
+        self.owners, self.defense = setup.owners[cell.seed], setup.defenses[cell.defense]
+        self.parts = assemble(cell, scenario, setup.task, self.owners, self.defense, setup.aggregator)
+        self.grid = SimulationGrid(
+            self.parts.app, len(self.owners), executor, seed=cell.seed, chunk=chunk_size(scenario)
+        )
+        self.journal = Journal(directory.path / "privacy" / f"{cell.name}.journal.jsonl")
+        self.watcher = Watcher(
+            self.parts.model, self.parts.config, scenario.audit.rounds, self._failed, self.journal
+        )
+        self.checkpoints = Checkpoints(
+            directory.path / "checkpoints" / cell.name, scenario.checkpoint.every, scenario.checkpoint.seconds
+        )
+        self.state: State = self.parts.model.state()
+        self.done, self.skipped = 0, 0
+        self.train_loss: float | None = None
+        self.history: list[dict[str, Any]] = []
+
+    def run(self, stop: Stop) -> Trained:
+        """Train to the end, from the last checkpoint if there is one; writes all that the cell leaves.
+
+        Raises:
+            FedlabError: no client ever sent a usable update.
+            KeyboardInterrupt: the user stopped it; what was done is in a checkpoint.
+        """
+        total = self.setup.scenario.strategy.rounds
+        self.progress.start(self.title, total)
+        self._restore()
+        keeps = self.keeps_checkpoints()
+        with stop.patient(self._stopping) if keeps else nullcontext():
+            for round in self._rounds():
+                note = self._after(round)
+                if keeps and (stop.asked or self.checkpoints.due(self.done)):
+                    self.checkpoints.save(self.done, self.snapshot())
+                self.progress.advance(self.title, self.done, note)
+                if stop.asked:
+                    raise KeyboardInterrupt
+        return self._finish()
+
+    def keeps_checkpoints(self) -> bool:
+        """Whether this cell can be resumed in the middle; if not, `fedlab resume` trains it again."""
+        if self.setup.scenario.checkpoint.every == 0:
+            return False
+        for part in (self.parts.strategy, self.grid):
+            if not isinstance(part, Resumable):
+                reason = f"{type(part).__name__} has no snapshot() and restore()"
+                self.directory.event("no checkpoints", cell=self.cell.name, reason=reason)
+                return False
+        return True
+
+    def snapshot(self) -> Snapshot:
+        """All that the next round depends on."""
+        whole = Snapshot.of(
+            {
+                "strategy": cast(Resumable, self.parts.strategy).snapshot(),
+                "grid": cast(Resumable, self.grid).snapshot(),
+                "watcher": self.watcher.snapshot(),
+                "model": Snapshot(self.state),
+            }
+        )
+        whole.values |= {
+            "done": self.done,
+            "skipped": self.skipped,
+            "train_loss": self.train_loss,
+            "history": self.history,
+        }
+        return whole
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to where `snapshot` was taken."""
+        cast(Resumable, self.parts.strategy).restore(snapshot.get("strategy"))
+        cast(Resumable, self.grid).restore(snapshot.get("grid"))
+        self.watcher.restore(snapshot.get("watcher"))
+        saved = snapshot.get("model").tensors
+        self.state = {name: saved[name] for name in self.state}  # in the model's own order
+        values = snapshot.values
+        self.done, self.skipped = values["done"], values["skipped"]
+        self.train_loss, self.history = values["train_loss"], values["history"]
+
+    def _restore(self) -> None:
+        snapshot = self.checkpoints.load(self._damaged)
+        if snapshot is not None:
+            self.restore(snapshot)
+            self.directory.event("goes on", cell=self.cell.name, round=self.done)
+            self.progress.message(f"{self.title}: goes on after round {self.done}")
+            self.progress.advance(self.title, self.done)
+
+    def _rounds(self) -> Iterator[Round]:
+        settings = self.setup.scenario.strategy
+        return rounds(
+            self.parts.strategy,
+            TappedGrid(self.grid, self.watcher),
+            array_record(self.state),
+            first=self.done + 1,
+            last=settings.rounds,
+            timeout=settings.deadline,
+            enough=settings.cohort if settings.over_selection > 1.0 else None,
+            received=lambda number: self.journal.flush(),
+        )
+
+    def _after(self, round: Round) -> str:
+        """Keep what the round left; returns a note for people."""
+        self.done, self.state = round.number, tensors(round.arrays)
+        self.skipped += not round.updated
+        if seen := self.watcher.take():
+            archive.add(self.directory.path / "observations" / self.cell.name, seen)
+        found = round.train.get("train-loss") if round.train else None
+        self.train_loss = None if found is None else float(str(found))
+        self._give_up_if_hopeless()
+        note = self._counts(round)
+        every, last = self.setup.scenario.strategy.evaluate_every, self.setup.scenario.strategy.rounds
+        if every is not None and self.done % every == 0 and self.done < last:
+            loss, accuracy, _ = evaluate(self.parts.model, self.parts.task, self.state)
+            self._evaluated(loss, accuracy)
+            note += f", accuracy {accuracy:.3f}"
+        return note
+
+    def _counts(self, round: Round) -> str:
+        """`8 clients, 1 failed`"""
+        cohort = self.setup.scenario.strategy.cohort
+        failed = sum(number == round.number for number, _, _ in self.watcher.failures)
+        took = round.train.get("participants") if round.train else None
+        counts = {"clients": cohort - failed if took is None else took, "failed": failed}
+        return ", ".join(f"{count} {word}" for word, count in counts.items() if count or word == "clients")
+
+    def _give_up_if_hopeless(self) -> None:
+        """A report on a model that never learned would mislead, and cost hours."""
+        last = self.done == self.setup.scenario.strategy.rounds
+        if self.skipped < self.done or not (last or (self.done >= PATIENCE and self.watcher.failures)):
+            return
+        first = self.watcher.failures[0][2].strip().splitlines()[-1] if self.watcher.failures else None
+        raise FedlabError(
+            f"{self.title}: no client sent a usable update in the first {self.done} rounds"
+            + (f"; the first failed with: {first}" if first else " before the deadline")
+            + "\nThe run directory's events.jsonl holds each reason in full"
+        )
+
+    def _evaluated(self, loss: float | None, accuracy: float) -> None:
+        entry = {"round": self.done, "accuracy": accuracy, "loss": loss, "train_loss": self.train_loss}
+        self.history.append(entry)
+
+    def _finish(self) -> Trained:
+        """Write what the cell leaves, the manifest's entry last: from then on it is trained."""
+        cell, directory, parts = self.cell, self.directory, self.parts
+        loss, accuracy, by_class = evaluate(parts.model, parts.task, self.state)
+        self._evaluated(loss, accuracy)
+        metrics = {
+            "accuracy": accuracy,
+            "loss": loss,
+            "rounds": self.history,
+            "per_client": per_client(parts.task, self.owners, by_class),
+            "failures": len(self.watcher.failures),
+            "skipped_rounds": self.skipped,
+            "virtual_seconds": self.grid.now,
+        }
+        archive.add(directory.path / "observations" / cell.name, [])
+        directory.write_tensors(f"models/{cell.name}/model.safetensors", self.state)
+        guarantee = self.defense.guarantee(self.journal)
+        if guarantee is not None:
+            directory.write_json(f"privacy/{cell.name}.json", guarantee.to_dict())
+        entry = {
+            "name": cell.name,
+            "defense": cell.defense,
+            "client_mode": cell.mode,
+            "seed": cell.seed,
+            "weights_sha256": weights_sha256(self.state),
+        }
+        done = {one["name"] for one in directory.manifest["cells"]}
+        earlier = directory.read_json("metrics.json")["cells"] if done else {}
+        kept = {name: earlier[name] for name in earlier if name in done}
+        directory.write_json("metrics.json", {"cells": kept | {cell.name: metrics}})
+        directory.event("trained", cell=cell.name, accuracy=accuracy)
+        directory.update_manifest(cells=[*directory.manifest["cells"], entry])
+        self.checkpoints.clear()
+        self.progress.finish(self.title, f"accuracy {accuracy:.3f}")
+        return trained(cell, self.setup, parts, metrics, str(entry["weights_sha256"]))
+
+    def _failed(self, round: int, client: int, reason: str) -> None:
+        self.directory.event("client failed", cell=self.cell.name, round=round, client=client, reason=reason)
+
+    def _damaged(self, what: str) -> None:
+        self.directory.event("damaged checkpoint", cell=self.cell.name, reason=what)
+        self.progress.message(f"warning: {self.title}: {what}; the one before it counts")
+
+    def _stopping(self) -> None:
+        self.progress.message("stopping after this round; Ctrl-C again stops at once")
+
+
+def trained(cell: Cell, setup: Setup, parts: Parts, metrics: dict[str, Any], weights: str) -> Trained:
+    """What attackers and scorer need of a cell, just trained or long ago."""
+    owners = setup.owners[cell.seed]
+    return Trained(cell, parts.task, parts.model, parts.config, owners, metrics, weights)
