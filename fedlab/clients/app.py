@@ -23,7 +23,7 @@ from fedlab.clients.loop import LocalTraining
 from fedlab.clients.plan import plan_batches
 from fedlab.clients.rules import LocalRule
 from fedlab.errors import UsageError
-from fedlab.runtime.arrays import Stack, array_records, tensors
+from fedlab.runtime.arrays import Stack, array_records, reply_content, tensors
 from fedlab.tasks import State, Task
 
 MEMORY = "fedlab.memory"
@@ -99,8 +99,7 @@ class CohortApp(ClientApp):
             records = len(job.records)
             metrics: dict[str, float] = {"num-examples": records}
             metrics |= self.rule.metrics(records, result.steps[row], result.losses[row])
-            content = RecordDict({"arrays": sent[row], "metrics": MetricRecord(dict(metrics))})
-            replies.append(Message(content, reply_to=message))
+            replies.append(Message(reply_content(sent[row], metrics), reply_to=message))
         return replies
 
     def _train_one(self, message: Message, context: Context) -> Message:

@@ -113,7 +113,9 @@ class LocalTraining:
         self.rule, self.config, self.stacked = rule, config, stacked
         self.device = torch.device(device)
         self.batches = Batches(data, model, rule, config, seed, self.device)
+        self._begin = Traced(vmap(rule.start, in_dims=(0, 0, None)))
         self._directions = Traced(vmap(self._direction))
+        self._finish = Traced(vmap(rule.finish))
 
     def __call__(self, jobs: Sequence[ClientJob]) -> CohortResult:
         """Train every job from its own state; results in the jobs' order."""
@@ -124,10 +126,10 @@ class LocalTraining:
         memory = {name: value.to(self.device) for name, value in stack([job.memory for job in jobs]).items()}
         now = _Stack(
             clients=list(range(len(jobs))),
-            parameters={name: value.clone() for name, value in anchor.items()},
+            parameters=anchor,
             buffers=self.model.buffers_of(start),
             velocity={},
-            carry=vmap(self.rule.start, in_dims=(0, 0, None))(anchor, memory, {}),
+            carry=self._begin(anchor, memory, {}),
         )
         ended: list[_Stack] = []
         steps = [len(job.plan) for job in jobs]
@@ -143,7 +145,7 @@ class LocalTraining:
             self._advance(now, jobs, sizes, losses, step)
         parameters, buffers, carry = _joined([*ended, now])
         counts = torch.tensor(steps, dtype=torch.float32, device=self.device)
-        sent, memory = vmap(self.rule.finish)(anchor, parameters, counts, carry)
+        sent, memory = self._finish(anchor, parameters, counts, carry)
         return CohortResult(
             state={name: value.cpu() for name, value in (sent | buffers).items()},
             memory={name: value.cpu() for name, value in memory.items()},
@@ -174,8 +176,8 @@ class LocalTraining:
             buffers = _choose(still, now.buffers, buffers)
             carry = _choose(still, now.carry, carry)
             loss = loss.masked_fill(still, 0.0)
-        for name, slope in slopes.items():
-            now.parameters[name].add_(slope, alpha=-self.config.learning_rate)
+        rate = self.config.learning_rate  # not in place: a rule may carry the old parameters on
+        now.parameters = {n: value.add(slopes[n], alpha=-rate) for n, value in now.parameters.items()}
         now.buffers, now.carry = buffers, carry
         losses.index_add_(0, where, loss.double())
 

@@ -30,11 +30,12 @@ def plan_batches(records: int, config: ClientConfig, seed: int, round: int, clie
     if config.sampling == "poisson":
         rate = size / records
         return [np.flatnonzero(generator.random(records) < rate) for _ in range(steps)]
-    plan: Plan = []
-    while len(plan) < steps:
-        order = generator.permutation(records)
-        plan += [order[start : start + size] for start in range(0, records, size)]
-    return plan[:steps]
+    per_epoch = math.ceil(records / size)
+    epochs = math.ceil(steps / per_epoch)
+    orders = generator.permuted(np.broadcast_to(np.arange(records), (epochs, records)), axis=1)
+    if size == records:
+        return list(orders)
+    return [order[start : start + size] for order in orders for start in range(0, records, size)][:steps]
 
 
 def steps_per_round(records: int, config: ClientConfig) -> int:

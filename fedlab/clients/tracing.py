@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -40,7 +40,7 @@ class Traced:
 
     def __call__(self, *arguments: Any) -> Any:
         leaves, tree = tree_flatten(arguments)
-        key = (str(tree), *((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves))
+        key = (tree, *((leaf.shape, leaf.stride(), leaf.dtype) for leaf in leaves))
         found = self._recordings.get(key)
         if found is not None:
             graph, returned = found
@@ -60,7 +60,7 @@ class Traced:
             return tree_flatten(self.function(*tree_unflatten(list(values), tree)))[0]
 
         try:
-            graph = make_fx(flat)(*leaves)
+            graph = _simplified(make_fx(flat)(*leaves))
             with torch.no_grad():
                 replayed = graph(*leaves)
         except Exception:  # an operation that cannot be recorded: run it the long way
@@ -70,6 +70,34 @@ class Traced:
             self._recordings[key] = graph, returned
         else:
             self._faithful = False
+
+
+ATEN = torch.ops.aten
+RESHAPES = (ATEN.view.default, ATEN._unsafe_view.default, ATEN.expand.default, ATEN.detach.default)
+
+
+def _simplified(graph: GraphModule) -> GraphModule:
+    """Without the operations that hand on what they got: a third of all, on small networks."""
+    for node in graph.graph.nodes:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, Node):
+            continue
+        alike = _layout(node) is not None and _layout(node) == _layout(source)
+        if alike and (node.target in RESHAPES or (node.target == ATEN.mul.Scalar and node.args[1] == 1)):
+            node.replace_all_uses_with(source)
+        elif node.target == ATEN.transpose.int == source.target and set(node.args[1:]) == set(
+            source.args[1:]
+        ):
+            node.replace_all_uses_with(source.args[0])  # there and back
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph
+
+
+def _layout(node: Node) -> Any:
+    """Shape, stride and type of what a node gives, if it is a tensor."""
+    known = node.meta.get("tensor_meta")
+    return known and (known.shape, known.stride, known.dtype)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -9,8 +9,7 @@ change, and what is assigned to `data` replaces the tensor for this array alone.
 The tensor is one row of a `Stack`, which all clients of a chunk share; pickled together, the rows of
 one stack carry it once.
 
-An `ArrayRecord` must be filled item by item: `ArrayRecord({...})` rebuilds its entries as plain
-arrays.
+Beware: `ArrayRecord({...})` rebuilds its entries as plain arrays; `record[name] = array` keeps them.
 """
 
 from __future__ import annotations
@@ -20,9 +19,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor
+
+from fedlab.runtime._flower import filled
 
 FIELDS = ("dtype", "shape", "stype", "data")
 
@@ -126,21 +127,25 @@ def tensors(record: ArrayRecord) -> dict[str, Tensor]:
 
 def array_record(state: Mapping[str, Tensor]) -> ArrayRecord:
     """One state as a record of views; the tensors must not be written to any more."""
-    record = ArrayRecord()
-    for name, value in state.items():
-        record[name] = TensorArray(Stack(value.detach().cpu()[None]), 0)
-    return record
+    stacks = {name: Stack(value.detach().cpu()[None]) for name, value in state.items()}
+    return array_records(stacks, 1)[0]
 
 
 def array_records(stacks: Mapping[str, Stack], clients: int) -> list[ArrayRecord]:
     """One record per client, whose arrays are rows of the common stacks."""
-    records = []
-    for row in range(clients):
-        record = ArrayRecord()
-        for name, stack in stacks.items():
-            record[name] = TensorArray(stack, row)
-        records.append(record)
-    return records
+    return [
+        filled(ArrayRecord(), {name: TensorArray(stack, row) for name, stack in stacks.items()})
+        for row in range(clients)
+    ]
+
+
+def reply_content(arrays: ArrayRecord, metrics: Mapping[str, float]) -> RecordDict:
+    """What a client answers: its "arrays" and its "metrics"."""
+    if all(type(value) in (int, float) for value in metrics.values()):
+        record = filled(MetricRecord(), metrics)
+    else:
+        record = MetricRecord(dict(metrics))  # says what is wrong with it
+    return filled(RecordDict(), {"arrays": arrays, "metrics": record})
 
 
 def runs(arrays: Sequence[Array]) -> Iterator[tuple[int, Tensor]]:

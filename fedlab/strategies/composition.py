@@ -12,6 +12,7 @@ without a valid reply leaves the model as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -20,7 +21,8 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedlab.errors import FedlabError
-from fedlab.runtime.arrays import tensors
+from fedlab.runtime.arrays import array_record, runs, tensors
+from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked
 from fedlab.strategies.schedules import Synchronous
 from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer
@@ -33,6 +35,7 @@ class Composition(Strategy):
     Args:
         parameters: names of the learned tensors; all other arrays (batch-norm statistics) are
             averaged with the clients' weights and take no optimizer step.
+        quorum: usable replies that a round needs; with fewer the model stays as it was.
     """
 
     def __init__(
@@ -41,9 +44,10 @@ class Composition(Strategy):
         optimizer: ServerOptimizer,
         schedule: Synchronous,
         parameters: Sequence[str],
+        quorum: int = 1,
     ) -> None:
         self.aggregator, self.optimizer, self.schedule = aggregator, optimizer, schedule
-        self.parameters = tuple(parameters)
+        self.parameters, self.quorum = tuple(parameters), quorum
         self.aggregator_state: AggregatorState = {}
         self.optimizer_state: OptimizerState = {}
         self._sent: State = {}
@@ -72,21 +76,21 @@ class Composition(Strategy):
         """The next model, or None (keep the old one) when nobody sent a usable update."""
         answers = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
         valid = [reply for reply in answers if not reply.has_error()]
-        if not valid:
+        if len(valid) < max(1, self.quorum):
             return None, None
-        states = [tensors(reply.content.array_records["arrays"]) for reply in valid]
+        records = [cast(ArrayRecord, reply.content["arrays"]) for reply in valid]
         metrics = [_metrics(reply) for reply in valid]
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
         before = flatten(self._sent, self.parameters)
         updates = Updates(
-            deltas=torch.stack([flatten(state, self.parameters) - before for state in states]),
+            deltas=matrix(records, self.parameters, before.numel()).sub_(before),
             weights=weights,
             clients=tuple(reply.metadata.src_node_id for reply in valid),
             metrics=tuple(metrics),
         )
-        pairs = zip(updates.clients, updates.deltas, strict=True)
-        broken = [node for node, delta in pairs if not _finite(delta)]
-        if broken:
+        if not _finite(updates.deltas):
+            pairs = zip(updates.clients, updates.deltas, strict=True)
+            broken = [node for node, delta in pairs if not _finite(delta)]
             raise FedlabError(
                 f"nodes {', '.join(map(str, broken))} sent updates with NaN or infinite numbers in round"
                 f" {server_round}: training diverged; lower clients.learning_rate or clip"
@@ -101,14 +105,27 @@ class Composition(Strategy):
             )
         share = weights / weights.sum()
         for name in self._sent.keys() - set(self.parameters):
-            stacked = torch.stack([state[name].double() for state in states])
-            average = torch.tensordot(share, stacked, dims=1)
-            kind = self._sent[name].dtype
-            after[name] = (average if kind.is_floating_point else average.round()).to(kind)
+            like = self._sent[name]
+            average = (share @ matrix(records, [name], like.numel())).reshape(like.shape)
+            after[name] = (average if like.dtype.is_floating_point else average.round()).to(like.dtype)
         return (
-            ArrayRecord({name: after[name] for name in self._sent}),
+            array_record({name: after[name] for name in self._sent}),
             MetricRecord({**_averages(metrics, share), "participants": len(valid)}),
         )
+
+    def snapshot(self) -> Snapshot:
+        """What the aggregator and the optimizer remember.
+
+        Raises:
+            PluginError: one of them remembers what a checkpoint cannot hold.
+        """
+        parts = {"aggregator": self.aggregator_state, "optimizer": self.optimizer_state}
+        return Snapshot.of({name: Snapshot.of_state(f"the {name}", state) for name, state in parts.items()})
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Remember it again."""
+        self.aggregator_state = snapshot.get("aggregator").state()
+        self.optimizer_state = snapshot.get("optimizer").state()
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -128,14 +145,29 @@ def fedavg(
     cohort: int,
     seed: int,
     parameters: Sequence[str],
+    over_selection: float = 1.0,
+    quorum: int = 1,
 ) -> Strategy:
     """FedAvg with any aggregator and server optimizer, on the synchronous schedule."""
-    return Composition(aggregator, optimizer, Synchronous(cohort, seed), parameters)
+    schedule = Synchronous(cohort, seed)
+    return Composition(aggregator, optimizer, schedule, parameters, quorum)
 
 
 def flatten(state: State, names: Sequence[str]) -> Tensor:
     """(d,) float64 of the named tensors, in that order."""
     return torch.cat([state[name].reshape(-1).double() for name in names])
+
+
+def matrix(records: Sequence[ArrayRecord], names: Sequence[str], width: int) -> Tensor:
+    """(n, width) float64: the named arrays of each record, flattened in that order."""
+    rows = torch.empty(len(records), width, dtype=torch.float64)
+    left = 0
+    for name in names:
+        for top, values in runs([record[name] for record in records]):
+            flat = values.reshape(len(values), -1)
+            rows[top : top + len(values), left : left + flat.shape[1]] = flat
+        left += flat.shape[1]
+    return rows
 
 
 def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
@@ -146,7 +178,7 @@ def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
 
 
 def _metrics(reply: Message) -> dict[str, float]:
-    record = reply.content.metric_records["metrics"]
+    record = cast(MetricRecord, reply.content["metrics"])
     return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
 
 
@@ -158,4 +190,5 @@ def _averages(metrics: Sequence[dict[str, float]], share: Tensor) -> dict[str, f
 
 
 def _finite(values: Tensor) -> bool:
-    return bool(torch.isfinite(values).all())
+    """NaN and infinity survive a sum, which is several times quicker than looking at each number."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())

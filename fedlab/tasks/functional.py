@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedlab.tasks.layers import BatchNorm, Dropout, make_explicit
 
@@ -78,6 +80,20 @@ class FunctionalModel:
     def has_batch_norm(self) -> bool:
         """Whether examples of a batch see each other."""
         return bool(self._norms)
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers are learned."""
+        state = self.net.state_dict()
+        return sum(state[name].numel() for name in self.parameter_names)
+
+    @functools.cached_property
+    def flops(self) -> int:
+        """Floating-point operations of one example's forward pass: matrix products and convolutions."""
+        self.net.eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            self.net(torch.zeros(1, *self.input_shape))
+        return counter.get_total_flops()
 
     def state(self) -> State:
         """A copy of the parameters and buffers that the module was built with."""
