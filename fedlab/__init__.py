@@ -23,11 +23,17 @@ for _name, _value in QUIET.items():
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fedlab.experiment import resume as resume
     from fedlab.experiment import run as run
     from fedlab.report import AuditReport as AuditReport
     from fedlab.scenario import Scenario as Scenario
 
-_LAZY = {"AuditReport": "fedlab.report", "Scenario": "fedlab.scenario", "run": "fedlab.experiment"}
+_LAZY = {
+    "AuditReport": "fedlab.report",
+    "Scenario": "fedlab.scenario",
+    "resume": "fedlab.experiment",
+    "run": "fedlab.experiment",
+}
 
 
 def __getattr__(name: str) -> Any:

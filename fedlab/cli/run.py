@@ -1,4 +1,4 @@
-"""`fedlab run` and `fedlab report`."""
+"""`fedlab run`, `fedlab resume` and `fedlab report`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ from fedlab.cli.scenarios import SCENARIO, SET
 if TYPE_CHECKING:
     from fedlab.report import AuditReport
 
+RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False)]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(run)
+    app.command()(resume)
     app.command()(report)
 
 
@@ -34,7 +37,7 @@ def run(
         typer.Option("--out", metavar="DIR", help="New or empty run directory; runs/NAME-N unless given."),
     ] = None,
     json: JSON = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: QUIET = False,
 ) -> None:
     """Train, attack, score and report; prints the report's path last.
 
@@ -56,8 +59,37 @@ def run(
     _show(audit, json=json)
 
 
+def resume(
+    directory: RUN,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change what does not change the result, such as runtime.executor=inline. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go on with other versions of the software: bits may differ.")
+    ] = False,
+    json: JSON = False,
+    quiet: QUIET = False,
+) -> None:
+    """Go on with a run that was interrupted, failed or killed, to the same bits.
+
+    RUN is its directory, which the message of the interruption names. A finished run is left as it is.
+    """
+    from fedlab.experiment import resume as resume_run
+    from fedlab.terminal import watch
+
+    with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
+        audit = resume_run(directory, overrides=overrides or [], force=force, progress=progress)
+    _show(audit, json=json)
+
+
 def report(
-    directory: Annotated[Path, typer.Argument(metavar="RUN", show_default=False)],
+    directory: RUN,
     json: JSON = False,
 ) -> None:
     """Build the report of a run directory again, without training.
@@ -69,7 +101,11 @@ def report(
     audit = build(directory)
     _show(audit, json=json)
     if status := _unfinished(audit.data):
-        stderr().print(f"note: this run is marked {status}: parts of it are missing", markup=False)
+        stderr().print(
+            f"note: this run is marked {status}: parts of it are missing; fedlab resume {directory} goes on",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _unfinished(data: dict[str, Any]) -> str:
@@ -125,7 +161,8 @@ def _scores(row: dict[str, Any]) -> list[str]:
         str(row["attack"]),
         _number(row.get("psnr_median"), ".1f"),
         _number(null.get("psnr_median"), ".1f"),
-        _number(row.get("fraction_recovered"), ".0%"),
+        # Without a score, the row says why: it failed, or had no victim, or declined.
+        _number(row.get("fraction_recovered"), ".0%", missing=str(row.get("reading", "–"))),
     ]
 
 
@@ -133,5 +170,5 @@ def _cell(row: dict[str, Any]) -> tuple[str, str]:
     return str(row["defense"]), str(row.get("client_mode", ""))
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _number(value: float | None, form: str, missing: str = "–") -> str:
+    return missing if value is None else format(value, form)
