@@ -8,7 +8,7 @@ neither, and gets them from `Deployed`, where a second is a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from flwr.app import Message, RecordDict
@@ -34,6 +34,11 @@ class Clocked(Protocol):
     def cancel(self, message_ids: Iterable[str]) -> None:
         """Nobody waits for these any more: their replies must not come back."""
 
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
+    ) -> list[Message]:
+        """Push, then wait for all replies, for `enough` of them without error, or for `timeout` seconds."""
+
 
 def gather(
     grid: Clocked, message_ids: Sequence[str], *, timeout: float | None, enough: int | None
@@ -44,7 +49,7 @@ def gather(
     Of several that arrive at the same time as the last one needed, those sent first count.
     """
     deadline = float("inf") if timeout is None else grid.now + timeout
-    waiting = dict.fromkeys(message_ids)
+    waiting = dict.fromkeys(filter(None, message_ids))  # Flower: no id for what could not be sent
     replies: list[Message] = []
     good = 0
     while waiting and (enough is None or good < enough):
@@ -101,14 +106,19 @@ class WrappedGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         outgoing = list(messages)
         ids = list(self.grid.push_messages(outgoing))
-        self._sent(ids, outgoing)
+        self._sent(*_numbered(ids, outgoing))
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        return self._arrived(self.grid.pull_messages(message_ids))
+        return self._arrived(self.grid.pull_messages(list(message_ids)))
 
     def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
-        return self._arrived(self._clocked.pull_until(message_ids, deadline))
+        waiting = list(message_ids)
+        while arrived := self._clocked.pull_until(waiting, deadline):
+            passed = self._arrived(arrived)
+            if passed:
+                return passed
+        return []
 
     def cancel(self, message_ids: Iterable[str]) -> None:
         self._clocked.cancel(message_ids)
@@ -116,29 +126,58 @@ class WrappedGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
     ) -> list[Message]:
-        """Push, then wait for all replies, for `enough` good ones, or for `timeout` seconds."""
-        return gather(self, self.push_messages(messages), timeout=timeout, enough=enough)
+        """As the inner Grid does it, which may judge a round as a whole."""
+        outgoing = list(messages)
+        replies = self._clocked.send_and_receive(outgoing, timeout=timeout, enough=enough)
+        self._sent(*_numbered([message.metadata.message_id for message in outgoing], outgoing))
+        return self._arrived(replies)
+
+
+def _numbered(ids: Sequence[str], messages: Sequence[Message]) -> tuple[list[str], list[Message]]:
+    """The messages that went out, by id; Flower's Grids give none, or leave out, what could not be sent."""
+    if len(ids) == len(messages):
+        pairs = [(i, message) for i, message in zip(ids, messages, strict=True) if i]
+    else:
+        known = set(ids)
+        pairs = [(m.metadata.message_id, m) for m in messages if m.metadata.message_id in known]
+    return [i for i, _ in pairs], [message for _, message in pairs]
 
 
 class Deployed:
-    """A Grid of real nodes behind the same clock: it is asked again until something has arrived."""
+    """A Grid of real nodes behind the same clock: it is asked again until something has arrived.
 
-    def __init__(self, grid: Grid) -> None:
-        self.grid = grid
-        self._start = time.monotonic()
+    Args:
+        clock, sleep: the time that passes; another one in tests.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.grid, self._clock, self._sleep = grid, clock, sleep
+        self._start = clock()
 
     @property
     def now(self) -> float:
-        return time.monotonic() - self._start
+        return self._clock() - self._start
 
     def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
         waiting = list(message_ids)
-        while True:
+        while waiting:
             arrived = list(self.grid.pull_messages(waiting))
             left = deadline - self.now
             if arrived or left <= 0.0:
                 return arrived
-            time.sleep(min(POLL_SECONDS, left))
+            self._sleep(min(POLL_SECONDS, left))
+        return []
 
     def cancel(self, message_ids: Iterable[str]) -> None:
         """Flower offers no way to call work back; late replies are simply not pulled."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
+    ) -> list[Message]:
+        """Push, then wait for all replies, for `enough` of them without error, or for `timeout` seconds."""
+        return gather(self, list(self.grid.push_messages(list(messages))), timeout=timeout, enough=enough)

@@ -1,0 +1,282 @@
+"""What can be wrong with a client's answer, judged by the message that it answers.
+
+The model that was sent says which arrays to expect, of which shapes and types; nothing that a client
+declares is believed before it was compared, and no array is allocated before its bytes are known to
+be there. Arrays of one cohort are rows of common stacks (`fedlab.runtime.arrays`): those are looked
+at together, so that a client costs microseconds.
+
+Rules that are not obvious:
+
+* An array may have any type in which the server itself ever sent it: flwr's FedAvg turns the integers
+  of round 1 (a batch counter) into floats, which clients then go on answering with integers.
+* One-dimensional uint8 arrays are opaque bytes (flwr's XGBoost strategies send trees like that): they
+  may have any length, and have no norm.
+* The weight (`num-examples`) may be fractional, as Flower allows, but not zero: a reply that must not
+  count is no reply. A client that lies about it within `LARGEST_WEIGHT` cannot be told from one that
+  has so many records; robust aggregators are the answer to that.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
+from numpy.lib import format as npy
+from torch import Tensor
+
+from fedlab.runtime.arrays import TensorArray, runs, tensor_of
+
+Kind = Literal[
+    "records", "keys", "shape", "dtype", "not-finite", "norm", "num-examples", "duplicate", "late", "foreign"
+]
+"""Why a reply was turned away, in one word."""
+
+LARGEST_WEIGHT = 1e9
+"""Examples that one client may claim: beyond it, a claim is an attack or a mistake."""
+NUMPY = "numpy.ndarray"
+Layout = frozenset[tuple[str, str]]
+INTEGERS = (f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
+NUMBERS = frozenset(("bool", *INTEGERS, "float16", "float32", "float64", "complex64", "complex128"))
+"""Types of arrays that numpy and torch both know."""
+MARGIN = 1.01
+"""Norms in float32 are off by less than that."""
+
+
+class Flaw(NamedTuple):
+    """What is wrong: a word for programs, a sentence for people."""
+
+    kind: Kind
+    reason: str
+
+
+class Expected(NamedTuple):
+    """One array as it was sent, and the types in which it may come back."""
+
+    array: Array
+    shape: tuple[int, ...]
+    types: frozenset[str]
+    opaque: bool
+
+
+class Sent:
+    """The arrays of one message: what every answer to it is measured against.
+
+    Args:
+        content: the message's; an empty ArrayRecord asks for nothing and counts as none.
+        types: by record and array, the types in which the server sent it so far; this message's are added.
+    """
+
+    def __init__(self, content: RecordDict, types: dict[tuple[str, str], frozenset[str]]) -> None:
+        self.records: dict[str, dict[str, Expected]] = {}
+        for name, record in content.items():
+            if isinstance(record, ArrayRecord) and record:
+                expected = {}
+                for key, array in record.items():
+                    shape, dtype = _declared(array)
+                    known = types[name, key] = types.get((name, key), frozenset()) | ({dtype} & NUMBERS)
+                    expected[key] = Expected(array, shape, known, dtype == "uint8" and len(shape) == 1)
+                self.records[name] = expected
+        self._norm: float | None = None
+
+    @property
+    def norm(self) -> float:
+        """L2 norm of everything that was sent."""
+        if self._norm is None:
+            arrays = [one.array for record in self.records.values() for one in record.values()]
+            known = [tensor_of(array) for array in arrays if _declared(array)[1] in NUMBERS]
+            self._norm = math.hypot(*(_norm(value) for value in known if _measured(value)))
+        return self._norm
+
+
+def update_flaws(sent: Sent, contents: Sequence[RecordDict], *, max_norm: float) -> list[Flaw | None]:
+    """What is wrong with the arrays of each answer to `sent`, None where nothing is.
+
+    Args:
+        max_norm: the largest L2 norm of an update, the change of all floating-point arrays together.
+    """
+    found: list[Flaw | None] = []
+    matched: list[dict[str, ArrayRecord]] = []
+    for content in contents:
+        records = {name: one for name, one in content.items() if isinstance(one, ArrayRecord)}
+        if len(sent.records) == 1 == len(records):  # its name is a matter between the clients
+            records = dict(zip(sent.records, records.values(), strict=True))
+        matched.append(records)
+        found.append(_structure(sent, records))
+    squares = [0.0] * len(contents)
+    for name, expected in sent.records.items():
+        rows = [i for i, flaw in enumerate(found) if flaw is None and name in matched[i]]
+        for key, one in expected.items():
+            for start, values in runs([matched[i][name][key] for i in rows]):
+                mine = rows[start : start + len(values)]
+                flaw = _unfit(name, key, one, tuple(values.shape[1:]), _type_name(values))
+                if flaw is not None:
+                    for i in mine:
+                        found[i] = found[i] or flaw
+                elif _measured(values):
+                    norms = torch.linalg.vector_norm(values.reshape(len(values), math.prod(one.shape)), dim=1)
+                    for i, norm in zip(mine, norms.tolist(), strict=True):
+                        squares[i] += norm * norm
+    for i, square in enumerate(squares):
+        # |after - before| <= |after| + |before|: only what comes near the limit is looked at twice.
+        near = not MARGIN * (math.sqrt(square) + sent.norm) <= max_norm
+        if found[i] is None and (near or not sent.records):
+            found[i] = _values(sent, matched[i], max_norm)
+    return found
+
+
+def weight_flaw(content: RecordDict, key: str) -> Flaw | None:
+    """What is wrong with the one MetricRecord of an answer and the weight in it."""
+    records = [one for one in content.values() if isinstance(one, MetricRecord)]
+    if len(records) != 1:
+        return Flaw("records", f"{len(records)} MetricRecords; expected exactly one")
+    value = records[0].get(key)
+    if value is None:
+        return Flaw("num-examples", f"no {key!r} among its metrics ({_few(records[0])})")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_WEIGHT:
+        return Flaw(
+            "num-examples",
+            f"{key} is {str(value)[:40]}; expected one number > 0, at most {LARGEST_WEIGHT:,.0f}",
+        )
+    return None
+
+
+def layout(content: RecordDict) -> Layout:
+    """What must be the same in all answers of a round, or Flower's strategies end the run: the names of
+    records and metrics, and the lengths of lists."""
+    names = []
+    for name, record in content.items():
+        if isinstance(record, MetricRecord):
+            for key, value in record.items():
+                names.append((name, f"{key}[{len(value)}]" if isinstance(value, list) else key))
+        elif isinstance(record, ArrayRecord):
+            names.append((name, ""))
+    return frozenset(names)
+
+
+def differences(layout: Layout, usual: Layout) -> str:
+    """What one answer has and others have not, and the other way round."""
+    extra, missing = (
+        _few(f"{record}.{key}" if key else record for record, key in one)
+        for one in (layout - usual, usual - layout)
+    )
+    return f"only here {extra}; missing {missing}"
+
+
+def _structure(sent: Sent, records: Mapping[str, ArrayRecord]) -> Flaw | None:
+    """Records, keys, and what plain arrays say of themselves; rows of stacks are left for later."""
+    if not sent.records:
+        found = (_forged(n, k, array) for n, one in records.items() for k, array in one.items())
+        return next((flaw for flaw in found if flaw is not None), None)
+    if not records or not records.keys() <= sent.records.keys() or not all(records.values()):
+        got = ", ".join(f"{name!r} ({len(one)} arrays)" for name, one in records.items()) or "none"
+        return Flaw(
+            "records", f"ArrayRecords {got}; expected {', '.join(map(repr, sent.records))}, not empty"
+        )
+    for name, record in records.items():
+        expected = sent.records[name]
+        if record.keys() != expected.keys():
+            missing, extra = expected.keys() - record.keys(), record.keys() - expected.keys()
+            return Flaw("keys", f"missing arrays: {_few(missing)}; unknown arrays: {_few(extra)}")
+        for key, array in record.items():
+            if not _is_view(array):
+                flaw = _unfit(name, key, expected[key], array.shape, array.dtype) or _forged(name, key, array)
+                if flaw is not None:
+                    return flaw
+    return None
+
+
+def _unfit(name: str, key: str, one: Expected, shape: tuple[int, ...], dtype: str) -> Flaw | None:
+    if shape != one.shape and not (one.opaque and len(shape) == 1):
+        return Flaw("shape", f"{name}[{key!r}] has shape {str(shape)[:80]}; expected {one.shape}")
+    if dtype not in one.types:
+        return Flaw(
+            "dtype", f"{name}[{key!r}] is {str(dtype)[:40]}; expected {' or '.join(sorted(one.types))}"
+        )
+    return None
+
+
+def _forged(name: str, key: str, array: Array) -> Flaw | None:
+    """Whether a plain array's bytes are what its fields say; reads the header and no more."""
+    where = f"{name}[{key!r}]"
+    if _is_view(array):
+        return None
+    if array.stype != NUMPY or not isinstance(array.data, bytes):
+        return Flaw("dtype", f"{where} is serialised as {str(array.stype)[:40]!r}; expected {NUMPY!r}")
+    stream = io.BytesIO(array.data)
+    try:
+        version = npy.read_magic(stream)
+        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
+        shape, _, dtype = read(stream)
+    except Exception as error:  # hostile bytes: whatever numpy's parser makes of them
+        return Flaw("dtype", f"{where} holds no array that numpy can read: {str(error)[:80]}")
+    if dtype.hasobject or str(dtype) not in NUMBERS or str(dtype) != array.dtype:
+        return Flaw(
+            "dtype", f"{where} is declared {str(array.dtype)[:40]}, but its bytes are {str(dtype)[:40]}"
+        )
+    if shape != array.shape or min(shape, default=0) < 0:
+        return Flaw("shape", f"{where} is declared {array.shape}, but its bytes are {str(shape)[:80]}")
+    needed, there = math.prod(shape) * dtype.itemsize, len(array.data) - stream.tell()
+    if needed != there:
+        return Flaw("shape", f"{where} of shape {shape} needs {needed} bytes, but has {there}")
+    return None
+
+
+def _values(sent: Sent, records: Mapping[str, ArrayRecord], max_norm: float) -> Flaw | None:
+    """One answer's numbers, exactly: are they finite, and how long is the update?"""
+    norms = []
+    for name, record in records.items():
+        for key, array in record.items():
+            value = tensor_of(array)
+            if not _measured(value):
+                continue
+            finite = int(torch.isfinite(value).sum())
+            if finite < value.numel():
+                missing = f"{value.numel() - finite} of {value.numel()} numbers"
+                return Flaw("not-finite", f"{name}[{key!r}]: {missing} are NaN or infinite")
+            if sent.records:
+                norms.append(_norm(_wide(value) - _wide(tensor_of(sent.records[name][key].array))))
+    norm = math.hypot(*norms)
+    if not norm <= max_norm:
+        return Flaw(
+            "norm", f"the update's L2 norm is {norm:.4g}; at most {max_norm:.4g} is allowed (max_norm)"
+        )
+    return None
+
+
+def _declared(array: Array) -> tuple[tuple[int, ...], str]:
+    """(shape, type), without making bytes of a view."""
+    if isinstance(array, TensorArray) and not array.changed:
+        return tuple(array.tensor.shape), _type_name(array.tensor)
+    return array.shape, array.dtype
+
+
+def _is_view(array: Array) -> bool:
+    return isinstance(array, TensorArray) and not array.changed
+
+
+def _measured(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)
+
+
+def _norm(value: Tensor) -> float:
+    return float(torch.linalg.vector_norm(_wide(value)))
+
+
+def _type_name(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _few(names: Any) -> str:
+    listed = sorted(str(name)[:60] for name in names)
+    return (
+        ", ".join(map(repr, listed[:5])) + (f" and {len(listed) - 5} more" if len(listed) > 5 else "")
+        or "none"
+    )

@@ -1,0 +1,216 @@
+"""The update firewall: a Grid around a Grid that turns malformed replies away, one by one.
+
+Flower 1.41 averages whatever arrives: NaN into the model, one number broadcast onto a layer, minus
+nine examples; and one client with a wrong key ends the whole run. Behind this Grid a strategy only
+meets replies that fit the message that they answer (`fedlab.runtime.flaws` has the rules). A rejected
+reply becomes a failed one in the client's name, which every Flower strategy skips; replies that
+nobody waits for (duplicate, late, from a stranger) are dropped.
+
+A round with fewer valid replies than the quorum gets none, and so leaves the model as it was. That and
+the agreement between clients (Flower's strategies end the run when the metrics of two clients differ in
+name) need the whole round: they hold in `send_and_receive`, not in single pulls.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from flwr.app import Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedlab.errors import UsageError
+from fedlab.runtime.flaws import Flaw, Kind, Layout, Sent, differences, layout, update_flaws, weight_flaw
+from fedlab.runtime.wrapped import WrappedGrid, gather
+
+Rejected = Callable[[Message | None, Message, Kind, str], None]
+"""Called with (message or None if unknown, reply, kind, reason)."""
+
+REJECTED = 101
+"""Error code of a reply that the guard turned away."""
+NO_QUORUM = 102
+"""Error code of a valid reply in a round with too few of them."""
+REMEMBERED = 10_000
+"""Closed messages whose late and duplicate replies are still told from a stranger's."""
+UNKNOWN = {
+    "duplicate": "was answered already",
+    "late": "is no longer waited for",
+    "foreign": "is none that was sent, or was answered long ago",
+}
+
+
+class _Open(NamedTuple):
+    """A message under way, and what its answer is measured against (None if it is not training)."""
+
+    message: Message
+    sent: Sent | None
+
+
+class GuardedGrid(WrappedGrid):
+    """Passes on valid replies untouched, and the others as failed ones.
+
+    Args:
+        grid: any Flower Grid, simulated or deployed.
+        max_norm: the largest L2 norm of an update: the change of all floating-point arrays together.
+        quorum: valid training replies that a round needs.
+        weight: the metric by which the strategy weighs replies (`weighted_by_key` of flwr's strategies),
+            checked in training and evaluation replies; None if it uses none.
+        rejected: hears of each reply that is turned away.
+
+    Raises:
+        UsageError: max_norm or quorum out of range.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        *,
+        max_norm: float = 1e6,
+        quorum: int = 1,
+        weight: str | None = "num-examples",
+        rejected: Rejected | None = None,
+    ) -> None:
+        super().__init__(grid)
+        if not max_norm > 0.0:
+            raise UsageError(f"max_norm must be > 0, got {max_norm}")
+        if quorum < 1:
+            raise UsageError(f"a quorum must be >= 1, got {quorum}")
+        self.max_norm, self.quorum, self.weight, self.rejected = max_norm, quorum, weight, rejected
+        self._open: dict[str, _Open] = {}
+        self._closed: dict[str, Kind] = {}
+        self._types: dict[tuple[str, str], frozenset[str]] = {}
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
+    ) -> list[Message]:
+        """Push, then wait for all replies, for `enough` valid ones, or for `timeout` seconds."""
+        outgoing = list(messages)
+        replies = gather(self, self.push_messages(outgoing), timeout=timeout, enough=enough)
+        asked = {message.metadata.message_id: message for message in outgoing}
+        return self._with_quorum(asked, self._agreeing(asked, replies))
+
+    def cancel(self, message_ids: Iterable[str]) -> None:
+        """Replies that come from now on are late."""
+        forgotten = list(message_ids)
+        super().cancel(forgotten)
+        for message_id in forgotten:
+            self._close(message_id, "late")
+
+    def _sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+        seen: dict[tuple[int, ...], Sent] = {}  # the messages of a round share one model
+        for message_id, message in zip(ids, messages, strict=True):
+            sent = None
+            if _category(message) == "train":
+                key = tuple(id(record) for record in message.content.values())
+                sent = seen.get(key)
+                if sent is None:
+                    sent = seen[key] = Sent(message.content, self._types)
+            self._open[message_id] = _Open(message, sent)
+
+    def _arrived(self, replies: Iterable[Message]) -> list[Message]:
+        answers = [(opened, reply) for reply in replies if (opened := self._claimed(reply)) is not None]
+        groups: dict[int, list[int]] = {}
+        for index, (opened, reply) in enumerate(answers):
+            if not reply.has_error():
+                groups.setdefault(id(opened.sent), []).append(index)
+        found: dict[int, Flaw] = {}
+        for indices in groups.values():
+            contents = [answers[index][1].content for index in indices]
+            flaws = self._flaws(answers[indices[0]][0], contents)
+            found |= {index: flaw for index, flaw in zip(indices, flaws, strict=True) if flaw is not None}
+        return [
+            self._turned_away(opened.message, reply, found[index])
+            if index in found
+            else _in_its_name(opened.message, reply)
+            for index, (opened, reply) in enumerate(answers)
+        ]
+
+    def _claimed(self, reply: Message) -> _Open | None:
+        """The message that `reply` answers, now closed; None for a reply that is dropped."""
+        about = reply.metadata
+        message_id = about.reply_to_message_id
+        opened = self._open.get(message_id)
+        if opened is None:
+            kind = self._closed.get(message_id, "foreign")
+            self._tell(None, reply, Flaw(kind, f"message {message_id[:40]!r} {UNKNOWN[kind]}"))
+            return None
+        asked = opened.message.metadata
+        # The server's own side answers for a node that it cannot reach, and need not know the question.
+        mine = reply.has_error() and about.src_node_id == asked.src_node_id
+        given = (about.src_node_id, about.message_type, about.run_id)
+        expected = (asked.dst_node_id, asked.message_type, asked.run_id)
+        if not mine and given != expected:
+            wrong = f"(node, type, run) of the reply are {given}; expected {expected}"
+            self._tell(opened.message, reply, Flaw("foreign", wrong))
+            return None
+        del self._open[message_id]
+        self._close(message_id, "duplicate")
+        return opened
+
+    def _flaws(self, opened: _Open, contents: Sequence[RecordDict]) -> Sequence[Flaw | None]:
+        """What is wrong with each answer; answers to queries may hold anything."""
+        found: list[Flaw | None] = [None] * len(contents)
+        if opened.sent is not None:
+            found = update_flaws(opened.sent, contents, max_norm=self.max_norm)
+        if self.weight is not None and _category(opened.message) != "query":
+            found = [flaw or weight_flaw(one, self.weight) for flaw, one in zip(found, contents, strict=True)]
+        return found
+
+    def _agreeing(self, asked: dict[str, Message], replies: list[Message]) -> list[Message]:
+        """Turn away whose records and metrics are not named as those of most others (of as many: as those
+        of the lowest node)."""
+        groups: dict[str, dict[int, Layout]] = {}
+        for index, reply in enumerate(replies):
+            if not reply.has_error() and _category(reply) != "query":
+                groups.setdefault(reply.metadata.message_type, {})[index] = layout(reply.content)
+        agreeing = list(replies)
+        for layouts in groups.values():
+            counts = Counter(layouts.values())
+            order = sorted(layouts, key=lambda index: replies[index].metadata.src_node_id)
+            usual = max((layouts[index] for index in order), key=counts.__getitem__)
+            for index, mine in layouts.items():
+                if mine != usual:
+                    reason = f"not named as in {counts[usual]} other replies: {differences(mine, usual)}"
+                    message = asked[replies[index].metadata.reply_to_message_id]
+                    agreeing[index] = self._turned_away(message, replies[index], Flaw("keys", reason))
+        return agreeing
+
+    def _with_quorum(self, asked: dict[str, Message], replies: list[Message]) -> list[Message]:
+        """The replies, or failed ones where too few are valid."""
+        training = [index for index, reply in enumerate(replies) if _category(reply) == "train"]
+        valid = [index for index in training if not replies[index].has_error()]
+        if len(valid) >= self.quorum:
+            return replies
+        error = Error(NO_QUORUM, f"{len(valid)} of {self.quorum} valid replies")
+        for index in valid:
+            message = asked[replies[index].metadata.reply_to_message_id]
+            replies[index] = Message(error, reply_to=message)
+        return replies
+
+    def _turned_away(self, message: Message, reply: Message, flaw: Flaw) -> Message:
+        """A failed reply in the client's name."""
+        self._tell(message, reply, flaw)
+        return Message(Error(REJECTED, f"{flaw.kind}: {flaw.reason}"), reply_to=message)
+
+    def _tell(self, message: Message | None, reply: Message, flaw: Flaw) -> None:
+        if self.rejected is not None:
+            self.rejected(message, reply, flaw.kind, flaw.reason)
+
+    def _close(self, message_id: str, kind: Kind) -> None:
+        """From now on a reply to this message is one of `kind`."""
+        self._open.pop(message_id, None)
+        self._closed[message_id] = kind
+        if len(self._closed) > REMEMBERED:
+            del self._closed[next(iter(self._closed))]
+
+
+def _category(message: Message) -> str:
+    return message.metadata.message_type.partition(".")[0]
+
+
+def _in_its_name(message: Message, reply: Message) -> Message:
+    """`reply`, or the same failure as the asked node's own where the server's side reported it."""
+    if reply.metadata.src_node_id == message.metadata.dst_node_id:
+        return reply
+    return Message(reply.error, reply_to=message)
