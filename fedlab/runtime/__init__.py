@@ -1,4 +1,5 @@
-"""WHERE it runs: a Flower Grid on virtual time, executors in this process or on Ray, the tap."""
+"""WHERE it runs: a Flower Grid on virtual time, executors in this process or on Ray, the guard,
+the tap."""
 
 from __future__ import annotations
 
@@ -6,12 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.runtime._flower import client_of as client_of
 from fedlab.runtime._flower import quiet_logger as quiet_logger
+from fedlab.runtime.devices import Availability as Availability
+from fedlab.runtime.devices import Fleet as Fleet
+from fedlab.runtime.devices import SimulatedFleet as SimulatedFleet
+from fedlab.runtime.devices import UniformFleet as UniformFleet
 from fedlab.runtime.executors import Executor as Executor
 from fedlab.runtime.executors import InlineExecutor as InlineExecutor
 from fedlab.runtime.executors import single_thread as single_thread
-from fedlab.runtime.grid import Fleet as Fleet
 from fedlab.runtime.grid import SimulationGrid as SimulationGrid
-from fedlab.runtime.grid import UniformFleet as UniformFleet
+from fedlab.runtime.guard import GuardedGrid as GuardedGrid
+from fedlab.runtime.roster import RosterGrid as RosterGrid
+from fedlab.runtime.roster import enrol as enrol
+from fedlab.runtime.roster import tell_partition as tell_partition
 from fedlab.runtime.tap import TappedGrid as TappedGrid
 from fedlab.runtime.wrapped import WrappedGrid as WrappedGrid
 

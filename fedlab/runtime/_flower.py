@@ -2,10 +2,12 @@
 
 * `TaskIdentity`: `Message(...)` refuses to be built outside of a run; this says which run it is.
   It is global to the process, so two simulations must not run in threads of one process.
-* `metadata.__dict__["_message_id"]`: Flower's own in-memory Grid numbers messages like this.
+* `metadata.__dict__["_message_id"]`: Flower's own in-memory Grid numbers messages like this; likewise
+  `_src_node_id`, which names a reply's node.
 * `TypedDict.__dict__["_data"]`: records check each entry through `typing` at every assignment, which
   takes longer than all the rest of a small client's reply; `filled` puts entries there that are known
   to be of the right type.
+* `Message(metadata=...)`: how Flower itself makes a message that comes over the wire.
 * `SUPERLINK_NODE_ID`, `ErrorCode`, `Run`: constants and a type with no public address.
 """
 
@@ -15,7 +17,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -45,10 +47,23 @@ def number(message: Message, message_id: str) -> None:
     message.metadata.__dict__["_message_id"] = message_id
 
 
+def renamed(message: Message, node: int) -> Message:
+    """`message`, now said to come from `node`."""
+    message.metadata.__dict__["_src_node_id"] = node
+    return message
+
+
 def filled(record: Record, entries: Mapping[str, Any]) -> Record:
     """`record` with entries of the right type added, unchecked."""
     record.__dict__["_data"].update(entries)
     return record
+
+
+def message_of(
+    metadata: Metadata, content: RecordDict | None = None, error: Error | None = None
+) -> Message:
+    """A message with all of its metadata given, as Flower makes one that comes over the wire."""
+    return Message(metadata=metadata, content=content, error=error)  # type: ignore[call-overload,no-any-return]
 
 
 def error_reply(message: Message, reason: str) -> Message:

@@ -1,72 +1,47 @@
 """A Flower `Grid` that simulates its nodes: pushes start work, pulls return what has arrived.
 
 Time is virtual: a pull moves the clock to the next awaited arrival, and nothing ever sleeps. Work is
-executed when the first of its results is needed, all pending messages together, in chunks that
-depend on the order of the messages alone, never on workers or on who finishes first.
+executed when the first of its results is needed, all pending messages together, whatever version of
+the model they carry, in chunks that depend on the order of the messages alone, never on workers or on
+who finishes first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Iterable
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
-from fedlab.runtime._flower import FIRST_NODE_ID, Run, enter_run, new_context, number
+from fedlab.runtime import storage
+from fedlab.runtime._flower import (
+    FIRST_NODE_ID,
+    Run,
+    enter_run,
+    error_reply,
+    lost_reply,
+    new_context,
+    number,
+)
+from fedlab.runtime.devices import Errand, Fleet, UniformFleet
 from fedlab.runtime.executors import Delivery, Executor, InlineExecutor
+from fedlab.runtime.flights import Flight, Flights
 from fedlab.runtime.wrapped import gather
-
-
-class Fleet(Protocol):
-    """The simulated devices."""
-
-    @property
-    def count(self) -> int:
-        """How many devices there are."""
-
-    def duration(self, device: int, message: int) -> float:
-        """Virtual seconds (>= 0) that `device` takes to answer the `message`-th message of the run."""
-
-
-@dataclass(frozen=True)
-class UniformFleet:
-    """`count` devices that all take the same time."""
-
-    count: int
-    seconds: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise UsageError(f"a fleet needs at least one device, got {self.count}")
-        if not 0.0 <= self.seconds < float("inf"):
-            raise UsageError(f"a duration must be finite and >= 0 virtual seconds, got {self.seconds}")
-
-    def duration(self, device: int, message: int) -> float:
-        return self.seconds
-
-
-@dataclass(order=True)
-class _Flight:
-    """A message under way; ordered by arrival, then by sequence."""
-
-    due: float
-    sequence: int
-    message_id: str
-    message: Message
-    reply: Message | None = None
+from fedlab.snapshot import Snapshot
 
 
 class SimulationGrid(Grid):
     """Runs an unmodified Flower ClientApp on simulated devices.
 
+    A client that remembers nothing costs nothing: its context is made anew for each message.
+
     Args:
         client_app: any Flower ClientApp; one with `run_cohort` gets whole chunks.
         devices: how many, or a `Fleet`.
         executor: where clients run; in this process by default.
+        seed: of all that the fleet draws.
         chunk: messages per chunk.
 
     Attributes:
@@ -90,8 +65,7 @@ class SimulationGrid(Grid):
         self.now = 0.0
         self._run = enter_run()
         self._sequence = 0
-        self._open: dict[str, _Flight] = {}
-        self._idle: list[_Flight] = []
+        self._flights = Flights()
         self._contexts: dict[int, Context] = {}
         self.executor.load(client_app)
 
@@ -119,29 +93,49 @@ class SimulationGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send; returns the messages' ids in order.
 
+        A device that is busy starts when it is free. `ttl` means nothing here: no wall clock runs.
+
         Raises:
-            UsageError: a message to a node that does not exist.
+            UsageError: a message to a node that does not exist, or without content; none is sent.
         """
-        ids = []
-        for message in messages:
+        outgoing, nodes = list(messages), self.get_node_ids()
+        for message in outgoing:
             node = message.metadata.dst_node_id
-            if node not in self.get_node_ids():
-                nodes = self.get_node_ids()
+            if node not in nodes:
                 raise UsageError(f"no node {node}; expected {nodes[0]} to {nodes[-1]} (get_node_ids())")
-            self._sequence += 1
-            message_id = f"m{self._sequence}"
-            number(message, message_id)
-            duration = self.fleet.duration(node - FIRST_NODE_ID, self._sequence)
-            flight = _Flight(self.now + duration, self._sequence, message_id, message)
-            self._open[message_id] = flight
-            self._idle.append(flight)
-            ids.append(message_id)
-        return ids
+            if not message.has_content():
+                raise UsageError("a message without content cannot be sent; expected a RecordDict")
+        sizes: dict[int, int] = {}  # the messages of a round share one content: weigh it once
+        for message in outgoing:
+            if id(message.content) not in sizes:
+                sizes[id(message.content)] = storage.size(message.content)
+        return [self._send(message, sizes[id(message.content)]) for message in outgoing]
+
+    def _send(self, message: Message, size: int) -> str:
+        metadata = message.metadata
+        if metadata.message_id:  # sent before, and perhaps still under way under that id
+            message = Message(
+                message.content, metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id
+            )
+        device = metadata.dst_node_id - FIRST_NODE_ID
+        self._finish(device)
+        self._sequence += 1
+        free = max(self.now, self._flights.free_at(device))
+        kind = metadata.message_type.partition(".")[0]
+        visit = self.fleet.visit(Errand(device, self._sequence, free, kind, size), self.seed)
+        flight = Flight(visit.start + visit.seconds, self._sequence, device, message)
+        number(message, flight.id)
+        if visit.silent:
+            reason = f"dropped out after {flight.due - self.now:g} virtual seconds"
+            flight.message, flight.reply = None, lost_reply(message, reason)
+        self._flights.add(flight)
+        return flight.id
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that have arrived by the time at which the first awaited one does.
 
-        Returns at least one reply, or (when none of the messages is under way) none.
+        Returns at least one reply, or (when none of the messages is under way) none. A reply is
+        returned once.
         """
         return self.pull_until(message_ids, float("inf"))
 
@@ -153,52 +147,131 @@ class SimulationGrid(Grid):
         return gather(self, self.push_messages(messages), timeout=timeout, enough=enough)
 
     def cancel(self, message_ids: Iterable[str]) -> None:
-        """Tell devices to stop: work that was not executed yet never is."""
+        """Tell devices to stop: what they are not done with by now leaves no trace, and they are free
+        for the next message. Arrivals that are already fixed stay."""
         for message_id in message_ids:
-            self._open.pop(message_id, None)
-        self._idle = [flight for flight in self._idle if flight.message_id in self._open]
+            flight = self._flights.stop(message_id, self.now)
+            if flight is not None:
+                self._finish(flight.device)
 
     def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
         """As `pull_messages`, but at `deadline` (virtual seconds) at the latest."""
-        awaited = [self._open[i] for i in message_ids if i in self._open]
-        if not awaited:
+        ready = self._flights.arriving(message_ids, self.now, deadline)
+        if not ready:
+            if deadline < float("inf"):
+                self.now = max(self.now, deadline)
             return []
-        first = min(awaited)
-        if first.due > deadline:
-            self.now = max(self.now, deadline)
-            return []
-        self.now = max(self.now, first.due)
-        ready = sorted(flight for flight in awaited if flight.due <= self.now)
-        if any(flight.reply is None for flight in ready):
+        self.now = max(self.now, ready[0].due)
+        while any(flight.reply is None for flight in ready):
+            for flight in ready:
+                self._finish(flight.device)
             self._execute()
         for flight in ready:
-            del self._open[flight.message_id]
+            self._flights.delivered(flight)
+            self._finish(flight.device)
         return [flight.reply for flight in ready if flight.reply is not None]
 
     def _execute(self) -> None:
-        """Run all pending work; a client that has two messages gets them one after the other."""
-        while self._idle:
-            wave: dict[int, _Flight] = {}
-            rest = []
-            for flight in self._idle:
-                node = flight.message.metadata.dst_node_id
-                if node in wave:
-                    rest.append(flight)
-                else:
-                    wave[node] = flight
-            self._idle = rest
-            self._run_wave(list(wave.values()))
-
-    def _run_wave(self, flights: Sequence[_Flight]) -> None:
+        """Run whatever can start."""
+        flights = self._flights.startable()
         groups = [flights[i : i + self.chunk] for i in range(0, len(flights), self.chunk)]
         chunks = [[self._delivery(flight) for flight in group] for group in groups]
-        for group, replies in zip(groups, self.executor.run(chunks), strict=True):
-            for flight, reply in zip(group, replies, strict=True):
-                flight.reply = reply.message
-                self._contexts[flight.message.metadata.dst_node_id] = reply.context
+        for chunk, group, replies in zip(chunks, groups, self.executor.run(chunks), strict=True):
+            for delivery, flight, reply in zip(chunk, group, replies, strict=True):
+                flight.reply = _checked(delivery.message, reply.message)
+                number(flight.reply, f"r{flight.sequence}")
+                flight.context = None if flight.reply.has_error() else reply.context
+                flight.message = None
+        self._flights.started(flights)
 
-    def _delivery(self, flight: _Flight) -> Delivery:
-        node = flight.message.metadata.dst_node_id
-        if node not in self._contexts:
-            self._contexts[node] = new_context(node, self.fleet.count)
-        return Delivery(flight.message, self._contexts[node])
+    def _delivery(self, flight: Flight) -> Delivery:
+        """A flight's message with a context that the client may change: what it remembers may not come
+        to count, if the device is told to stop."""
+        kept = self._contexts.get(flight.device)
+        if kept is None:
+            context = self._blank(flight.device)
+        else:
+            state = RecordDict({name: record.copy() for name, record in kept.state.items()})
+            context = Context(
+                kept.run_id,
+                kept.node_id,
+                dict(kept.node_config),
+                state,
+                dict(kept.run_config),
+                kept.series_id,
+            )
+        if flight.message is None:
+            raise RuntimeError(f"message {flight.id} was executed before")
+        return Delivery(flight.message, context)
+
+    def _finish(self, device: int) -> None:
+        """Let the device's client remember what it has been through by now."""
+        for flight in self._flights.finished(device, self.now):
+            if flight.context is None:
+                continue
+            if flight.context == self._blank(device):
+                self._contexts.pop(device, None)
+            else:
+                self._contexts[device] = flight.context
+            flight.context = None
+
+    def _blank(self, device: int) -> Context:
+        return new_context(device + FIRST_NODE_ID, self.fleet.count)
+
+    def snapshot(self) -> Snapshot:
+        """Clock, numbering, what is under way, and the contexts of clients that remember something."""
+        writer = storage.Writer()
+        values = {
+            "now": self.now,
+            "sequence": self._sequence,
+            "contexts": [[device, writer.context(kept)] for device, kept in sorted(self._contexts.items())],
+            "flights": [self._written(flight, writer) for flight in self._flights],
+        }
+        found = Snapshot(values=values)
+        found.put("records", writer.snapshot())
+        return found
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to where `snapshot` was taken, by a Grid of the same app, fleet, seed and chunk."""
+        reader = storage.Reader(snapshot.get("records"))
+        values = snapshot.values
+        self.now, self._sequence = float(values["now"]), int(values["sequence"])
+        self._contexts = {device: reader.context(kept) for device, kept in values["contexts"]}
+        self._flights = Flights()
+        for one in values["flights"]:
+            flight = Flight(
+                float(one["due"]),
+                one["sequence"],
+                one["device"],
+                None if one["message"] is None else reader.message(one["message"]),
+                None if one["reply"] is None else reader.message(one["reply"]),
+                None if one["context"] is None else reader.context(one["context"]),
+                one["done"],
+            )
+            self._flights.add(flight, open=one["open"])
+
+    def _written(self, flight: Flight, writer: storage.Writer) -> dict[str, object]:
+        return {
+            "due": flight.due,
+            "sequence": flight.sequence,
+            "device": flight.device,
+            "message": None if flight.message is None else writer.message(flight.message),
+            "reply": None if flight.reply is None else writer.message(flight.reply),
+            "context": None if flight.context is None else writer.context(flight.context),
+            "open": flight.id in self._flights.open,
+            "done": flight.done,
+        }
+
+
+def _checked(message: Message, reply: object) -> Message:
+    """The reply, or a failed one in its place if it is none to this message."""
+    if not isinstance(reply, Message):
+        return error_reply(message, f"the ClientApp returned a {type(reply).__name__}; expected a Message")
+    answered, sent = reply.metadata, message.metadata
+    if answered.reply_to_message_id != sent.message_id or answered.src_node_id != sent.dst_node_id:
+        return error_reply(
+            message,
+            "the ClientApp returned a Message that answers another one; expected"
+            " Message(content, reply_to=message)",
+        )
+    return reply

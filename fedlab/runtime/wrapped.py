@@ -53,7 +53,7 @@ def gather(
     replies: list[Message] = []
     good = 0
     while waiting and (enough is None or good < enough):
-        arrived = grid.pull_until(list(waiting), deadline)
+        arrived = grid.pull_until(waiting.keys(), deadline)
         if not arrived:
             break
         for reply in arrived:

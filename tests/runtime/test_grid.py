@@ -7,6 +7,7 @@ from flwr.app import Message
 
 from fedlab.errors import UsageError
 from fedlab.runtime import SimulationGrid, TappedGrid, UniformFleet, client_of
+from fedlab.runtime.devices import Errand, Visit
 from tests.runtime.apps import adding_app, train_messages, weights
 
 
@@ -39,8 +40,8 @@ class Staggered:
 
     count: int
 
-    def duration(self, device: int, message: int) -> float:
-        return device + 1.0
+    def visit(self, errand: Errand, seed: int) -> Visit:
+        return Visit(errand.at, errand.device + 1.0)
 
 
 def test_pull_moves_the_clock_to_the_next_awaited_arrival() -> None:
@@ -60,12 +61,14 @@ def test_timeout_means_virtual_seconds() -> None:
     assert len(replies) == 2 and grid.now == 2.5
 
 
-def test_two_messages_to_one_client_run_one_after_the_other() -> None:
+def test_a_busy_device_takes_its_messages_one_after_the_other() -> None:
     grid = SimulationGrid(adding_app(), 2)
     node = grid.get_node_ids()[0]
     ids = grid.push_messages(train_messages([node, node, node]))
-    replies = grid.pull_messages(ids)
-    assert [r.content["metrics"]["calls"] for r in replies] == [1, 2, 3]
+    seen = []
+    while arrived := grid.pull_messages(ids):
+        seen.append((grid.now, [r.content["metrics"]["calls"] for r in arrived]))
+    assert seen == [(1.0, [1]), (2.0, [2]), (3.0, [3])]
 
 
 def test_the_same_chunk_size_gives_the_same_replies_whatever_the_number_of_messages() -> None:

@@ -1,0 +1,181 @@
+"""Computing times: how they are spread over devices, or a trace of them.
+
+Each spread is its quantile function, so that a device's time follows from one number of the seed tree
+and expected values can be written down.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from fedlab.errors import DataError, UsageError
+
+_NORMAL = statistics.NormalDist()
+
+
+class ComputingTime(Protocol):
+    """How the computing times of devices are spread."""
+
+    def quantile(self, share: float) -> float:
+        """Virtual seconds that `share` of the devices, between 0 and 1, do not exceed."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Every device takes the same time.
+
+    Args:
+        seconds: virtual seconds per message, at least 0.
+    """
+
+    seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least_zero(seconds=self.seconds)
+
+    def quantile(self, share: float) -> float:
+        return self.seconds
+
+
+@dataclass(frozen=True)
+class HalfNormal:
+    """`minimum` + |N(0, scale²)|: the spread that fits production traces of FedBuff.
+
+    Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022,
+    https://arxiv.org/abs/2106.06639.
+
+    Args:
+        scale: standard deviation of the normal before its sign is dropped, in virtual seconds, above 0.
+        minimum: virtual seconds that the fastest device takes, at least 0.
+    """
+
+    scale: float = 1.0
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        above_zero(scale=self.scale)
+        at_least_zero(minimum=self.minimum)
+
+    def quantile(self, share: float) -> float:
+        return self.minimum + self.scale * _NORMAL.inv_cdf((1.0 + share) / 2.0)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """median · exp(N(0, sigma²)): many devices alike, and a long tail of slow ones.
+
+    Args:
+        median: virtual seconds that half of the devices do not exceed, above 0.
+        sigma: standard deviation of the logarithm, above 0 and at most 10.
+    """
+
+    median: float = 1.0
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        above_zero(median=self.median, sigma=self.sigma)
+        if self.sigma > 10.0:
+            raise UsageError(f"sigma = {self.sigma}; expected at most 10")
+
+    def quantile(self, share: float) -> float:
+        return self.median * math.exp(self.sigma * _NORMAL.inv_cdf(share))
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """`minimum` + an exponential time; with a minimum, the shifted exponential of straggler analyses.
+
+    Args:
+        mean: of the exponential part, in virtual seconds, above 0.
+        minimum: virtual seconds that the fastest device takes, at least 0.
+    """
+
+    mean: float = 1.0
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        above_zero(mean=self.mean)
+        at_least_zero(minimum=self.minimum)
+
+    def quantile(self, share: float) -> float:
+        return self.minimum - self.mean * math.log1p(-share)
+
+
+TIMES: dict[str, Callable[..., ComputingTime]] = {
+    "constant": Constant,
+    "half-normal": HalfNormal,
+    "log-normal": LogNormal,
+    "exponential": Exponential,
+}
+"""Every spread of computing times by the name that a scenario gives it."""
+
+
+def read_trace(path: str | Path) -> tuple[float, ...]:
+    """Computing times from a CSV file with the columns `device` and `seconds`, one row per device.
+
+    Args:
+        path: as seen from the current directory, like that of a data set; `~` is the home directory.
+            The names of devices are free and distinct; the order of the rows is what counts.
+
+    Raises:
+        DataError: the file is missing or unreadable.
+        UsageError: a line is not as expected; the message names it.
+    """
+    path = Path(path).expanduser()
+    times: list[float] = []
+    lines: dict[str, int] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            if header != ["device", "seconds"]:
+                raise UsageError(f"{path}, line 1: got {','.join(header)!r}; expected device,seconds")
+            for row in reader:
+                if row:
+                    times.append(_timed(row, f"{path}, line {reader.line_num}", lines, reader.line_num))
+    except OSError as error:
+        raise DataError(
+            f"cannot read the trace {path}: {error.strerror}; give the path of a CSV file"
+        ) from error
+    except (csv.Error, UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{path}, line {len(times) + 2}: no CSV text in UTF-8 ({error})") from error
+    if not times:
+        raise UsageError(f"{path}: no device; expected a line such as 0,12.5 after the first")
+    return tuple(times)
+
+
+def _timed(row: list[str], where: str, lines: dict[str, int], line: int) -> float:
+    """The seconds of one row; `lines` knows the devices that came before."""
+    if len(row) != 2 or not row[0].strip():
+        raise UsageError(f"{where}: got {','.join(row)!r}; expected a device and its seconds, as in 0,12.5")
+    device = row[0].strip()
+    if device in lines:
+        raise UsageError(f"{where}: device {device} stands in line {lines[device]} already; expected it once")
+    lines[device] = line
+    try:
+        seconds = float(row[1])
+    except ValueError:
+        seconds = math.nan
+    if not 0.0 <= seconds < math.inf:
+        raise UsageError(f"{where}: got {row[1].strip()!r}; expected a number of seconds >= 0")
+    return seconds
+
+
+def at_least_zero(**values: float) -> None:
+    """Raises UsageError for a value that is negative or not finite."""
+    for name, value in values.items():
+        if not 0.0 <= value < math.inf:
+            raise UsageError(f"{name} = {value}; expected a finite number >= 0")
+
+
+def above_zero(**values: float) -> None:
+    """Raises UsageError for a value that is not positive or not finite."""
+    for name, value in values.items():
+        if not 0.0 < value < math.inf:
+            raise UsageError(f"{name} = {value}; expected a finite number > 0")
