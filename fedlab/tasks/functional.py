@@ -93,7 +93,7 @@ class FunctionalModel:
         self.net.eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             self.net(torch.zeros(1, *self.input_shape))
-        return counter.get_total_flops()
+        return int(counter.get_total_flops())
 
     def state(self) -> State:
         """A copy of the parameters and buffers that the module was built with."""
