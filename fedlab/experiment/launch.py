@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flwr.serverapp import Grid
+
 from fedlab.errors import UsageError
 from fedlab.experiment import resuming
-from fedlab.experiment.cells import chunk_size
+from fedlab.experiment.cells import Cell, chunk_size
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import now
 from fedlab.experiment.provenance import describe_data, describe_model, machine, versions
@@ -29,6 +32,7 @@ def run(
     aggregator: object | None = None,
     progress: Progress | None = None,
     command: str = "",
+    grid: Callable[[Cell], Grid] | None = None,
 ) -> AuditReport:
     """Run a scenario from training to report.
 
@@ -38,6 +42,8 @@ def run(
         task: your own data and network, instead of the scenario's `[task]`.
         aggregator: your own aggregator, instead of the scenario's: a function
             (deltas, weights) -> delta, or an object with `aggregate(updates, state)`.
+        grid: makes the Grid on which a cell's clients are, instead of a simulation: see
+            `fedlab.experiment.flower`. Their chunks, devices and resumption are then its own business.
 
     Raises:
         ScenarioError: every mistake in the scenario.
@@ -50,7 +56,7 @@ def run(
             " a table or a Scenario"
         )
     settings = load(scenario if task is None else with_own_task(scenario))
-    setup = set_up(settings, task, aggregator)
+    setup = replace(set_up(settings, task, aggregator), grid=grid)
     directory = RunDirectory.create(Path(out) if out is not None else None, settings.name)
     with directory.locked():
         directory.write_text("scenario.toml", resolved_toml(settings))

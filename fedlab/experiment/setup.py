@@ -7,12 +7,13 @@ resumption start from the same things. Nothing is written.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.serverapp import Grid
 from numpy.typing import NDArray
 from torch import nn
 
@@ -34,6 +35,7 @@ class Setup:
         owners: record ids of each client, by seed.
         model: the undefended network.
         objects: names of what came from Python and stands in no file.
+        grid: makes the Grid on which a cell's clients are; a `SimulationGrid` if None.
     """
 
     scenario: Scenario
@@ -44,6 +46,7 @@ class Setup:
     aggregator: Aggregator
     model: FunctionalModel = field(repr=False)
     objects: Mapping[str, str]
+    grid: Callable[[Cell], Grid] | None = None
 
     @property
     def cells(self) -> list[Cell]:

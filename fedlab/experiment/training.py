@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, cast
 
+from flwr.serverapp import Grid
+
 from fedlab.audit import archive
 from fedlab.errors import FedlabError
 from fedlab.experiment.cells import Cell, Parts, Trained, assemble, chunk_size
@@ -49,8 +51,12 @@ class Training:
         scenario = setup.scenario
         self.owners, self.defense = setup.owners[cell.seed], setup.defenses[cell.defense]
         self.parts = assemble(cell, scenario, setup.task, self.owners, self.defense, setup.aggregator)
-        self.grid = SimulationGrid(
-            self.parts.app, len(self.owners), executor, seed=cell.seed, chunk=chunk_size(scenario)
+        self.grid: Grid = (
+            setup.grid(cell)
+            if setup.grid is not None
+            else SimulationGrid(
+                self.parts.app, len(self.owners), executor, seed=cell.seed, chunk=chunk_size(scenario)
+            )
         )
         self.journal = Journal(directory.path / "privacy" / f"{cell.name}.journal.jsonl")
         self.watcher = Watcher(
@@ -199,7 +205,7 @@ class Training:
             "per_client": per_client(parts.task, self.owners, by_class),
             "failures": len(self.watcher.failures),
             "skipped_rounds": self.skipped,
-            "virtual_seconds": self.grid.now,
+            "virtual_seconds": self.grid.now if isinstance(self.grid, SimulationGrid) else None,
         }
         archive.add(directory.path / "observations" / cell.name, [])
         directory.write_tensors(f"models/{cell.name}/model.safetensors", self.state)

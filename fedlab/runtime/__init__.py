@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fedlab.runtime._flower import bundle_of as bundle_of
 from fedlab.runtime._flower import client_of as client_of
 from fedlab.runtime._flower import quiet_logger as quiet_logger
 from fedlab.runtime.devices import Availability as Availability

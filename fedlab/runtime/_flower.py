@@ -8,16 +8,19 @@
   takes longer than all the rest of a small client's reply; `filled` puts entries there that are known
   to be of the right type.
 * `Message(metadata=...)`: how Flower itself makes a message that comes over the wire.
-* `SUPERLINK_NODE_ID`, `ErrorCode`, `Run`: constants and a type with no public address.
+* `SUPERLINK_NODE_ID`, `ErrorCode`, `Run`, `get_project_dir`: constants, a type and a path with no public
+  address.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
+from flwr.common.config import get_project_dir
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.supercore.run import Run as Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -35,6 +38,11 @@ def enter_run() -> Run:
     TaskIdentity.run_id = RUN_ID
     TaskIdentity.node_id = SUPERLINK_NODE_ID
     return Run.create_empty(RUN_ID)
+
+
+def bundle_of(run: Run) -> Path:
+    """Where Flower unpacked the bundle (FAB) of a run that `flwr run` started."""
+    return get_project_dir(run.fab_id, run.fab_version, run.fab_hash)
 
 
 def quiet_logger() -> None:
