@@ -31,7 +31,17 @@ from torch import Tensor
 from fedlab.runtime.arrays import TensorArray, runs, tensor_of
 
 Kind = Literal[
-    "records", "keys", "shape", "dtype", "not-finite", "norm", "num-examples", "duplicate", "late", "foreign"
+    "records",
+    "keys",
+    "shape",
+    "dtype",
+    "not-finite",
+    "norm",
+    "num-examples",
+    "quorum",
+    "duplicate",
+    "late",
+    "foreign",
 ]
 """Why a reply was turned away, in one word."""
 

@@ -28,9 +28,7 @@ Rejected = Callable[[Message | None, Message, Kind, str], None]
 """Called with (message or None if unknown, reply, kind, reason)."""
 
 REJECTED = 101
-"""Error code of a reply that the guard turned away."""
-NO_QUORUM = 102
-"""Error code of a valid reply in a round with too few of them."""
+"""Error code of the failed replies that the guard puts in the place of others."""
 REMEMBERED = 10_000
 """Closed messages whose late and duplicate replies are still told from a stranger's."""
 UNKNOWN = {
@@ -182,10 +180,10 @@ class GuardedGrid(WrappedGrid):
         valid = [index for index in training if not replies[index].has_error()]
         if len(valid) >= self.quorum:
             return replies
-        error = Error(NO_QUORUM, f"{len(valid)} of {self.quorum} valid replies")
+        flaw = Flaw("quorum", f"{len(valid)} of {self.quorum} valid replies")
         for index in valid:
             message = asked[replies[index].metadata.reply_to_message_id]
-            replies[index] = Message(error, reply_to=message)
+            replies[index] = self._turned_away(message, replies[index], flaw)
         return replies
 
     def _turned_away(self, message: Message, reply: Message, flaw: Flaw) -> Message:
