@@ -12,7 +12,10 @@ from fedlab import plugins
 from fedlab.errors import FedlabError, UnknownName
 from fedlab.signature import REQUIRED, REST, Parameter, shown
 
-KINDS = (*plugins.KINDS, "partitions", "scenarios")
+CLOSED = ("partitions", "times")
+"""Kinds that other packages cannot add to."""
+
+KINDS = (*plugins.KINDS, *CLOSED, "scenarios")
 
 _ALIASES = {
     **{kind.removesuffix("s"): kind for kind in KINDS},
@@ -22,9 +25,10 @@ _ALIASES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A plugin, a partition or a shipped scenario; `broken` says why a plugin cannot be used.
+    """A plugin, a partition, a spread of computing times or a shipped scenario.
 
-    `example` holds parameters without which it cannot be used, though none is required by itself.
+    `broken` says why a plugin cannot be used; `example` holds parameters without which it cannot be, though
+    none is required by itself.
     """
 
     kind: str
@@ -89,10 +93,10 @@ def names(kind: str) -> list[str]:
         from fedlab.scenario.source import shipped
 
         return sorted(shipped())
-    if kind == "partitions":
-        from fedlab.tasks.partition import PARTITIONS
+    if kind in CLOSED:
+        from fedlab.scenario.plugged import closed
 
-        return sorted(PARTITIONS)
+        return sorted(closed(kind))
     return plugins.names(kind)
 
 
@@ -100,12 +104,11 @@ def entry(kind: str, name: str) -> Entry:
     """What can be said about one of them. A plugin that does not load is an entry all the same."""
     if kind == "scenarios":
         return _scenario(name)
-    if kind == "partitions":
-        from fedlab.scenario.plugged import partition_parameters
-        from fedlab.tasks.partition import PARTITIONS
+    if kind in CLOSED:
+        from fedlab.scenario.plugged import closed, closed_parameters
 
-        text = inspect.getdoc(PARTITIONS[name]) or ""
-        return Entry(kind, name, plugins.HOME, _body(text), parameters=partition_parameters(name))
+        text = inspect.getdoc(closed(kind)[name]) or ""
+        return Entry(kind, name, plugins.HOME, _body(text), parameters=closed_parameters(kind, name))
     provider = plugins.provider(kind, name)
     try:
         plugin = plugins.load(kind, name)

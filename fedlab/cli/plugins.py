@@ -33,7 +33,7 @@ def list_(
 ) -> None:
     """List the plugins of a kind; without one, the names of all.
 
-    KIND is strategies, aggregators, attacks, defenses, datasets, models, partitions or scenarios.
+    KIND is strategies, aggregators, attacks, defenses, datasets, models, partitions, times or scenarios.
     """
     from rich.text import Text
 
@@ -153,6 +153,7 @@ def usage(entry: catalogue.Entry) -> str:
         "datasets": ("task", "dataset"),
         "models": ("task", "model"),
         "partitions": ("clients", "partition"),
+        "times": ("devices", "time"),
         "aggregators": ("strategy", "aggregator"),
         "strategies": ("strategy", "name"),
     }[entry.kind]

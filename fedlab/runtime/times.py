@@ -45,7 +45,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class HalfNormal:
-    """`minimum` + |N(0, scale²)|: the spread that fits production traces of FedBuff.
+    """`minimum` + |N(0, scale²)|: what the authors of FedBuff found to fit devices in production.
 
     Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022,
     https://arxiv.org/abs/2106.06639.
@@ -127,7 +127,12 @@ def read_trace(path: str | Path) -> tuple[float, ...]:
         DataError: the file is missing or unreadable.
         UsageError: a line is not as expected; the message names it.
     """
-    path = Path(path).expanduser()
+    try:
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise DataError(f"the trace {path} is no file; give the path of a CSV file")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"cannot read the trace {path}: {error}") from error
     times: list[float] = []
     lines: dict[str, int] = {}
     try:

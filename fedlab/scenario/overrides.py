@@ -19,7 +19,11 @@ from fedlab.scenario.places import Path
 from fedlab.scenario.plugged import parameters_at
 from fedlab.scenario.schema import SCHEMA, Scenario
 
-EXCLUSIVE = {("seed",): ("seeds",), ("clients", "local_steps"): ("clients", "local_epochs")}
+EXCLUSIVE = {
+    ("seed",): ("seeds",),
+    ("clients", "local_steps"): ("clients", "local_epochs"),
+    ("devices", "trace"): ("devices", "time"),
+}
 """Pairs of which a scenario has one; the later word counts, so an override drops the other."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fedlab import plugins, signature
@@ -16,6 +16,7 @@ KINDS: dict[Path, str] = {
     ("task", "dataset"): "datasets",
     ("task", "model"): "models",
     ("clients", "partition"): "partitions",
+    ("devices", "time"): "times",
     ("strategy", "aggregator"): "aggregators",
     ("attacks",): "attacks",
     ("defenses",): "defenses",
@@ -26,25 +27,38 @@ OWN_KEYS = {"name", "label"}
 """Keys beside the parameters; `label` counts only in attacks and defenses."""
 
 
-def partitions() -> dict[str, Any]:
-    """Name -> function of the ways to share out records."""
+CLOSED = {"partitions": "partition", "times": "computing time"}
+"""Kinds that other packages cannot add to, and what one of them is called."""
+
+
+def closed(kind: str) -> dict[str, Callable[..., Any]]:
+    """Name -> function or class of the ways to share out records, or of the spreads of computing times."""
+    if kind == "times":
+        from fedlab.runtime.devices import TIMES
+
+        return dict(TIMES)
     from fedlab.tasks.partition import PARTITIONS
 
     return dict(PARTITIONS)
 
 
-def partition_parameters(name: str) -> list[Parameter]:
-    """The knobs of a partition, without what fedlab passes itself (labels, clients, generator)."""
-    known = partitions()
+def closed_parameters(kind: str, name: str) -> list[Parameter]:
+    """The knobs of one of them, without what fedlab passes itself (records, clients, generator).
+
+    Raises:
+        UnknownName: there is none of that name.
+    """
+    known = closed(kind)
     if name not in known:
-        raise UnknownName("partition", name, known)
-    return [item for item in signature.parameters(known[name], 2) if item.name != "generator"]
+        raise UnknownName(CLOSED[kind], name, known)
+    given = 2 if kind == "partitions" else 0
+    return [item for item in signature.parameters(known[name], given) if item.name != "generator"]
 
 
 def parameters_at(path: Path, name: str) -> list[Parameter]:
     """The parameters of the plugin `name` that stands at a path of the scenario."""
     kind = KINDS[path[:1] if path[0] in ("attacks", "defenses") else path[:2]]
-    return partition_parameters(name) if kind == "partitions" else plugins.parameters(kind, name)
+    return closed_parameters(kind, name) if kind in CLOSED else plugins.parameters(kind, name)
 
 
 def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
@@ -109,7 +123,9 @@ def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any])
     count = clients.get("count", 10) if isinstance(clients, dict) else 10
     name, params = by_path.get(here, ("iid", {}))
     if here in by_path or "partition" not in (clients if isinstance(clients, dict) else {}):
-        found += [(here, fault) for fault in trial.partition(partitions()[name], params, train, count)]
+        found += [
+            (here, fault) for fault in trial.partition(closed("partitions")[name], params, train, count)
+        ]
     here = ("task", "model")
     if here in by_path:
         model = by_path[here]
@@ -117,6 +133,14 @@ def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any])
         found += [(here, fault) for fault in faults]
         if not faults:
             found += _defended(dataset, model, sound)
+    here = ("devices", "time")
+    if here in by_path:
+        name, params = by_path[here]
+        found += [(here, fault) for fault in trial.time(closed("times")[name], params)]
+    devices = data.get("devices")
+    trace = devices.get("trace") if isinstance(devices, dict) else None
+    if isinstance(trace, str):
+        found += [(("devices", "trace"), fault) for fault in trial.trace(trace)]
     return [((*path, *key), text) for path, (key, text) in found]
 
 

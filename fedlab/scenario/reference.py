@@ -58,7 +58,7 @@ def json_schema() -> dict[str, Any]:
         del definitions[table]["properties"][key]["default"]  # it hangs on another key
     definitions["Strategy"]["properties"]["name"] |= {"enum": plugins.names("strategies")}
     for path, kind in plugged.KINDS.items():
-        known = sorted(plugged.partitions()) if kind == "partitions" else plugins.names(kind)
+        known = sorted(plugged.closed(kind)) if kind in plugged.CLOSED else plugins.names(kind)
         listed = len(path) == 1
         definitions[kind] = copy.deepcopy(definitions["Labelled" if listed else "Plugin"])
         definitions[kind]["properties"]["name"] |= {"enum": known}
@@ -91,7 +91,7 @@ def _rows(node: dict[str, Any], schema: dict[str, Any]) -> str:
     if node.get("additionalProperties") is True:
         text += "\nEvery other key is a parameter of the plugin.\n"
     for key, inner in node["properties"].items():
-        leaves = alternatives(inner, schema)
+        leaves = [leaf for leaf in alternatives(inner, schema) if leaf.get("type") != "null"]
         if len(leaves) == 1 and leaves[0].get("type") == "object":
             required = set(leaves[0].get("required", ()))
             text += f"\n### `{key}`\n\n{leaves[0]['description']}\n\n{_table(leaves[0], schema, required)}"

@@ -6,19 +6,20 @@ place hides none in another.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from fedlab.scenario.places import Path
-from fedlab.scenario.schema import Scenario, is_count
+from fedlab.scenario.schema import Availability, Scenario, is_count
 
 Mistake = tuple[Path, str]
 
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """All broken rules, each with the path that should change."""
-    return [*_exclusive(data), *_cohort(data), *_audit(data), *_twice(data)]
+    return [*_exclusive(data), *_cohort(data), *_availability(data), *_audit(data), *_twice(data)]
 
 
 def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
@@ -32,13 +33,47 @@ def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
             " passes over the client's records",
         )
 
+    devices = _table(data, "devices")
+    if "trace" in devices and "time" in devices:
+        yield (
+            ("devices", "trace"),
+            "trace and time are both given; expected one: measured times, or a spread to draw them from",
+        )
+
 
 def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
-    count, cohort = _count(data, "clients", "count"), _table(data, "strategy").get("cohort")
-    if count is not None and is_count(cohort) and cohort > count:
+    count, strategy = _count(data, "clients", "count"), _table(data, "strategy")
+    cohort = strategy.get("cohort", count)
+    if count is None or not is_count(cohort):
+        return
+    if cohort > count:
         yield (
             ("strategy", "cohort"),
             f"got {cohort}; expected at most {count}, the number of clients (clients.count)",
+        )
+        return
+    quorum, factor = strategy.get("quorum"), strategy.get("over_selection")
+    if is_count(quorum) and quorum > cohort:
+        yield (
+            ("strategy", "quorum"),
+            f"got {quorum}; expected at most {cohort}, the replies that a round waits for (strategy.cohort)",
+        )
+    if _number(factor) and cohort * factor > count * (1 + 1e-9):
+        yield (
+            ("strategy", "over_selection"),
+            f"got {factor}; {factor} times a cohort of {cohort} is more than {count}, the number of clients;"
+            f" expected at most {math.floor(100 * count / cohort) / 100:g}, or a smaller cohort",
+        )
+
+
+def _availability(data: dict[str, Any]) -> Iterator[Mistake]:
+    given = _table(_table(data, "devices"), "availability")
+    period, up = (given.get(key, Availability.model_fields[key].default) for key in ("period", "up"))
+    if _number(period) and _number(up) and up > period:
+        where = "up" if "up" in given else "period"
+        yield (
+            ("devices", "availability", where),
+            f"up is {up:g} and period {period:g}; expected a device to be there for the period at most",
         )
 
 
@@ -90,6 +125,10 @@ def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
             repeated = [value for value, times in Counter(map(repr, values)).items() if times > 1]
             if repeated:
                 yield path, f"{', '.join(repeated)} is given twice; expected each once"
+
+
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _table(data: dict[str, Any], key: str) -> dict[str, Any]:

@@ -148,8 +148,8 @@ class Strategy(Section):
     evaluate_every: Count | None = None
     """Test the global model after every so many rounds; only at the end unless given."""
     over_selection: Annotated[float, Field(ge=1, le=100)] = 1.0
-    """Asks this many times the cohort (rounded up) and goes on with the first `cohort` valid replies; the
-    others are told to stop."""
+    """Asks this many times the cohort (rounded up; no more than there are clients) and goes on with the first
+    `cohort` replies without error; the others are told to stop."""
     deadline: Positive | None = None
     """Virtual seconds after which a round goes on with the replies it has; waits for all unless given."""
     quorum: Count = 1
@@ -169,21 +169,23 @@ class Devices(Section):
     """How long the simulated devices take, in virtual seconds. All of it is drawn from the seed."""
 
     time: PluginOrName = Plugin(name="constant")
-    """How the computing times of devices are spread: `"constant"`, `"half-normal"`, `"log-normal"` or
-    `"exponential"`, by name or as a table of name and parameters."""
+    """How the computing times of devices are spread: `fedlab list times`. A device's own is drawn once."""
     per_example: NotNegative = 0.0
-    """Virtual seconds per record that a client works through, on a device of median speed; beside `time`."""
+    """Virtual seconds per record that a client works through, on a device of median speed; beside `time`.
+    A device that is twice as slow there is twice as slow here."""
     download_mbps: Positive | None = None
     """Megabits a second at which a device receives the model; no time unless given."""
     upload_mbps: Positive | None = None
-    """Megabits a second at which a device sends its update; no time unless given."""
+    """Megabits a second at which a device sends its update, which is taken to be as large as the model; no
+    time unless given."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability that a device falls silent while it works on a message."""
+    """Probability that a device falls silent while it works on a message: its work is lost, and the server
+    knows when the reply would have been due."""
     availability: Availability | None = None
     """When devices can work; always unless given."""
     trace: str | None = None
-    """CSV file with columns `device` and `seconds` (one row per device, used in turn when there are more
-    clients than rows), instead of `time`."""
+    """CSV file with the columns `device` and `seconds`, one row per device, used in turn when there are more
+    clients than rows; instead of `time`. As for data sets, the path is seen from the current directory."""
 
 
 class Guard(Section):

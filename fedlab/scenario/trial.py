@@ -84,6 +84,26 @@ def partition(
     return []
 
 
+def time(spread: Callable[..., Any], params: Mapping[str, Any]) -> list[Fault]:
+    """What is wrong with the parameters of a spread of computing times."""
+    try:
+        spread(**params)
+    except FedlabError as error:
+        return [_fault(error, params)]
+    return []
+
+
+def trace(path: str) -> list[Fault]:
+    """What is wrong with a file of computing times."""
+    from fedlab.runtime.devices import read_trace
+
+    try:
+        read_trace(path)
+    except FedlabError as error:
+        return [((), str(error))]
+    return []
+
+
 def network(
     dataset: str | None,
     model: str,
