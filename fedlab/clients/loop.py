@@ -176,8 +176,12 @@ class LocalTraining:
             buffers = _choose(still, now.buffers, buffers)
             carry = _choose(still, now.carry, carry)
             loss = loss.masked_fill(still, 0.0)
-        rate = self.config.learning_rate  # not in place: a rule may carry the old parameters on
-        now.parameters = {n: value.add(slopes[n], alpha=-rate) for n, value in now.parameters.items()}
+        rate = self.config.learning_rate
+        if step and not _share_memory(now.parameters, carry | buffers):
+            for name, value in now.parameters.items():
+                value.add_(slopes[name], alpha=-rate)
+        else:  # the first are the server's own, and a rule may carry old ones on
+            now.parameters = {n: value.add(slopes[n], alpha=-rate) for n, value in now.parameters.items()}
         now.buffers, now.carry = buffers, carry
         losses.index_add_(0, where, loss.double())
 
@@ -222,6 +226,11 @@ def _choose(still: Tensor, old: State, new: State) -> State:
         name: torch.where(still.view(-1, *([1] * (value.dim() - 1))), old[name], value)
         for name, value in new.items()
     }
+
+
+def _share_memory(one: State, other: State) -> bool:
+    mine = {value.untyped_storage().data_ptr() for value in one.values()}
+    return any(value.untyped_storage().data_ptr() in mine for value in other.values())
 
 
 def _joined(stacks: Sequence[_Stack]) -> tuple[State, State, Carry]:

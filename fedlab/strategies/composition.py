@@ -83,7 +83,7 @@ class Composition(Strategy):
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
         before = flatten(self._sent, self.parameters)
         updates = Updates(
-            deltas=matrix(records, self.parameters, before.numel()).sub_(before),
+            deltas=deltas_of(records, self._sent, self.parameters),
             weights=weights,
             clients=tuple(reply.metadata.src_node_id for reply in valid),
             metrics=tuple(metrics),
@@ -106,7 +106,7 @@ class Composition(Strategy):
         share = weights / weights.sum()
         for name in self._sent.keys() - set(self.parameters):
             like = self._sent[name]
-            average = (share @ matrix(records, [name], like.numel())).reshape(like.shape)
+            average = like + (share @ deltas_of(records, self._sent, [name])).reshape(like.shape)
             after[name] = (average if like.dtype.is_floating_point else average.round()).to(like.dtype)
         return (
             array_record({name: after[name] for name in self._sent}),
@@ -158,16 +158,18 @@ def flatten(state: State, names: Sequence[str]) -> Tensor:
     return torch.cat([state[name].reshape(-1).double() for name in names])
 
 
-def matrix(records: Sequence[ArrayRecord], names: Sequence[str], width: int) -> Tensor:
-    """(n, width) float64: the named arrays of each record, flattened in that order."""
-    rows = torch.empty(len(records), width, dtype=torch.float64)
+def deltas_of(records: Sequence[ArrayRecord], before: State, names: Sequence[str]) -> Tensor:
+    """(n, d) float64: by how much the named arrays of each record differ from `before`, flattened."""
+    width = sum(before[name].numel() for name in names)
+    deltas = torch.empty(len(records), width, dtype=torch.float64)
     left = 0
     for name in names:
+        base = before[name].reshape(-1).double()
+        right = left + len(base)
         for top, values in runs([record[name] for record in records]):
-            flat = values.reshape(len(values), -1)
-            rows[top : top + len(values), left : left + flat.shape[1]] = flat
-        left += flat.shape[1]
-    return rows
+            torch.sub(values.reshape(len(values), -1), base, out=deltas[top : top + len(values), left:right])
+        left = right
+    return deltas
 
 
 def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:

@@ -51,6 +51,11 @@ class FunctionalModel:
         self.mask_shapes: dict[str, torch.Size] = {}
         self._probe()
 
+    def _zeros(self, examples: int) -> Tensor:
+        """Input of the type that the first parameter has."""
+        kind = next((value.dtype for value in self.net.parameters()), torch.float32)
+        return torch.zeros(examples, *self.input_shape, dtype=kind)
+
     def _probe(self) -> None:
         """Run once on zeros, to learn the shape of every dropout mask and to fail early."""
         hooks = []
@@ -69,7 +74,7 @@ class FunctionalModel:
                 hooks.append(module.register_forward_pre_hook(note))
         self.net.eval()
         try:
-            self.outputs = self.net(torch.zeros(2, *self.input_shape)).shape[1:]
+            self.outputs = self.net(self._zeros(2)).shape[1:]
         finally:
             for hook in hooks:
                 hook.remove()
@@ -92,7 +97,7 @@ class FunctionalModel:
         """Floating-point operations of one example's forward pass: matrix products and convolutions."""
         self.net.eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            self.net(torch.zeros(1, *self.input_shape))
+            self.net(self._zeros(1))
         return int(counter.get_total_flops())
 
     def state(self) -> State:
@@ -147,7 +152,8 @@ class FunctionalModel:
         if rows is not None and training:
             tensors |= {f"{name}.rows": rows for name in self._norms}
         self.net.train(training)
-        outputs = torch.func.functional_call(self.net, tensors, (x,), tie_weights=False)
+        kind = next((state[name].dtype for name in self.parameter_names), x.dtype)
+        outputs = torch.func.functional_call(self.net, tensors, (x.to(kind),), tie_weights=False)
         return outputs, {name: tensors[name] for name in self.buffer_names}
 
 

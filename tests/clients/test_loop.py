@@ -1,17 +1,19 @@
 """The stacked loop against torch's own modules and optimizer, and against itself one by one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedlab import seeds
 from fedlab.clients import ClientConfig, LocalRule, plan_batches
 from fedlab.clients.batches import ClientJob
 from fedlab.clients.loop import LocalTraining
-from fedlab.tasks import Dataset, FunctionalModel, cross_entropy
+from fedlab.clients.rules import Aux, Batch, Carry, GradFn
+from fedlab.tasks import Dataset, FunctionalModel, State, cross_entropy
 from tests.conftest import batch_norm_mlp, dropout_mlp
 
 
@@ -57,6 +59,67 @@ def test_stacked_equals_one_by_one(
         apart = torch.cat([(alone.state[n] - together.state[n]).flatten() for n in job.state])
         assert float(apart.norm()) <= 1e-5 * float(moved.norm())
         assert together.loss == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_in_float64_stacked_and_one_by_one_agree_to_ten_digits(small_data: Dataset) -> None:
+    training, jobs = make(small_data, lambda: batch_norm_mlp().double(), EPOCHS, [5, 12, 9, 20, 7])
+    alone = LocalTraining(
+        training.model, cross_entropy, small_data, LocalRule(), EPOCHS, seed=3, stacked=False
+    )
+    for job, together in zip(jobs, training(jobs), strict=True):
+        single = alone([job])[0]
+        for name, value in together.state.items():
+            assert value.dtype == job.state[name].dtype
+            apart = float((value - single.state[name]).norm())
+            assert apart <= 1e-10 * max(1e-30, float((value - job.state[name]).norm()))
+
+
+@pytest.mark.parametrize("sizes", [[3, 20], [3, 4, 20], [20, 3, 16, 4, 4, 4, 5, 2], [8] * 21])
+def test_any_stack_gives_each_client_the_same_bits(small_data: Dataset, sizes: list[int]) -> None:
+    """Clients that are done leave the stack; those that stay keep their bits, and so does their order."""
+    config = ClientConfig(batch_size=2, local_epochs=2, momentum=0.5)
+    offsets = np.random.default_rng(1).integers(0, 60, len(sizes))
+    model = FunctionalModel(dropout_mlp(), small_data.shape)
+    training = LocalTraining(model, cross_entropy, small_data, LocalRule(), config, seed=3)
+    start = model.state()
+    jobs = [
+        ClientJob(c, 2, start, {}, np.arange(o, o + n), plan_batches(n, config, 3, 2, c))
+        for c, (n, o) in enumerate(zip(sizes, offsets, strict=True))
+    ]
+    together = training(jobs)
+    for c, job in enumerate(jobs):
+        alone = training([job])[0]
+        assert all(torch.equal(alone.state[n], together[c].state[n]) for n in start)
+        assert (
+            alone.loss == together[c].loss
+            and alone.steps == together[c].steps == sizes[c] // 2 * 2 + (sizes[c] % 2) * 2
+        )
+
+
+class Remembering(LocalRule):
+    """Carries the parameters of the step before, and sends them instead of the last ones."""
+
+    def start(self, parameters: State, client_state: State, server_state: State) -> Carry:
+        return dict(parameters)
+
+    def direction(
+        self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
+    ) -> tuple[State, Aux, Carry]:
+        gradient, aux = grad_fn(parameters, batch)
+        return gradient, aux, dict(parameters)
+
+    def finish(self, anchor: State, parameters: State, steps: Tensor, carry: Carry) -> tuple[State, State]:
+        return carry, {}
+
+
+def test_a_rule_may_carry_old_parameters_on(small_data: Dataset) -> None:
+    """What it sends after 21 steps is what FedAvg sends after 20 (recorded steps and all)."""
+    long, short = (ClientConfig(batch_size=0, local_steps=n, mode="eval") for n in (21, 20))
+    plain, jobs = make(small_data, dropout_mlp, short, [6, 6])
+    late = LocalTraining(plain.model, cross_entropy, small_data, Remembering(), long, seed=3)
+    longer = [replace(job, plan=[*job.plan, job.plan[0]]) for job in jobs]
+    for a, b in zip(plain(jobs), late(longer), strict=True):
+        assert all(torch.equal(a.state[n], b.state[n]) for n in a.state)
 
 
 def test_the_loop_is_torch_sgd(small_data: Dataset) -> None:
