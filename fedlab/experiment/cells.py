@@ -17,13 +17,12 @@ from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
+from fedlab.clients.stacking import Chunking, chunking
 from fedlab.errors import UsageError
 from fedlab.scenario import Scenario
 from fedlab.scenario.schema import Strategy as StrategySettings
 from fedlab.strategies import SGD, Aggregator
 from fedlab.tasks import FunctionalModel, Task
-
-LARGEST_CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -55,22 +54,20 @@ class Trained:
     weights_sha256: str
 
 
-def chunk_size(scenario: Scenario) -> int:
-    """Clients per stacked chunk: a function of the scenario alone, so that workers change no bit."""
-    if scenario.runtime.chunk is not None:
-        return scenario.runtime.chunk
-    return max(2, min(LARGEST_CHUNK, -(-scenario.strategy.cohort // 2)))
-
-
 @dataclass(frozen=True)
 class Parts:
-    """What a cell is made of, before it is trained; the same on any Grid."""
+    """What a cell is made of, before it is trained; the same on any Grid.
+
+    Attributes:
+        chunking: how cohorts are cut; a function of the scenario alone, so that workers change no bit.
+    """
 
     task: Task
     model: FunctionalModel
     config: ClientConfig
     app: ClientApp
     strategy: Strategy
+    chunking: Chunking
 
 
 def assemble(
@@ -99,8 +96,10 @@ def assemble(
     rule = defense.local_rule(LocalRule(), federation)
     model = task.model(seeds.derive(cell.seed, "init"))
     strategy = defense.strategy(_strategy(settings, aggregator, cell.seed, model))
-    app = with_mods(CohortApp(task, owners, rule, config, cell.seed), defense.mods())
-    return Parts(task, model, config, app, strategy)
+    cut = chunking(model, config, max(federation.records), settings.cohort, scenario.runtime.chunk)
+    device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
+    app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, device=device)
+    return Parts(task, model, config, with_mods(app, defense.mods()), strategy, cut)
 
 
 def _strategy(

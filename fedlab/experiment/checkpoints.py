@@ -72,18 +72,6 @@ class Checkpoints:
         names = [path.stem for path in self.folder.glob("round-*.json") if path.suffixes == [".json"]]
         return sorted(int(name.removeprefix("round-")) for name in names)
 
-    def clear(self) -> None:
-        """Remove all: the cell is trained.
-
-        Raises:
-            BackendError: the disk refuses.
-        """
-        with files.refusal(self.folder):
-            for path in sorted(self.folder.glob("round-*"), key=lambda one: one.suffixes != [".json"]):
-                path.unlink(missing_ok=True)
-            if self.folder.is_dir():
-                self.folder.rmdir()
-
     def _load(self, round: int) -> Snapshot:
         hashes = json.loads(self._seal(round).read_bytes())["files"]
         tensors, values = (part.read_bytes() for part in self._parts(round))
@@ -105,3 +93,16 @@ class Checkpoints:
             self.folder / f"round-{round:06d}.safetensors",
             self.folder / f"round-{round:06d}.values.json",
         )
+
+
+def clear(folder: Path) -> None:
+    """Remove all checkpoints of a cell: it is trained.
+
+    Raises:
+        BackendError: the disk refuses.
+    """
+    with files.refusal(folder):
+        for path in sorted(folder.glob("round-*"), key=lambda one: one.suffixes != [".json"]):
+            path.unlink(missing_ok=True)
+        if folder.is_dir():
+            folder.rmdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
 from fedlab.experiment import resuming
-from fedlab.experiment.cells import Cell, chunk_size
+from fedlab.experiment.cells import Cell, assemble
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import now
 from fedlab.experiment.provenance import describe_data, describe_model, machine, versions
@@ -56,7 +55,7 @@ def run(
             " a table or a Scenario"
         )
     settings = load(scenario if task is None else with_own_task(scenario))
-    setup = replace(set_up(settings, task, aggregator), grid=grid)
+    setup = set_up(settings, task, aggregator, grid)
     directory = RunDirectory.create(Path(out) if out is not None else None, settings.name)
     with directory.locked():
         directory.write_text("scenario.toml", resolved_toml(settings))
@@ -72,6 +71,7 @@ def resume(
     force: bool = False,
     task: Task | None = None,
     aggregator: object | None = None,
+    grid: Callable[[Cell], Grid] | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
     """Go on with a run that was interrupted, failed or killed, to the bits that it would have reached.
@@ -82,7 +82,7 @@ def resume(
         path: the run directory.
         overrides: `"a.b=v"` for what does not change the result, such as `"runtime.executor=inline"`.
         force: go on with other versions of the software too; the bits may then differ.
-        task, aggregator: as given to `run`, if they were.
+        task, aggregator, grid: as given to `run`, if they were.
 
     Raises:
         UsageError: another process works on it, or the scenario was changed (with a diff).
@@ -97,9 +97,9 @@ def resume(
     with directory.locked():
         directory = RunDirectory.open(directory.path)  # as its last owner left it
         directory.repair()
-        resuming.same_objects(directory, {"task": task, "aggregator": aggregator})
+        resuming.same_objects(directory, {"task": task, "aggregator": aggregator, "grid": grid})
         resuming.same_versions(directory, force=force)
-        setup = set_up(resuming.same_scenario(directory, overrides), task, aggregator)
+        setup = set_up(resuming.same_scenario(directory, overrides), task, aggregator, grid)
         resuming.same_data(directory, setup)
         directory.event("resumed", overrides=list(overrides), versions=versions())
         directory.update_manifest(status="running", error=None, finished=None)
@@ -109,6 +109,10 @@ def resume(
 def _description(setup: Setup) -> dict[str, Any]:
     """What the manifest says about a run before it starts."""
     settings, spec = setup.scenario, setup.scenario.task.model
+    first = setup.cells[0]
+    parts = assemble(
+        first, settings, setup.task, setup.owners[first.seed], setup.defenses[first.defense], setup.aggregator
+    )
     return {
         "name": settings.name,
         "claim": settings.claim,
@@ -117,7 +121,7 @@ def _description(setup: Setup) -> dict[str, Any]:
         "machine": machine(),
         "scenario": tomllib.loads(resolved_toml(settings)),
         "seeds": settings.seeds,
-        "chunk_size": chunk_size(settings),
+        "chunk_size": parts.chunking.size,
         "dataset": describe_data(setup.task),
         "model": describe_model(setup.objects.get("task", spec.name), spec.params, setup.model),
         "cells": [],

@@ -29,7 +29,7 @@ def same_scenario(directory: RunDirectory, overrides: Sequence[str]) -> Scenario
     began = directory.manifest.get("scenario")
     if not isinstance(began, dict):
         raise DataError(f"{directory.path}: the manifest holds no scenario; run again")
-    before, after = load(began), load(directory.path / "scenario.toml", overrides)
+    before, after = Scenario.model_validate(began), load(directory.path / "scenario.toml", overrides)
     if _deciding(before) != _deciding(after):
         old, new = (resolved_toml(one).splitlines() for one in (before, after))
         diff = "\n".join(difflib.unified_diff(old, new, "as the run began", "now", lineterm="", n=0))

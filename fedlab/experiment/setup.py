@@ -54,7 +54,12 @@ class Setup:
         return cells_of(self.scenario)
 
 
-def set_up(settings: Scenario, task: Task | None, aggregator: object | None) -> Setup:
+def set_up(
+    settings: Scenario,
+    task: Task | None = None,
+    aggregator: object | None = None,
+    grid: Callable[[Cell], Grid] | None = None,
+) -> Setup:
     """Build it all; what cannot be built fails here, before anything is written.
 
     Raises:
@@ -74,8 +79,9 @@ def set_up(settings: Scenario, task: Task | None, aggregator: object | None) -> 
     objects = {
         **({"task": network_name(task)} if task is not None else {}),
         **({"aggregator": _name(aggregator)} if aggregator is not None else {}),
+        **({"grid": _name(grid)} if grid is not None else {}),
     }
-    return Setup(settings, learned, owners, defenses, attacks, combine, model, objects)
+    return Setup(settings, learned, owners, defenses, attacks, combine, model, objects, grid)
 
 
 def cells_of(settings: Scenario) -> list[Cell]:

@@ -24,11 +24,12 @@ from fedlab.experiment.attacking import (
     threat_model,
 )
 from fedlab.experiment.cells import Cell, Trained, assemble
+from fedlab.experiment.checkpoints import clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now, recorded
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.setup import Setup
-from fedlab.experiment.training import Training, trained
+from fedlab.experiment.training import Training, checkpoints_of, trained
 from fedlab.progress import Progress
 from fedlab.report import AuditReport, build
 from fedlab.runtime import Executor, InlineExecutor, single_thread
@@ -84,6 +85,7 @@ def _train(
             " restore it from a copy, or run again"
         )
     progress.message(f"train {cell.name}: done before")
+    clear(checkpoints_of(directory, cell))  # a kill may have come in between
     owners = setup.owners[cell.seed]
     parts = assemble(cell, setup.scenario, setup.task, owners, setup.defenses[cell.defense], setup.aggregator)
     return trained(cell, setup, parts, metrics, str(entry["weights_sha256"]))

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 from flwr.serverapp import Grid
 
 from fedlab.audit import archive
 from fedlab.errors import FedlabError
-from fedlab.experiment.cells import Cell, Parts, Trained, assemble, chunk_size
-from fedlab.experiment.checkpoints import Checkpoints
+from fedlab.experiment.cells import Cell, Parts, Trained, assemble
+from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.evaluation import evaluate, per_client, weights_sha256
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.watch import Watcher
+from fedlab.experiment.world import simulation, watched
 from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
-from fedlab.runtime import Executor, SimulationGrid, TappedGrid, quiet_logger
+from fedlab.runtime import Executor, SimulationGrid, quiet_logger
 from fedlab.runtime.arrays import array_record, tensors
 from fedlab.snapshot import Resumable, Snapshot
 from fedlab.strategies.rounds import Round, rounds
@@ -52,18 +54,21 @@ class Training:
         self.owners, self.defense = setup.owners[cell.seed], setup.defenses[cell.defense]
         self.parts = assemble(cell, scenario, setup.task, self.owners, self.defense, setup.aggregator)
         self.grid: Grid = (
-            setup.grid(cell)
-            if setup.grid is not None
-            else SimulationGrid(
-                self.parts.app, len(self.owners), executor, seed=cell.seed, chunk=chunk_size(scenario)
-            )
+            simulation(cell, scenario, self.parts, self.owners, executor)
+            if setup.grid is None
+            else setup.grid(cell)
         )
         self.journal = Journal(directory.path / "privacy" / f"{cell.name}.journal.jsonl")
         self.watcher = Watcher(
-            self.parts.model, self.parts.config, scenario.audit.rounds, self._failed, self.journal
+            self.parts.model,
+            self.parts.config,
+            scenario.audit.rounds,
+            self._failed,
+            self.journal,
+            self._rejected,
         )
         self.checkpoints = Checkpoints(
-            directory.path / "checkpoints" / cell.name, scenario.checkpoint.every, scenario.checkpoint.seconds
+            checkpoints_of(directory, cell), scenario.checkpoint.every, scenario.checkpoint.seconds
         )
         self.state: State = self.parts.model.state()
         self.done, self.skipped = 0, 0
@@ -143,7 +148,7 @@ class Training:
         settings = self.setup.scenario.strategy
         return rounds(
             self.parts.strategy,
-            TappedGrid(self.grid, self.watcher),
+            watched(self.grid, self.setup.scenario, self.parts.strategy, self.watcher),
             array_record(self.state),
             first=self.done + 1,
             last=settings.rounds,
@@ -170,22 +175,27 @@ class Training:
         return note
 
     def _counts(self, round: Round) -> str:
-        """`8 clients, 1 failed`"""
+        """`8 clients, 1 failed, 1 rejected`"""
         cohort = self.setup.scenario.strategy.cohort
         failed = sum(number == round.number for number, _, _ in self.watcher.failures)
+        rejected = sum(number == round.number for number, *_ in self.watcher.rejections)
         took = round.train.get("participants") if round.train else None
-        counts = {"clients": cohort - failed if took is None else took, "failed": failed}
+        if took is None:  # the strategy does not say
+            took = max(0, cohort - failed - rejected) if round.updated else 0
+        counts = {"clients": took, "failed": failed, "rejected": rejected}
         return ", ".join(f"{count} {word}" for word, count in counts.items() if count or word == "clients")
 
     def _give_up_if_hopeless(self) -> None:
         """A report on a model that never learned would mislead, and cost hours."""
+        bad = [(number, reason) for number, _, reason in self.watcher.failures]
+        bad += [(number, reason) for number, _, _, reason in self.watcher.rejections]
         last = self.done == self.setup.scenario.strategy.rounds
-        if self.skipped < self.done or not (last or (self.done >= PATIENCE and self.watcher.failures)):
+        if self.skipped < self.done or not (last or (self.done >= PATIENCE and bad)):
             return
-        first = self.watcher.failures[0][2].strip().splitlines()[-1] if self.watcher.failures else None
+        first = min(bad, key=lambda one: one[0])[1].strip().splitlines()[-1] if bad else None
         raise FedlabError(
-            f"{self.title}: no client sent a usable update in the first {self.done} rounds"
-            + (f"; the first failed with: {first}" if first else " before the deadline")
+            f"{self.title}: not one of the first {self.done} rounds had enough usable updates"
+            + (f"; the first was lost to: {first}" if first else " in time; raise strategy.deadline")
             + "\nThe run directory's events.jsonl holds each reason in full"
         )
 
@@ -204,6 +214,7 @@ class Training:
             "rounds": self.history,
             "per_client": per_client(parts.task, self.owners, by_class),
             "failures": len(self.watcher.failures),
+            "rejected": self.watcher.rejected_by_kind,
             "skipped_rounds": self.skipped,
             "virtual_seconds": self.grid.now if isinstance(self.grid, SimulationGrid) else None,
         }
@@ -217,6 +228,7 @@ class Training:
             "defense": cell.defense,
             "client_mode": cell.mode,
             "seed": cell.seed,
+            "chunk_size": parts.chunking.size,
             "weights_sha256": weights_sha256(self.state),
         }
         done = {one["name"] for one in directory.manifest["cells"]}
@@ -225,12 +237,16 @@ class Training:
         directory.write_json("metrics.json", {"cells": kept | {cell.name: metrics}})
         directory.event("trained", cell=cell.name, accuracy=accuracy)
         directory.update_manifest(cells=[*directory.manifest["cells"], entry])
-        self.checkpoints.clear()
+        clear(self.checkpoints.folder)
         self.progress.finish(self.title, f"accuracy {accuracy:.3f}")
         return trained(cell, self.setup, parts, metrics, str(entry["weights_sha256"]))
 
     def _failed(self, round: int, client: int, reason: str) -> None:
         self.directory.event("client failed", cell=self.cell.name, round=round, client=client, reason=reason)
+
+    def _rejected(self, round: int, client: int, kind: str, reason: str) -> None:
+        about = {"round": round, "client": client, "kind": kind, "reason": reason}
+        self.directory.event("update rejected", cell=self.cell.name, **about)
 
     def _damaged(self, what: str) -> None:
         self.directory.event("damaged checkpoint", cell=self.cell.name, reason=what)
@@ -238,6 +254,11 @@ class Training:
 
     def _stopping(self) -> None:
         self.progress.message("stopping after this round; Ctrl-C again stops at once")
+
+
+def checkpoints_of(directory: RunDirectory, cell: Cell) -> Path:
+    """Where a cell's checkpoints are while it trains."""
+    return directory.path / "checkpoints" / cell.name
 
 
 def trained(cell: Cell, setup: Setup, parts: Parts, metrics: dict[str, Any], weights: str) -> Trained:

@@ -1,0 +1,70 @@
+"""The world around a cell: its simulated devices, a Grid over them, and who stands in between.
+
+From the clients to the strategy: Grid, guard (turns malformed updates away), tap (shows what is left).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import NDArray
+
+from fedlab.clients import ClientConfig
+from fedlab.clients.plan import steps_per_round
+from fedlab.experiment.cells import Cell, Parts
+from fedlab.experiment.watch import Watcher
+from fedlab.runtime import Executor, SimulationGrid, TappedGrid
+from fedlab.runtime.devices import Availability, Fleet, SimulatedFleet
+from fedlab.runtime.guard import GuardedGrid
+from fedlab.runtime.times import TIMES, read_trace
+from fedlab.scenario import Scenario
+
+
+def simulation(
+    cell: Cell, scenario: Scenario, parts: Parts, owners: Sequence[NDArray[np.int64]], executor: Executor
+) -> SimulationGrid:
+    """The Grid on which the cell's clients are simulated."""
+    examples = [worked_through(len(ids), parts.config) for ids in owners]
+    return SimulationGrid(
+        parts.app, fleet(scenario, examples), executor, seed=cell.seed, chunk=parts.chunking.size
+    )
+
+
+def watched(grid: Grid, scenario: Scenario, strategy: Strategy, watcher: Watcher) -> Grid:
+    """What the strategy gets to see of `grid`."""
+    if scenario.guard.enabled:
+        grid = GuardedGrid(
+            grid,
+            max_norm=scenario.guard.max_norm,
+            quorum=scenario.strategy.quorum,
+            weight=getattr(strategy, "weighted_by_key", "num-examples"),  # of flwr's strategies
+            rejected=watcher.reject,
+        )
+    return TappedGrid(grid, watcher)
+
+
+def fleet(scenario: Scenario, examples: Sequence[int]) -> Fleet:
+    """The scenario's [devices]; `examples` are the records that each works through in a round."""
+    devices = scenario.devices
+    time = TIMES[devices.time.name](**devices.time.params)
+    hours = devices.availability
+    return SimulatedFleet(
+        count=len(examples),
+        time=time if devices.trace is None else read_trace(devices.trace),
+        per_example=devices.per_example,
+        examples=examples,
+        download_mbps=devices.download_mbps,
+        upload_mbps=devices.upload_mbps,
+        dropout=devices.dropout,
+        availability=None if hours is None else Availability(hours.period, hours.up),
+    )
+
+
+def worked_through(records: int, config: ClientConfig) -> int:
+    """Records that a client trains on in a round, each as often as it is used (Poisson: expected)."""
+    if config.local_steps is None and config.sampling != "poisson":
+        return config.local_epochs * records
+    return steps_per_round(records, config) * min(config.batch_size or records, records)
