@@ -1,12 +1,12 @@
 """Where clients run: an executor takes chunks of messages and brings back replies.
 
-A chunk is the unit of dispatch. A `CohortClientApp` gets it whole; any other Flower ClientApp is
-called once per message, on copies, so that a client that edits its message changes nobody else's.
+A chunk is the unit of dispatch. A `CohortClientApp` gets it whole and must not write to its messages;
+any other Flower ClientApp is called once per message and may edit what it gets (`fedlab.runtime.copies`).
+Contexts are always the client's own, and count only if the client answers.
 """
 
 from __future__ import annotations
 
-import copy
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,10 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from fedlab.errors import BackendError
 from fedlab.runtime._flower import enter_run, error_reply
+from fedlab.runtime.copies import own_context, own_message
+from fedlab.runtime.memory import as_backend_error, out_of_memory
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -77,26 +80,53 @@ class Executor(Protocol):
 
 
 def execute(app: ClientApp, chunk: Chunk) -> list[Reply]:
-    """Run a chunk in this process; a client's exception becomes its failed reply."""
+    """Run a chunk in this process; a client's exception becomes its failed reply.
+
+    Raises:
+        BackendError: the app raised it, or memory ran out: the machine is to blame, not a client.
+    """
     if isinstance(app, CohortClientApp):
-        messages = [delivery.message for delivery in chunk]
-        contexts = [delivery.context for delivery in chunk]
-        try:
-            answers = app.run_cohort(messages, contexts)
-        except Exception:
-            if len(chunk) > 1:  # one by one, so that a broken client fails alone
-                return [reply for delivery in chunk for reply in execute(app, [delivery])]
-            answers = [error_reply(messages[0], traceback.format_exc())]
-        return [Reply(answer, context) for answer, context in zip(answers, contexts, strict=True)]
+        return _execute_cohort(app, chunk)
     return [_execute_one(app, delivery) for delivery in chunk]
 
 
-def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
-    context = copy.deepcopy(delivery.context)
+def _execute_cohort(app: CohortClientApp, chunk: Chunk) -> list[Reply]:
+    contexts = [own_context(delivery.context) for delivery in chunk]
     try:
-        return Reply(app(copy.deepcopy(delivery.message), context), context)
-    except Exception:
-        return Reply(error_reply(delivery.message, traceback.format_exc()), delivery.context)
+        answers = app.run_cohort([delivery.message for delivery in chunk], contexts)
+        return [Reply(answer, context) for answer, context in zip(answers, contexts, strict=True)]
+    except (Exception, SystemExit) as error:
+        _blame_the_machine(error, len(chunk))
+        if len(chunk) == 1:
+            return [_failed(chunk[0])]
+    return [
+        reply for delivery in chunk for reply in _execute_cohort(app, [delivery])
+    ]  # the broken fail alone
+
+
+def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
+    context = own_context(delivery.context)
+    try:
+        answer = app(own_message(delivery.message), context)
+        if not isinstance(answer, Message):
+            raise TypeError(f"the ClientApp returned {type(answer).__name__}; expected a Message")
+        return Reply(answer, context)
+    except (Exception, SystemExit) as error:
+        _blame_the_machine(error, 1)
+        return _failed(delivery)
+
+
+def _blame_the_machine(error: BaseException, chunk: int) -> None:
+    """Raise if it is not the client's fault."""
+    if isinstance(error, BackendError):
+        raise error
+    if out_of_memory(error):
+        raise as_backend_error(error, chunk) from error
+
+
+def _failed(delivery: Delivery) -> Reply:
+    """The reply to a message whose client has just raised."""
+    return Reply(error_reply(delivery.message, traceback.format_exc()), delivery.context)
 
 
 @contextmanager
