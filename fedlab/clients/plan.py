@@ -32,7 +32,8 @@ def plan_batches(records: int, config: ClientConfig, seed: int, round: int, clie
         return [np.flatnonzero(generator.random(records) < rate) for _ in range(steps)]
     per_epoch = math.ceil(records / size)
     epochs = math.ceil(steps / per_epoch)
-    orders = generator.permuted(np.broadcast_to(np.arange(records), (epochs, records)), axis=1)
+    orders = np.arange(records)[None].repeat(epochs, axis=0)
+    generator.permuted(orders, axis=1, out=orders)
     if size == records:
         return list(orders)
     return [order[start : start + size] for order in orders for start in range(0, records, size)][:steps]
