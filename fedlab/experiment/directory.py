@@ -135,9 +135,9 @@ class RunDirectory:
         self.manifest = {key: value for key, value in whole.items() if value is not None}
         self.write_json("manifest.json", self.manifest)
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, event: str, **fields: Any) -> None:
         """Append a line to events.jsonl."""
-        line = json.dumps({"time": round(time.time(), 3), "event": kind, **fields}, ensure_ascii=False)
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}, ensure_ascii=False)
         files.append(self.path / "events.jsonl", [line])
 
 

@@ -35,6 +35,9 @@ from fedlab.tasks import State
 PATIENCE = 3
 """A run whose first so many rounds brought nothing but failures is given up."""
 
+DIVERGING = ("norm", "not-finite")
+"""Kinds of rejection that mean that training diverges, rather than that a client is broken."""
+
 
 class Training:
     """One cell in training.
@@ -187,16 +190,22 @@ class Training:
 
     def _give_up_if_hopeless(self) -> None:
         """A report on a model that never learned would mislead, and cost hours."""
-        bad = [(number, reason) for number, _, reason in self.watcher.failures]
-        bad += [(number, reason) for number, _, _, reason in self.watcher.rejections]
+        failures, rejections = self.watcher.failures, self.watcher.rejections
         last = self.done == self.setup.scenario.strategy.rounds
-        if self.skipped < self.done or not (last or (self.done >= PATIENCE and bad)):
+        if self.skipped < self.done or not (last or (self.done >= PATIENCE and (failures or rejections))):
             return
-        first = min(bad, key=lambda one: one[0])[1].strip().splitlines()[-1] if bad else None
+        why = "no reply came in time; raise strategy.deadline"
+        if rejections:
+            _, client, kind, reason = rejections[0]
+            why = f"client {client}'s update was turned away first ({kind}: {reason})"
+            if kind in DIVERGING:
+                why += ": training diverged; lower clients.learning_rate or clip"
+        if failures:
+            _, client, reason = failures[0]
+            why = f"client {client} failed first, with: {reason.strip().splitlines()[-1]}"
         raise FedlabError(
-            f"{self.title}: not one of the first {self.done} rounds had enough usable updates"
-            + (f"; the first was lost to: {first}" if first else " in time; raise strategy.deadline")
-            + "\nThe run directory's events.jsonl holds each reason in full"
+            f"{self.title}: not one of the first {self.done} rounds had enough usable updates: {why}\n"
+            "The run directory's events.jsonl holds each reason in full"
         )
 
     def _evaluated(self, loss: float | None, accuracy: float) -> None:
