@@ -22,7 +22,7 @@ from fedlab.clients.config import ClientConfig
 from fedlab.clients.loop import LocalTraining
 from fedlab.clients.plan import plan_batches
 from fedlab.clients.rules import LocalRule
-from fedlab.errors import UsageError
+from fedlab.errors import BackendError, UsageError
 from fedlab.runtime.arrays import Stack, array_records, reply_content, tensors
 from fedlab.tasks import State, Task
 
@@ -56,8 +56,17 @@ class CohortApp(ClientApp):
 
     @property
     def training(self) -> LocalTraining:
-        """The local loop, built on first use."""
+        """The local loop, built on first use.
+
+        Raises:
+            BackendError: there is no such device.
+        """
         if self._training is None:
+            if self.device == "cuda" and not torch.cuda.is_available():
+                raise BackendError(
+                    "runtime.num_gpus asks for a GPU, but torch finds none here; set it to 0, or install"
+                    " a CUDA build of torch (fedlab doctor shows what there is)"
+                )
             task = self.task
             self._training = LocalTraining(
                 task.model(seeds.derive(self.seed, "init")),

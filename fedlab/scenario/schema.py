@@ -207,7 +207,7 @@ class Checkpoint(Section):
 
 
 class Runtime(Section):
-    """Where it runs. Nothing here but `chunk` changes a single bit of the result."""
+    """Where it runs. Nothing here but `chunk` and `num_gpus` changes a single bit of the result."""
 
     executor: Literal["ray", "inline"] = "ray"
     """`"ray"` trains in worker processes, `"inline"` in this one."""
@@ -216,8 +216,8 @@ class Runtime(Section):
     num_cpus: Positive = 1.0
     """CPU cores that each worker reserves."""
     num_gpus: NotNegative = 0.0
-    """GPUs that each worker reserves; a fraction shares one. Only your own ClientApp code can use them yet:
-    fedlab's clients and attacks compute on the CPU."""
+    """GPUs that each worker reserves; a fraction shares one. Above 0 clients train there (attacks compute on
+    the CPU), and a GPU's sums differ from a CPU's in the last bits."""
     placement: Literal["pack", "spread"] = "pack"
     """How Ray lays out workers over a cluster's machines: as few as possible, or as many."""
     address: str | None = None

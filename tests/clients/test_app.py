@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from fedlab.clients import ClientConfig, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
+from fedlab.errors import BackendError
 from fedlab.runtime import SimulationGrid
 from fedlab.tasks import Task
 
@@ -77,3 +80,23 @@ def test_the_task_travels_without_its_built_model(small_task: Task) -> None:
     app = cohort_app(replace(small_task))
     assert app.training is app.training, "built once"
     assert app.__getstate__()["_training"] is None
+
+
+def test_a_gpu_that_is_not_there_stops_the_run(small_task: Task) -> None:
+    """It is the machine's fault, so no client is marked as failed for it."""
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    app = CohortApp(small_task, OWNERS, LocalRule(), ClientConfig(), seed=1, device="cuda")
+    with pytest.raises(BackendError, match=r"runtime\.num_gpus asks for a GPU"):
+        train(small_task, app, chunk=5)
+
+
+def test_one_after_the_other_gives_what_a_stack_gives(small_task: Task) -> None:
+    start = np.concatenate([v.numpy().ravel() for v in small_task.model(0).state().values()])
+    config = ClientConfig(batch_size=4, local_epochs=2)
+    alone = CohortApp(small_task, OWNERS, LocalRule(), config, seed=1, stacked=False)
+    for one, other in zip(
+        train(small_task, cohort_app(small_task), 5), train(small_task, alone, 5), strict=True
+    ):
+        apart = np.linalg.norm(vector(one) - vector(other))
+        assert apart <= 1e-5 * np.linalg.norm(vector(one) - start)
