@@ -14,6 +14,7 @@ Beware: `ArrayRecord({...})` rebuilds its entries as plain arrays; `record[name]
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -31,10 +32,20 @@ FIELDS = ("dtype", "shape", "stype", "data")
 class Stack:
     """Tensors of several clients along a leading axis, (clients, ...), on the CPU; never written to."""
 
-    __slots__ = ("values",)
+    __slots__ = ("_norms", "values")
 
     def __init__(self, values: Tensor) -> None:
         self.values = values
+        self._norms: list[float] | None = None
+
+    @property
+    def norms(self) -> list[float]:
+        """L2 norm of each client's numbers, NaN or infinite where one of them is; 0 where none is a float."""
+        if self._norms is None:
+            rows = self.values.reshape(len(self.values), math.prod(self.values.shape[1:]))
+            floating = rows.is_floating_point() or rows.is_complex()
+            self._norms = torch.linalg.vector_norm(rows, dim=1).tolist() if floating else [0.0] * len(rows)
+        return self._norms
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _stack, (self.values.contiguous().numpy(),)

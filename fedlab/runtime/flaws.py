@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -28,7 +28,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from numpy.lib import format as npy
 from torch import Tensor
 
-from fedlab.runtime.arrays import TensorArray, runs, tensor_of
+from fedlab.runtime.arrays import Stack, TensorArray, tensor_of
 
 Kind = Literal[
     "records",
@@ -70,6 +70,8 @@ class Expected(NamedTuple):
     shape: tuple[int, ...]
     types: frozenset[str]
     opaque: bool
+    fitting: list[Stack | None]
+    """The stack seen last whose rows fit."""
 
 
 class Sent:
@@ -88,7 +90,9 @@ class Sent:
                 for key, array in record.items():
                     shape, dtype = _declared(array)
                     known = types[name, key] = types.get((name, key), frozenset()) | ({dtype} & NUMBERS)
-                    expected[key] = Expected(array, shape, known, dtype == "uint8" and len(shape) == 1)
+                    expected[key] = Expected(
+                        array, shape, known, dtype == "uint8" and len(shape) == 1, [None]
+                    )
                 self.records[name] = expected
         self._norm: float | None = None
 
@@ -102,40 +106,42 @@ class Sent:
         return self._norm
 
 
-def update_flaws(sent: Sent, contents: Sequence[RecordDict], *, max_norm: float) -> list[Flaw | None]:
-    """What is wrong with the arrays of each answer to `sent`, None where nothing is.
+def update_flaw(sent: Sent, content: RecordDict, *, max_norm: float) -> Flaw | None:
+    """What is wrong with the arrays of an answer to `sent`, None if nothing is.
 
     Args:
         max_norm: the largest L2 norm of an update, the change of all floating-point arrays together.
     """
-    found: list[Flaw | None] = []
-    matched: list[dict[str, ArrayRecord]] = []
-    for content in contents:
-        records = {name: one for name, one in content.items() if isinstance(one, ArrayRecord)}
-        if len(sent.records) == 1 == len(records):  # its name is a matter between the clients
-            records = dict(zip(sent.records, records.values(), strict=True))
-        matched.append(records)
-        found.append(_structure(sent, records))
-    squares = [0.0] * len(contents)
-    for name, expected in sent.records.items():
-        rows = [i for i, flaw in enumerate(found) if flaw is None and name in matched[i]]
-        for key, one in expected.items():
-            for start, values in runs([matched[i][name][key] for i in rows]):
-                mine = rows[start : start + len(values)]
-                flaw = _unfit(name, key, one, tuple(values.shape[1:]), _type_name(values))
-                if flaw is not None:
-                    for i in mine:
-                        found[i] = found[i] or flaw
-                elif _measured(values):
-                    norms = torch.linalg.vector_norm(values.reshape(len(values), math.prod(one.shape)), dim=1)
-                    for i, norm in zip(mine, norms.tolist(), strict=True):
-                        squares[i] += norm * norm
-    for i, square in enumerate(squares):
-        # |after - before| <= |after| + |before|: only what comes near the limit is looked at twice.
-        near = not MARGIN * (math.sqrt(square) + sent.norm) <= max_norm
-        if found[i] is None and (near or not sent.records):
-            found[i] = _values(sent, matched[i], max_norm)
-    return found
+    records = {name: one for name, one in content.items() if isinstance(one, ArrayRecord)}
+    if not sent.records:
+        return _unasked(records)
+    if len(records) == 1 == len(sent.records):  # its name is a matter between the clients
+        records = dict(zip(sent.records, records.values(), strict=True))
+    if not 0 < len(records) <= len(sent.records):
+        return _records_flaw(sent, records)
+    square = 0.0
+    for name, record in records.items():
+        expected = sent.records.get(name)
+        if not record or expected is None:
+            return _records_flaw(sent, records)
+        if len(record) != len(expected):
+            return _keys_flaw(expected, record)
+        for key, array in record.items():
+            one, fields = expected.get(key), array.__dict__
+            if one is None:
+                return _keys_flaw(expected, record)
+            if one.fitting[0] is fields.get("stack", one) and "_changed" not in fields:
+                norm = fields["stack"].norms[fields["row"]]  # as most arrays do, it fits as the last one did
+            else:
+                found = _norm_or_flaw(name, key, one, array)
+                if isinstance(found, Flaw):
+                    return found
+                norm = found
+            square += norm * norm
+    # |after - before| <= |after| + |before|: only what comes near the limit is looked at twice.
+    if MARGIN * (math.sqrt(square) + sent.norm) <= max_norm:
+        return None
+    return _values_flaw(records, sent.records, max_norm)
 
 
 def weight_flaw(content: RecordDict, key: str) -> Flaw | None:
@@ -176,27 +182,43 @@ def differences(layout: Layout, usual: Layout) -> str:
     return f"only here {extra}; missing {missing}"
 
 
-def _structure(sent: Sent, records: Mapping[str, ArrayRecord]) -> Flaw | None:
-    """Records, keys, and what plain arrays say of themselves; rows of stacks are left for later."""
-    if not sent.records:
-        found = (_forged(n, k, array) for n, one in records.items() for k, array in one.items())
-        return next((flaw for flaw in found if flaw is not None), None)
-    if not records or not records.keys() <= sent.records.keys() or not all(records.values()):
-        got = ", ".join(f"{name!r} ({len(one)} arrays)" for name, one in records.items()) or "none"
-        return Flaw(
-            "records", f"ArrayRecords {got}; expected {', '.join(map(repr, sent.records))}, not empty"
-        )
+def _records_flaw(sent: Sent, records: Mapping[str, ArrayRecord]) -> Flaw:
+    got = ", ".join(f"{name!r} ({len(one)} arrays)" for name, one in records.items()) or "none"
+    return Flaw("records", f"ArrayRecords {got}; expected {', '.join(map(repr, sent.records))}, not empty")
+
+
+def _keys_flaw(expected: Mapping[str, Expected], record: ArrayRecord) -> Flaw:
+    missing, unknown = expected.keys() - record.keys(), record.keys() - expected.keys()
+    return Flaw("keys", f"missing arrays: {_few(missing)}; unknown arrays: {_few(unknown)}")
+
+
+def _unasked(records: Mapping[str, ArrayRecord]) -> Flaw | None:
+    """An answer to a message without arrays may bring any, but they must be arrays of finite numbers."""
     for name, record in records.items():
-        expected = sent.records[name]
-        if record.keys() != expected.keys():
-            missing, extra = expected.keys() - record.keys(), record.keys() - expected.keys()
-            return Flaw("keys", f"missing arrays: {_few(missing)}; unknown arrays: {_few(extra)}")
         for key, array in record.items():
-            if not _is_view(array):
-                flaw = _unfit(name, key, expected[key], array.shape, array.dtype) or _forged(name, key, array)
-                if flaw is not None:
-                    return flaw
-    return None
+            flaw = None if _is_view(array) else _forged(name, key, array)
+            if flaw is not None:
+                return flaw
+    return _values_flaw(records, {}, math.inf)
+
+
+def _norm_or_flaw(name: str, key: str, one: Expected, array: Array) -> float | Flaw:
+    """The array's L2 norm, about, or what is wrong with the array."""
+    if _is_view(array):
+        stack: Stack = array.__dict__["stack"]
+        if stack is not one.fitting[0]:  # all rows of a stack fit, or none
+            shape, dtype = _declared(array)
+            flaw = _unfit(name, key, one, shape, dtype)
+            if flaw is not None:
+                return flaw
+            one.fitting[0] = stack
+        row: int = array.__dict__["row"]
+        return stack.norms[row]
+    flaw = _unfit(name, key, one, array.shape, array.dtype) or _forged(name, key, array)
+    if flaw is not None:
+        return flaw
+    value = tensor_of(array)
+    return float(torch.linalg.vector_norm(value)) if _measured(value) else 0.0
 
 
 def _unfit(name: str, key: str, one: Expected, shape: tuple[int, ...], dtype: str) -> Flaw | None:
@@ -212,8 +234,6 @@ def _unfit(name: str, key: str, one: Expected, shape: tuple[int, ...], dtype: st
 def _forged(name: str, key: str, array: Array) -> Flaw | None:
     """Whether a plain array's bytes are what its fields say; reads the header and no more."""
     where = f"{name}[{key!r}]"
-    if _is_view(array):
-        return None
     if array.stype != NUMPY or not isinstance(array.data, bytes):
         return Flaw("dtype", f"{where} is serialised as {str(array.stype)[:40]!r}; expected {NUMPY!r}")
     stream = io.BytesIO(array.data)
@@ -235,7 +255,9 @@ def _forged(name: str, key: str, array: Array) -> Flaw | None:
     return None
 
 
-def _values(sent: Sent, records: Mapping[str, ArrayRecord], max_norm: float) -> Flaw | None:
+def _values_flaw(
+    records: Mapping[str, ArrayRecord], sent: Mapping[str, Mapping[str, Expected]], max_norm: float
+) -> Flaw | None:
     """One answer's numbers, exactly: are they finite, and how long is the update?"""
     norms = []
     for name, record in records.items():
@@ -243,12 +265,12 @@ def _values(sent: Sent, records: Mapping[str, ArrayRecord], max_norm: float) -> 
             value = tensor_of(array)
             if not _measured(value):
                 continue
-            finite = int(torch.isfinite(value).sum())
-            if finite < value.numel():
-                missing = f"{value.numel() - finite} of {value.numel()} numbers"
-                return Flaw("not-finite", f"{name}[{key!r}]: {missing} are NaN or infinite")
-            if sent.records:
-                norms.append(_norm(_wide(value) - _wide(tensor_of(sent.records[name][key].array))))
+            broken = value.numel() - int(torch.isfinite(value).sum())
+            if broken:
+                where = f"{name}[{key!r}]"
+                return Flaw("not-finite", f"{where}: {broken} of {value.numel()} numbers are NaN or infinite")
+            if name in sent:
+                norms.append(_norm(_wide(value) - _wide(tensor_of(sent[name][key].array))))
     norm = math.hypot(*norms)
     if not norm <= max_norm:
         return Flaw(
@@ -259,13 +281,14 @@ def _values(sent: Sent, records: Mapping[str, ArrayRecord], max_norm: float) -> 
 
 def _declared(array: Array) -> tuple[tuple[int, ...], str]:
     """(shape, type), without making bytes of a view."""
-    if isinstance(array, TensorArray) and not array.changed:
-        return tuple(array.tensor.shape), _type_name(array.tensor)
-    return array.shape, array.dtype
+    if not _is_view(array):
+        return array.shape, array.dtype
+    values: Tensor = array.__dict__["stack"].values
+    return tuple(values.shape[1:]), str(values.dtype).removeprefix("torch.")
 
 
 def _is_view(array: Array) -> bool:
-    return isinstance(array, TensorArray) and not array.changed
+    return type(array) is TensorArray and not array.changed
 
 
 def _measured(value: Tensor) -> bool:
@@ -278,10 +301,6 @@ def _wide(value: Tensor) -> Tensor:
 
 def _norm(value: Tensor) -> float:
     return float(torch.linalg.vector_norm(_wide(value)))
-
-
-def _type_name(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
 
 
 def _few(names: Any) -> str:

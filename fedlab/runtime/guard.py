@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
-from fedlab.runtime.flaws import Flaw, Kind, Layout, Sent, differences, layout, update_flaws, weight_flaw
+from fedlab.runtime.flaws import Flaw, Kind, Layout, Sent, differences, layout, update_flaw, weight_flaw
 from fedlab.runtime.wrapped import WrappedGrid, gather
 
 Rejected = Callable[[Message | None, Message, Kind, str], None]
@@ -107,52 +107,58 @@ class GuardedGrid(WrappedGrid):
             self._open[message_id] = _Open(message, sent)
 
     def _arrived(self, replies: Iterable[Message]) -> list[Message]:
-        answers = [(opened, reply) for reply in replies if (opened := self._claimed(reply)) is not None]
-        groups: dict[int, list[int]] = {}
-        for index, (opened, reply) in enumerate(answers):
-            if not reply.has_error():
-                groups.setdefault(id(opened.sent), []).append(index)
-        found: dict[int, Flaw] = {}
-        for indices in groups.values():
-            contents = [answers[index][1].content for index in indices]
-            flaws = self._flaws(answers[indices[0]][0], contents)
-            found |= {index: flaw for index, flaw in zip(indices, flaws, strict=True) if flaw is not None}
-        return [
-            self._turned_away(opened.message, reply, found[index])
-            if index in found
-            else _in_its_name(opened.message, reply)
-            for index, (opened, reply) in enumerate(answers)
-        ]
+        passed = []
+        for reply in replies:
+            opened = self._claimed(reply)
+            if opened is None:
+                continue
+            message, sent = opened
+            if reply.has_error():
+                passed.append(_in_its_name(message, reply))
+                continue
+            flaw = self._flaw(message, sent, reply)
+            passed.append(reply if flaw is None else self._turned_away(message, reply, flaw))
+        return passed
 
     def _claimed(self, reply: Message) -> _Open | None:
         """The message that `reply` answers, now closed; None for a reply that is dropped."""
-        about = reply.metadata
-        message_id = about.reply_to_message_id
+        message_id = reply.metadata.reply_to_message_id
         opened = self._open.get(message_id)
         if opened is None:
             kind = self._closed.get(message_id, "foreign")
             self._tell(None, reply, Flaw(kind, f"message {message_id[:40]!r} {UNKNOWN[kind]}"))
             return None
-        asked = opened.message.metadata
-        # The server's own side answers for a node that it cannot reach, and need not know the question.
-        mine = reply.has_error() and about.src_node_id == asked.src_node_id
-        given = (about.src_node_id, about.message_type, about.run_id)
-        expected = (asked.dst_node_id, asked.message_type, asked.run_id)
-        if not mine and given != expected:
-            wrong = f"(node, type, run) of the reply are {given}; expected {expected}"
-            self._tell(opened.message, reply, Flaw("foreign", wrong))
+        if not self._expected(opened.message, reply):
             return None
         del self._open[message_id]
         self._close(message_id, "duplicate")
         return opened
 
-    def _flaws(self, opened: _Open, contents: Sequence[RecordDict]) -> Sequence[Flaw | None]:
-        """What is wrong with each answer; answers to queries may hold anything."""
-        found: list[Flaw | None] = [None] * len(contents)
-        if opened.sent is not None:
-            found = update_flaws(opened.sent, contents, max_norm=self.max_norm)
-        if self.weight is not None and _category(opened.message) != "query":
-            found = [flaw or weight_flaw(one, self.weight) for flaw, one in zip(found, contents, strict=True)]
+    def _expected(self, message: Message, reply: Message) -> bool:
+        """Whether the reply comes from the node that was asked, and is of the kind that was asked for."""
+        asked, given = message.metadata, reply.metadata
+        if (
+            given.src_node_id == asked.dst_node_id
+            and given.message_type == asked.message_type
+            and given.run_id == asked.run_id
+        ):
+            return True
+        if reply.has_error() and given.src_node_id == given.dst_node_id:
+            return True  # the server answers itself for a node that it cannot reach
+        wrong = f"a {given.message_type} reply of node {given.src_node_id} in run {given.run_id}"
+        wrong += f"; expected {asked.message_type} of node {asked.dst_node_id} in run {asked.run_id}"
+        self._tell(message, reply, Flaw("foreign", wrong))
+        return False
+
+    def _flaw(self, message: Message, sent: Sent | None, reply: Message) -> Flaw | None:
+        """What is wrong with an answer; one to a query may hold anything."""
+        if not reply.has_content():
+            return Flaw("records", "the reply has neither content nor an error")
+        found = None
+        if sent is not None:
+            found = update_flaw(sent, reply.content, max_norm=self.max_norm)
+        if found is None and self.weight is not None and _category(message) != "query":
+            found = weight_flaw(reply.content, self.weight)
         return found
 
     def _agreeing(self, asked: dict[str, Message], replies: list[Message]) -> list[Message]:
