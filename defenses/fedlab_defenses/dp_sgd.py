@@ -199,7 +199,9 @@ def privatise(
     """
 
     def one_record(x: Tensor, y: Tensor, masks: State) -> tuple[State, Aux]:
-        alone = Batch(x[None], y[None], torch.ones(1), {n: m[None] for n, m in masks.items()}, {}, batch.size)
+        alone = Batch(
+            x[None], y[None], batch.rows.new_ones(1), {n: m[None] for n, m in masks.items()}, {}, batch.size
+        )
         return grad_fn(parameters, alone)
 
     gradients, aux = vmap(one_record)(batch.x, batch.y, batch.masks)
