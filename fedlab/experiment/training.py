@@ -92,12 +92,16 @@ class Training:
         with stop.patient(self._stopping) if keeps else nullcontext():
             for round in self._rounds():
                 note = self._after(round)
-                if keeps and (stop.asked or self.checkpoints.due(self.done)):
+                stopping = stop.asked
+                if keeps and (stopping or self.checkpoints.due(self.done)):
                     self.checkpoints.save(self.done, self.snapshot())
                 self.progress.advance(self.title, self.done, note)
-                if stop.asked:
+                if stopping:
                     raise KeyboardInterrupt
-        return self._finish()
+            result = self._finish()
+            if stop.asked:
+                raise KeyboardInterrupt
+        return result
 
     def keeps_checkpoints(self) -> bool:
         """Whether this cell can be resumed in the middle; if not, `fedlab resume` trains it again."""
