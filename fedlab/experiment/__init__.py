@@ -1,4 +1,18 @@
 """The composition root: turns a scenario into a run directory with a report. Nothing imports it."""
 
-from fedlab.experiment.launch import resume as resume
-from fedlab.experiment.launch import run as run
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedlab.experiment.launch import resume as resume
+    from fedlab.experiment.launch import run as run
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a deployed client needs neither reports nor attacks, and starts anew per message."""
+    if name in ("resume", "run"):
+        from fedlab.experiment import launch
+
+        return getattr(launch, name)
+    raise AttributeError(f"module 'fedlab.experiment' has no attribute {name!r}")

@@ -24,7 +24,6 @@ from flwr.serverapp import Grid, ServerApp
 from fedlab import __version__
 from fedlab.errors import UsageError
 from fedlab.experiment.cells import Cell, assemble
-from fedlab.experiment.launch import run
 from fedlab.experiment.setup import set_up
 from fedlab.runtime import RosterGrid, bundle_of, enrol, single_thread, tell_partition
 from fedlab.runtime.roster import ACTION
@@ -41,6 +40,8 @@ client_app = ClientApp()
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run every cell of the scenario on `grid`, then the attacks in this process, then the report."""
+    from fedlab.experiment import run  # a client, which starts anew for each message, does without
+
     config = {key: str(value) for key, value in context.run_config.items()}
     scenario = read(config, bundle_of(grid.run))
     nodes = enrol(grid, scenario.clients.count)

@@ -1,0 +1,120 @@
+"""Flower's processes for a test: started in an environment of their own, and ended by their pids."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from fedlab import QUIET
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Flower:
+    """Flower's commands with a FLWR_HOME of their own, whose path marks every process that they start."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        home.mkdir()
+        # Ports that nobody listens on: `flwr run` must start its own SuperLink and find no foreign one.
+        self.port = free_port()
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("FLWR_", "RAY_"))},
+            **QUIET,
+            "FLWR_HOME": str(home),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
+            "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a process in the background; its output goes to a file in the home."""
+        log = self.home / f"{len(list(self.home.glob('*.log')))}-{command[0]}.log"
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [str(BIN / command[0]), *command[1:]],
+                env=self.environment,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def call(self, *command: str, timeout: float) -> str:
+        """Run a command to its end; returns what it printed.
+
+        Raises:
+            RuntimeError: it fails, or takes longer than `timeout` seconds.
+        """
+        process = self.start(*command)
+        log = max(self.home.glob(f"*-{command[0]}.log"), key=lambda path: path.stat().st_ctime_ns)
+        try:
+            code = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{command} took longer than {timeout} s:\n{self.logs()}") from None
+        if code != 0:
+            raise RuntimeError(f"{command} exited with {code}:\n{self.logs()}")
+        return log.read_text(errors="replace")
+
+    def logs(self) -> str:
+        """The end of all that was printed."""
+        ends = (f"{path.name}:\n{path.read_text(errors='replace')[-3000:]}" for path in self._logs())
+        return "\n".join(ends)
+
+    def _logs(self) -> list[Path]:
+        return sorted(self.home.rglob("*.log"))
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that carries our FLWR_HOME: what we started, and what that started."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.pid != os.getpid() and process.environ().get("FLWR_HOME") == str(self.home):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def end(self) -> None:
+        """End them all, by pid; what does not end when asked is killed."""
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            alive = self.processes()
+            for process in alive:
+                try:
+                    end(process)
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(alive, timeout=10)
+        # those that were born meanwhile
+        for process in self.processes():
+            process.kill()
+
+
+def wait_for(what: Callable[[], bool], seconds: float, failure: Callable[[], str]) -> None:
+    """Until `what()`; real processes give no other sign.
+
+    Raises:
+        RuntimeError: with `failure()`, after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > deadline:
+            raise RuntimeError(failure())
+        time.sleep(0.1)
