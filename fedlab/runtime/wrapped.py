@@ -126,7 +126,10 @@ class WrappedGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
     ) -> list[Message]:
-        """As the inner Grid does it, which may judge a round as a whole."""
+        """As the inner Grid does it, which may judge a round as a whole.
+
+        A kind of Grid that drops or fails replies overrides this with `gather`, to wait for others.
+        """
         outgoing = list(messages)
         replies = self._clocked.send_and_receive(outgoing, timeout=timeout, enough=enough)
         self._sent(*_numbered([message.metadata.message_id for message in outgoing], outgoing))
