@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: a deployed client needs neither reports nor attacks, and starts anew per message."""
+    """Import on first use: a deployed client, which starts anew for each message, needs no report."""
     if name in ("resume", "run"):
         from fedlab.experiment import launch
 
