@@ -46,9 +46,16 @@ def own_records(records: RecordDict) -> RecordDict:
 def own_record(record: Record) -> Record:
     """One record in a container of its own."""
     if isinstance(record, ArrayRecord):
-        return filled(ArrayRecord(), {name: copy.copy(array) for name, array in record.items()})
+        return own_arrays(record)
     values = {key: list(value) if isinstance(value, list) else value for key, value in record.items()}
-    return filled(MetricRecord() if isinstance(record, MetricRecord) else ConfigRecord(), values)
+    if isinstance(record, MetricRecord):
+        return filled(MetricRecord(), values)
+    return filled(ConfigRecord(), values)
+
+
+def own_arrays(record: ArrayRecord) -> ArrayRecord:
+    """The same arrays, each as an object of its own."""
+    return filled(ArrayRecord(), {name: copy.copy(array) for name, array in record.items()})
 
 
 Identity = tuple[object, ...]
@@ -58,7 +65,7 @@ def identity(record: ArrayRecord) -> Identity:
     """What tells one version of a record's values from another, without looking at the values.
 
     Two records alive at the same time have the same identity only if they hold the same immutable
-    bytes and stack rows under the same names. Whoever keeps an identity keeps `own_record(record)`.
+    bytes and stack rows under the same names. Whoever keeps an identity keeps `own_arrays(record)`.
     """
     return tuple((name, *_of(array)) for name, array in record.items())
 

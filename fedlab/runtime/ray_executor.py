@@ -1,153 +1,151 @@
-"""Runs chunks on Ray actors, each with the app and its model resident.
+"""Runs chunks on Ray workers, each with the app and its model resident.
 
-Workers hold one torch thread each, so that a result never depends on the machine. A worker that
-dies is replaced and its chunk is run again, at most `RETRIES` times; then its clients are marked as
-failed and the round goes on.
+Workers hold one torch thread each, so that a result never depends on the machine. How work survives
+its workers is in `ray_pool`, which Ray they live in in `ray_cluster`, what travels in `shipping`.
 """
 
 from __future__ import annotations
 
-import math
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import ray
 from flwr.clientapp import ClientApp
 
-from fedlab import QUIET
 from fedlab.errors import BackendError, UsageError
 from fedlab.runtime._flower import enter_run, lost_reply
-from fedlab.runtime.executors import Chunk, Reply, Tick, execute
+from fedlab.runtime.executors import Chunk, Reply, Tick
+from fedlab.runtime.placement import Place
+from fedlab.runtime.ray_cluster import RayCluster
+from fedlab.runtime.ray_pool import Lost, Pool
+from fedlab.runtime.ray_worker import Board, Worker
+from fedlab.runtime.shipping import Sender, returned
 
-RETRIES = 2
-POLL_SECONDS = 0.25
-"""How often a running `map` looks at its progress board."""
-
-
-class Worker:
-    """One actor: holds the app, runs chunks and other calls."""
-
-    def __init__(self) -> None:
-        import torch
-
-        torch.set_num_threads(1)
-        enter_run()
-        self.app: ClientApp | None = None
-        self.version = -1
-
-    def run(self, version: int, app: list[Any], chunk: Chunk) -> list[Reply]:
-        """Execute a chunk; `app` holds a reference, fetched once per version."""
-        if version != self.version:
-            self.app, self.version = ray.get(app[0]), version
-        if self.app is None:
-            raise RuntimeError("no app")
-        return execute(self.app, chunk)
-
-    def call(self, function: Callable[..., Any], item: Any, index: int, board: Any) -> Any:
-        """Call `function(item, report)` with progress posted to the board."""
-        return function(item, lambda done, total: board.post.remote(index, done, total))
+LOOK_SECONDS = 5.0
 
 
-class Board:
-    """Where workers post how far they are."""
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of one chunk, and how to run it."""
 
-    def __init__(self) -> None:
-        self.steps: dict[int, tuple[int, int]] = {}
+    executor: RayExecutor
+    number: int
+    start: int
+    chunk: Chunk
 
-    def post(self, index: int, done: int, total: int) -> None:
-        self.steps[index] = (done, total)
+    def launch(self, actor: Any) -> Any:
+        return self.executor.launch(actor, self.chunk)
 
-    def read(self) -> dict[int, tuple[int, int]]:
-        return self.steps
+    @property
+    def suspects(self) -> frozenset[int]:
+        return frozenset(delivery.message.metadata.dst_node_id for delivery in self.chunk)
+
+    def parts(self) -> list[Self]:
+        places = range(len(self.chunk))
+        return [type(self)(self.executor, self.number, self.start + i, [self.chunk[i]]) for i in places]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One item of a `map`."""
+
+    start: Callable[[Any, int], Any]
+    index: int
+
+    def launch(self, actor: Any) -> Any:
+        return self.start(actor, self.index)
+
+    @property
+    def suspects(self) -> frozenset[int]:
+        return frozenset([self.index])
+
+    def parts(self) -> list[Self]:
+        return [self]
 
 
 class RayExecutor:
-    """A pool of Ray actors.
+    """A pool of Ray workers.
+
+    Each worker owns the device that Ray gives it (`fedlab.runtime.placement.own_device`).
 
     Args:
-        num_cpus, num_gpus: what each worker reserves; fractions share a device.
-        workers: how many, or "auto" for as many as fit.
+        num_cpus, num_gpus: what each worker reserves; fractions of one GPU share it.
+        workers: how many, replaced when lost as soon as there is room; "auto" is as many as fit, and
+            follows the cluster as its nodes come and go.
+        placement: "spread" puts workers on as many nodes as possible (Ray's SPREAD), "pack" leaves
+            it to Ray's default, which fills a node before it turns to the next.
+        address: the Ray cluster to join, "auto" or "host:port"; none starts a local one. A runtime
+            that this process is connected to already is used whatever the address. What was not
+            started here is left running.
 
     Raises:
-        BackendError: Ray does not start, or the machine has less than one worker needs.
+        UsageError: an argument that cannot work.
+        BackendError: Ray does not start, is not at `address`, or has less than one worker needs.
     """
 
     def __init__(
-        self, num_cpus: float = 1.0, num_gpus: float = 0.0, workers: int | Literal["auto"] = "auto"
+        self,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        workers: int | Literal["auto"] = "auto",
+        placement: Literal["pack", "spread"] = "pack",
+        address: str | None = None,
     ) -> None:
-        if not num_cpus > 0.0 or not num_gpus >= 0.0:
-            raise UsageError(f"num_cpus must be > 0 and num_gpus >= 0, got {num_cpus} and {num_gpus}")
-        self._workers: list[Any] = []
-        self._started = not ray.is_initialized()
-        if self._started:
-            self._start()
-        self.num_cpus, self.num_gpus = num_cpus, num_gpus
+        _check(num_cpus, num_gpus, workers, placement)
+        self._cluster = RayCluster(address)
         try:
-            self.size = self._fit(workers)
-        except BackendError:
-            self.close()
+            self._expect_room(num_cpus, num_gpus, workers)
+            options = {
+                "num_cpus": num_cpus,
+                "num_gpus": num_gpus,
+                "scheduling_strategy": "SPREAD" if placement == "spread" else "DEFAULT",
+                **self._cluster.actor_options,
+            }
+            actor = ray.remote(Worker).options(**options)
+            self._pool: Pool[Any] = Pool(self._cluster, actor.remote, workers, num_cpus, num_gpus)
+        except BaseException:
+            self._cluster.close()
             raise
-        self._workers = [self._spawn() for _ in range(self.size)]
+        self._sender = Sender(ray.put)
         self._app: list[Any] = []
         self._version = -1
+        self._closed = False
 
-    def _start(self) -> None:
-        environment = {
-            "OMP_NUM_THREADS": "1",
-            "MKL_NUM_THREADS": "1",
-            # Whatever the user's own code imports here must import in a worker as well.
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            **QUIET,
-        }
-        try:
-            ray.init(
-                include_dashboard=False,
-                configure_logging=False,
-                log_to_driver=False,
-                runtime_env={"env_vars": environment},
-            )
-        except Exception as error:
-            raise BackendError(
-                f"Ray does not start: {error}. Run with --set runtime.executor=inline, or see fedlab doctor"
-            ) from error
-
-    def _fit(self, workers: int | Literal["auto"]) -> int:
-        """How many workers run at once; refuses what the cluster does not hold."""
-        have = ray.cluster_resources()
-        cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
-        fits = math.floor(cpus / self.num_cpus + 1e-9)
-        if self.num_gpus > 0:
-            fits = min(fits, math.floor(gpus / self.num_gpus + 1e-9))
-        wanted = 1 if workers == "auto" else workers
+    def _expect_room(self, num_cpus: float, num_gpus: float, workers: int | Literal["auto"]) -> None:
+        fits, wanted = self._cluster.capacity(num_cpus, num_gpus), 1 if workers == "auto" else workers
         if fits < wanted:
             raise BackendError(
-                f"{wanted} worker{'s' if wanted > 1 else ''} of {self.num_cpus:g} CPU and"
-                f" {self.num_gpus:g} GPU asked for, but this machine has {cpus:g} CPU and {gpus:g} GPU;"
-                " lower runtime.workers, runtime.num_cpus or runtime.num_gpus"
+                f"{wanted} worker{'s' if wanted > 1 else ''} of {num_cpus:g} CPU and {num_gpus:g} GPU asked"
+                f" for, but {self._cluster.holdings()}; lower runtime.workers, runtime.num_cpus or"
+                " runtime.num_gpus"
             )
-        return fits if workers == "auto" else workers
 
-    def _spawn(self) -> Any:
-        return ray.remote(Worker).options(num_cpus=self.num_cpus, num_gpus=self.num_gpus).remote()
+    @property
+    def places(self) -> list[Place]:
+        """Where the workers that are up are, and which GPUs they own."""
+        return self._pool.places
 
     def load(self, client_app: ClientApp) -> None:
         enter_run()
+        self._cluster.pulse()
         self._app = [ray.put(client_app)]
         self._version += 1
 
     def run(self, chunks: Sequence[Chunk]) -> list[list[Reply]]:
-        def launch(worker: Any, index: int) -> Any:
-            return worker.run.remote(self._version, self._app, list(chunks[index]))
+        works = [_Part(self, number, 0, chunk) for number, chunk in enumerate(chunks)]
+        replies: list[dict[int, Reply]] = [{} for _ in chunks]
+        for part, result in self._pool.run(works):
+            if isinstance(result, Lost):
+                answers = [Reply(lost_reply(d.message, result.reason), d.context) for d in part.chunk]
+            else:
+                answers = returned(part.chunk, result)
+            replies[part.number].update(enumerate(answers, part.start))
+        return [[those[place] for place in range(len(those))] for those in replies]
 
-        answers: dict[int, list[Reply]] = {}
-        for index, answer in self._dispatch(len(chunks), launch):
-            if isinstance(answer, BaseException):
-                reason = f"the worker died {RETRIES + 1} times while it ran this chunk: {answer}"
-                answer = [Reply(lost_reply(d.message, reason), d.context) for d in chunks[index]]
-            answers[index] = answer
-        return [answers[index] for index in range(len(chunks))]
+    def launch(self, actor: Any, chunk: Chunk) -> Any:
+        """Send a chunk to a worker; returns the reference of what it will return."""
+        return actor.run.remote(self._version, self._app, self._sender.pack(chunk))
 
     def map(
         self,
@@ -156,56 +154,39 @@ class RayExecutor:
         tick: Tick,
         lost: Callable[[Any, str], Any],
     ) -> Iterator[tuple[int, Any]]:
+        self._cluster.pulse()
         board = ray.remote(Board).options(num_cpus=0).remote()
         shared = ray.put(function)
 
-        def launch(worker: Any, index: int) -> Any:
-            return worker.call.remote(shared, items[index], index, board)
+        def start(actor: Any, index: int) -> Any:
+            return actor.call.remote(shared, items[index], index, board)
 
         def look() -> None:
-            for index, (done, total) in ray.get(board.read.remote()).items():
+            try:
+                steps = ray.get(board.read.remote(), timeout=LOOK_SECONDS)
+            except ray.exceptions.RayError:
+                return  # the board went down with its node: the work goes on unseen
+            for index, (done, total) in steps.items():
                 tick(index, done, total)
 
-        for index, answer in self._dispatch(len(items), launch, look):
-            yield index, lost(items[index], str(answer)) if isinstance(answer, BaseException) else answer
-
-    def _dispatch(
-        self, count: int, launch: Callable[[Any, int], Any], look: Callable[[], None] | None = None
-    ) -> Iterator[tuple[int, Any]]:
-        """(index, result) as they finish; a result is an exception where every try lost its worker."""
-        waiting = list(range(count))
-        free = list(range(self.size))
-        tries = dict.fromkeys(waiting, 0)
-        running: dict[Any, tuple[int, int]] = {}
-        while waiting or running:
-            while waiting and free:
-                slot, index = free.pop(0), waiting.pop(0)
-                running[launch(self._workers[slot], index)] = (slot, index)
-            done, _ = ray.wait(list(running), num_returns=1, timeout=POLL_SECONDS if look else None)
-            if look:
-                look()
-            for future in done:
-                slot, index = running.pop(future)
-                free.append(slot)
-                try:
-                    yield index, ray.get(future)
-                except ray.exceptions.RayActorError as error:
-                    self._workers[slot] = self._spawn()
-                    tries[index] += 1
-                    if tries[index] > RETRIES:
-                        yield index, error
-                    else:
-                        waiting.insert(0, index)
-                except ray.exceptions.RayTaskError as error:
-                    raise error.as_instanceof_cause() from None
+        for call, result in self._pool.run([_Call(start, index) for index in range(len(items))], look):
+            yield call.index, lost(items[call.index], result.reason) if isinstance(result, Lost) else result
 
     def close(self) -> None:
         """End the workers, and Ray itself if this executor started it."""
-        if not ray.is_initialized():
+        if self._closed:
             return
-        if self._started:
-            ray.shutdown()
-        else:
-            for worker in self._workers:
-                ray.kill(worker)
-        self._workers = []
+        self._closed = True
+        self._pool.close()
+        self._cluster.close()
+
+
+def _check(num_cpus: float, num_gpus: float, workers: int | str, placement: str) -> None:
+    if not 0.0 < num_cpus < float("inf") or not 0.0 <= num_gpus < float("inf"):
+        raise UsageError(f"num_cpus must be > 0 and num_gpus >= 0, got {num_cpus} and {num_gpus}")
+    if num_gpus > 1.0 and num_gpus % 1.0:
+        raise UsageError(f"num_gpus must be a whole number above 1, got {num_gpus}")
+    if workers != "auto" and (not isinstance(workers, int) or workers < 1):
+        raise UsageError(f'workers must be "auto" or >= 1, got {workers!r}')
+    if placement not in ("pack", "spread"):
+        raise UsageError(f'placement must be "pack" or "spread", got {placement!r}')

@@ -1,0 +1,243 @@
+"""The Ray runtime that workers live in: started, joined or found, watched, and left behind clean."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import math
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+
+from fedlab import QUIET
+from fedlab.errors import BackendError, UsageError
+
+PULSE_SECONDS = 0.25
+"""How often a busy driver looks whether Ray is still there."""
+GRACE_SECONDS = 10.0
+"""How long a cluster's head may be away: somebody may be restarting it."""
+JOIN_SECONDS = 20.0
+
+
+def environment() -> dict[str, str]:
+    """What a worker's environment must hold."""
+    return {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        # Whatever the user's own code imports here must import in a worker as well.
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        **QUIET,
+    }
+
+
+class RayCluster:
+    """A connection to Ray.
+
+    A runtime that this process is already connected to is used as it is; otherwise the one at
+    `address` is joined, or a local one is started. Only the last is ever shut down.
+
+    Args:
+        address: "auto" or "host:port" of an existing cluster.
+
+    Raises:
+        BackendError: Ray does not start, or does not answer at `address`.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._found = ray.is_initialized()
+        self._started = not self._found and address is None
+        self._reaper: subprocess.Popen[str] | None = None
+        self._told: set[int] = set()
+        if not self._found:
+            self._connect(address)
+        atexit.register(self.close)
+        self._head = _endpoint(ray.get_runtime_context().gcs_address)
+        mine = ray.get_runtime_context().get_node_id()
+        node = next(node for node in ray.nodes() if node["NodeID"] == mine)
+        self._raylet = (node["NodeManagerAddress"], int(node["NodeManagerPort"]))
+        self._looked = time.monotonic()
+        self._lost: float | None = None
+        self.remember()
+
+    def _connect(self, address: str | None) -> None:
+        options: dict[str, Any] = {
+            "configure_logging": False,
+            "log_to_driver": False,
+            "runtime_env": {"env_vars": environment()},
+        }
+        if address is not None:
+            _expect_ray(address)
+        try:
+            if address is None:
+                # "local": RAY_ADDRESS must not turn a private runtime into somebody's cluster.
+                context = ray.init(address="local", include_dashboard=False, **options)
+                self._watch(context.address_info["session_dir"])
+            else:
+                ray.init(address=address, **options)
+        except Exception as error:
+            if address is None:
+                ray.shutdown()
+                raise BackendError(
+                    f"Ray does not start: {error}. Run with --set runtime.executor=inline,"
+                    " or see fedlab doctor"
+                ) from error
+            raise BackendError(_unreachable(address, str(error))) from error
+
+    def _watch(self, session: str) -> None:
+        """Start the process that cleans up after this one."""
+        script = Path(__file__).with_name("reaper.py")
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-P", str(script), Path(session).name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C must not reach it
+        )
+
+    @property
+    def actor_options(self) -> dict[str, Any]:
+        """What actors need in a runtime whose environment was not set here."""
+        return {"runtime_env": {"env_vars": environment()}} if self._found else {}
+
+    def remember(self) -> None:
+        """Tell the reaper which processes there are by now."""
+        if self._reaper is None or self._reaper.stdin is None:
+            return
+        reaper = self._reaper.pid
+        for process in psutil.Process().children(recursive=True):
+            if process.pid not in self._told and process.pid != reaper and _of_ray(process):
+                with contextlib.suppress(psutil.Error, BrokenPipeError):
+                    self._reaper.stdin.write(f"{process.pid} {process.create_time()!r}\n")
+                    self._told.add(process.pid)
+        with contextlib.suppress(BrokenPipeError):
+            self._reaper.stdin.flush()
+
+    def pulse(self) -> None:
+        """Look whether Ray still answers; cheap, and at most every `PULSE_SECONDS`.
+
+        Raises:
+            BackendError: this machine's raylet is gone (a process that then touches the object store
+                is ended by Ray), or the head has been away for too long.
+        """
+        now = time.monotonic()
+        if now - self._looked < PULSE_SECONDS:
+            return
+        self._looked = now
+        if not _answers(self._raylet):
+            raise BackendError(_gone("raylet", self._raylet))
+        if _answers(self._head):
+            self._lost = None
+            return
+        self._lost = self._lost or now
+        if self._started or now - self._lost > GRACE_SECONDS:
+            raise BackendError(_gone("head (gcs_server)", self._head))
+
+    @property
+    def headless(self) -> bool:
+        """Whether the head did not answer the last time: questions to it would block."""
+        return self._lost is not None
+
+    def capacity(self, num_cpus: float, num_gpus: float) -> int:
+        """How many workers of that size fit on the nodes that are alive, each on one node."""
+        return sum(_fits(node["Resources"], num_cpus, num_gpus) for node in ray.nodes() if node["Alive"])
+
+    def holdings(self) -> str:
+        """The cluster's resources, for an error message."""
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = (sum(one.get(kind, 0.0) for one in alive) for kind in ("CPU", "GPU"))
+        where = "this machine has" if len(alive) == 1 else f"the cluster's {len(alive)} nodes have"
+        return f"{where} {cpus:g} CPU and {gpus:g} GPU"
+
+    def close(self) -> None:
+        """Disconnect; end what was started here, down to the last process."""
+        atexit.unregister(self.close)
+        if self._found:
+            return
+        self._found = True
+        try:
+            self.remember()
+            ray.shutdown()
+        finally:
+            if self._reaper is not None:
+                reaper, self._reaper = self._reaper, None
+                with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                    reaper.communicate(timeout=15.0)
+
+
+def _fits(resources: dict[str, float], num_cpus: float, num_gpus: float) -> int:
+    fits = math.floor(resources.get("CPU", 0.0) / num_cpus + 1e-9)
+    if num_gpus > 0:
+        gpus = resources.get("GPU", 0.0)
+        shares = math.floor(1 / num_gpus + 1e-9)  # a worker's share of a GPU lies on one device
+        fits = min(fits, math.floor(gpus) * shares if num_gpus < 1 else math.floor(gpus / num_gpus))
+    return fits
+
+
+def _of_ray(process: psutil.Process) -> bool:
+    """Whether a child of ours belongs to Ray: the user may have started others."""
+    try:
+        words = process.cmdline()
+    except psutil.Error:
+        return False
+    return any(word.startswith("ray::") or f"{os.sep}ray{os.sep}" in word for word in words)
+
+
+def _endpoint(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _answers(endpoint: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(endpoint, timeout=3.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def _expect_ray(address: str) -> None:
+    """Refuse an address where Ray does not answer: `ray.init` would wait there for ever.
+
+    Raises:
+        UsageError: not an address.
+        BackendError: nobody, or somebody else, is there.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "auto")
+        if address in ("auto", "local", ""):
+            return  # Ray looks for a cluster on this machine, and says at once when there is none
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or "/" in host:
+        raise UsageError(
+            f'runtime.address is "{address}"; expected "auto" or "host:port" (no ray:// address)'
+        )
+    if not _answers((host.strip("[]"), int(port))):
+        raise BackendError(_unreachable(address, "no connection"))
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        check = subprocess.run(command, capture_output=True, timeout=JOIN_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise BackendError(_unreachable(address, "something else than Ray answers")) from None
+    if check.returncode != 0:
+        raise BackendError(_unreachable(address, "its head is not healthy"))
+
+
+def _unreachable(address: str, why: str) -> str:
+    return (
+        f'no Ray cluster at runtime.address = "{address}": {why}. Start one with `ray start --head`, see'
+        " `ray status --address` for yours, or leave runtime.address out to start a local one"
+    )
+
+
+def _gone(what: str, endpoint: tuple[str, int]) -> str:
+    return (
+        f"Ray's {what} at {endpoint[0]}:{endpoint[1]} is gone: killed, or out of memory."
+        " Nothing that was already written is lost: `fedlab resume RUN` goes on from there"
+    )

@@ -1,0 +1,288 @@
+"""A pool of Ray workers that survives theirs: dispatch, retries, replacement, a circuit breaker.
+
+Work whose worker dies runs again, and at its last try in parts, so that a client that kills its
+worker is lost alone. The pool follows the cluster. When no worker can live, it says so and stops.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, Protocol, Self, TypeVar
+
+import ray
+from ray import exceptions as lost
+
+from fedlab.errors import BackendError, FedlabError
+from fedlab.runtime.memory import out_of_memory
+from fedlab.runtime.placement import Place
+from fedlab.runtime.ray_cluster import RayCluster
+
+RETRIES = 2
+"""How often work runs again after its worker died."""
+WAVES = 7
+"""Generations of workers that may die in a row, with nothing done in between, on more than one client."""
+PATIENCE_SECONDS = 18.0
+"""How long such generations may take to come up, all together, on a slow machine."""
+START_SECONDS = 25.0
+"""How long the pool waits for a first worker to come up."""
+WAIT_SECONDS = 0.25
+"""How often a waiting driver looks around."""
+FETCH_SECONDS = 30.0
+"""How long a finished result may take to arrive."""
+RESIZE_SECONDS = 1.0
+
+DEATHS = (
+    lost.RayActorError,
+    lost.WorkerCrashedError,
+    lost.NodeDiedError,
+    lost.LocalRayletDiedError,
+    lost.ObjectLostError,
+    lost.GetTimeoutError,
+)
+"""A worker is gone, or what it had to say."""
+
+
+class Work(Protocol):
+    """Something for one worker to do."""
+
+    def launch(self, actor: Any) -> Any:
+        """Start; returns the reference of the result."""
+
+    @property
+    def suspects(self) -> frozenset[int]:
+        """Whom to blame if the worker dies."""
+
+    def parts(self) -> list[Self]:
+        """The same work, one suspect at a time."""
+
+
+W = TypeVar("W", bound=Work)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """In the place of a result: the worker died at each try."""
+
+    reason: str
+
+
+@dataclass
+class _Task(Generic[W]):
+    work: W
+    deaths: int = 0
+
+
+@dataclass
+class _Member(Generic[W]):
+    """One worker: starting (or asked whether it is there) while it has a future but no task."""
+
+    actor: Any
+    future: Any
+    born: float
+    starting: float | None = None
+    task: _Task[W] | None = None
+    place: Place | None = None
+    ready: bool = False
+
+
+class _Breaker:
+    """Counts generations of workers that die without anything getting done."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+        self.success()
+
+    def success(self) -> None:
+        """Something got done."""
+        self._waves, self._starting = 0, 0.0
+        self._suspects: list[frozenset[int]] = []
+
+    def death(self, born: float, starting: float, suspects: frozenset[int], reason: str) -> None:
+        """Note the death of a worker that took `starting` seconds to come up.
+
+        Raises:
+            BackendError: it is one too many, and no single client can be to blame for all.
+        """
+        self._suspects.append(suspects)
+        if born >= self._last:  # several that die together, as with a node, are one wave
+            self._waves, self._last = self._waves + 1, time.monotonic()
+            self._starting += starting
+        slow = self._waves > RETRIES + 1 and self._starting > PATIENCE_SECONDS
+        if (self._waves >= WAVES or slow) and not frozenset.intersection(*self._suspects):
+            raise BackendError(
+                f"no worker lives: {len(self._suspects)} died one after the other and nothing got done."
+                f" The last one: {reason}. Run with --set runtime.executor=inline to see what happens"
+            )
+
+
+class Pool(Generic[W]):
+    """Workers of one kind.
+
+    Args:
+        cluster: where.
+        create: makes an actor with a `ready` method.
+        size: how many; "auto" follows the cluster.
+        num_cpus, num_gpus: what each reserves.
+    """
+
+    def __init__(
+        self,
+        cluster: RayCluster,
+        create: Callable[[], Any],
+        size: int | Literal["auto"],
+        num_cpus: float,
+        num_gpus: float,
+    ) -> None:
+        self._cluster, self._create = cluster, create
+        self._size, self._needs = size, (num_cpus, num_gpus)
+        self._members: list[_Member[W]] = []
+        self._breaker = _Breaker()
+        self._resized = float("-inf")
+        self._life = time.monotonic()
+        self._resize()
+
+    @property
+    def places(self) -> list[Place]:
+        """Where the workers that are up are."""
+        return [member.place for member in self._members if member.ready and member.place is not None]
+
+    def run(self, works: Iterable[W], look: Callable[[], None] | None = None) -> Iterator[tuple[W, Any]]:
+        """(work, result) as they finish; the result is `Lost` where every try lost its worker.
+
+        Args:
+            look: called several times a second meanwhile.
+
+        Raises:
+            BackendError: no worker can live, memory ran out, or Ray itself is gone.
+        """
+        waiting = deque(_Task(work) for work in works)
+        self._life = time.monotonic()
+        try:
+            while waiting or any(member.task for member in self._members):
+                self._cluster.pulse()
+                self._resize()
+                self._hand_out(waiting)
+                yield from self._collect(waiting)
+                if look is not None:
+                    look()
+        finally:
+            self._abandon()
+
+    def _hand_out(self, waiting: deque[_Task[W]]) -> None:
+        for member in self._members:
+            if waiting and member.ready and member.task is None:
+                member.task = waiting.popleft()
+                member.future = member.task.work.launch(member.actor)
+
+    def _collect(self, waiting: deque[_Task[W]]) -> Iterator[tuple[W, Any]]:
+        """Wait a little for workers to finish or to come up."""
+        members = {member.future: member for member in self._members if member.future is not None}
+        done, _ = ray.wait(list(members), num_returns=1, timeout=WAIT_SECONDS) if members else ([], [])
+        if not members:
+            time.sleep(WAIT_SECONDS)
+        for future in done:
+            member = members[future]
+            task, member.task, member.future = member.task, None, None
+            try:
+                result = ray.get(future, timeout=FETCH_SECONDS)
+            except lost.RayTaskError as error:
+                raise _cause(error) from None
+            except DEATHS as error:
+                yield from self._died(member, task, error, waiting)
+            except lost.RayError as error:
+                raise BackendError(f"Ray failed: {_line(error)}") from error
+            else:
+                self._life = time.monotonic()
+                member.ready = True
+                if task is None:
+                    member.place = result
+                    member.starting = member.starting or _since(member.born)
+                    self._cluster.remember()
+                else:
+                    self._breaker.success()
+                    yield task.work, result
+        if not any(member.ready for member in self._members) and _since(self._life) > START_SECONDS:
+            raise BackendError(
+                f"no worker came up within {START_SECONDS:g} seconds: {self._cluster.holdings()}, each worker"
+                f" needs {self._needs[0]:g} CPU and {self._needs[1]:g} GPU. Lower runtime.num_cpus or"
+                " runtime.num_gpus, free the cluster, or run with --set runtime.executor=inline"
+            )
+
+    def _died(
+        self, member: _Member[W], task: _Task[W] | None, error: Exception, waiting: deque[_Task[W]]
+    ) -> Iterator[tuple[W, Any]]:
+        """Replace the worker; give its task another try, at last in parts, or up."""
+        self._drop(member)
+        self._resized = float("-inf")
+        for other in self._members:  # the rest of its node may be gone, too: nobody is to blame for that
+            if other.ready and other.task is None:
+                other.ready, other.future = False, other.actor.ready.remote()
+        reason = _line(error)
+        starting = member.starting or _since(member.born)
+        self._breaker.death(member.born, starting, task.work.suspects if task else frozenset(), reason)
+        if task is None:
+            return
+        self._life = time.monotonic()
+        task.deaths += 1
+        if task.deaths > RETRIES:
+            yield task.work, Lost(f"the worker died {task.deaths} times while it ran this: {reason}")
+        elif task.deaths == RETRIES:
+            waiting.extendleft(reversed([_Task(part, task.deaths) for part in task.work.parts()]))
+        else:
+            waiting.appendleft(task)
+
+    def _resize(self) -> None:
+        """Replace what is lost; follow the cluster if that is wanted."""
+        if _since(self._resized) < RESIZE_SECONDS or self._cluster.headless:
+            return
+        self._resized = time.monotonic()
+        size = self._cluster.capacity(*self._needs) if self._size == "auto" else self._size
+        pending = [member for member in self._members if not member.ready and member.task is None]
+        for member in pending[: max(0, len(self._members) - size)]:
+            self._drop(member)  # there is no room for it any more
+        while len(self._members) < size:
+            actor = self._create()
+            self._members.append(_Member(actor, actor.ready.remote(), time.monotonic()))
+
+    def _drop(self, member: _Member[W]) -> None:
+        self._members.remove(member)
+        if not self._cluster.headless:  # the head is who would tell it
+            ray.kill(member.actor)
+
+    def _abandon(self) -> None:
+        """After an exception: what nobody waits for any more must not keep a worker busy."""
+        for member in [member for member in self._members if member.task is not None]:
+            self._drop(member)
+            self._resized = float("-inf")
+
+    def close(self) -> None:
+        """End the workers."""
+        for member in list(self._members):
+            self._drop(member)
+
+
+def _since(moment: float) -> float:
+    return time.monotonic() - moment
+
+
+def _line(error: BaseException) -> str:
+    """An error in one line: Ray's come with a table."""
+    lines = [line.strip() for line in str(error).split("\n")]
+    told = [line for line in lines if (line and ": " not in line) or line.startswith("The actor is dead")]
+    return " ".join(told)[:500] or type(error).__name__
+
+
+def _cause(error: Any) -> BaseException:
+    """What was raised in a worker, as it would have been raised here."""
+    cause = error.cause
+    if isinstance(cause, FedlabError):
+        return cause
+    if isinstance(cause, lost.RayError):
+        return BackendError(f"a worker failed: {_line(cause)}")
+    if out_of_memory(cause):
+        return BackendError(f"out of memory in a worker: {_line(cause)}. Please lower runtime.workers")
+    raised: BaseException = error.as_instanceof_cause()
+    return raised
