@@ -67,14 +67,14 @@ class RunDirectory:
             BackendError: the disk refuses.
         """
         lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.pid"
-        try:
-            with files.refusal(self.path):
+        with files.refusal(self.path):
+            try:
                 lock.acquire(timeout=0)
-        except Timeout:
-            owner = holder.read_text().strip() if holder.exists() else "unknown"
-            raise UsageError(
-                f"{self.path} is locked by pid {owner}, which works on it; wait until it ends, or stop it"
-            ) from None
+            except Timeout:
+                owner = holder.read_text().strip() if holder.exists() else "unknown"
+                raise UsageError(
+                    f"{self.path} is locked by pid {owner}, which works on it; wait until it ends, or stop it"
+                ) from None
         try:
             with files.refusal(holder):
                 holder.write_text(f"{os.getpid()}\n")  # for people; the lock itself is the kernel's

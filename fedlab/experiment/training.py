@@ -23,7 +23,7 @@ from fedlab.experiment.ending import Stop
 from fedlab.experiment.evaluation import evaluate, per_client, weights_sha256
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.watch import Watcher
-from fedlab.experiment.world import simulation, watched
+from fedlab.experiment.world import global_draws, simulation, watched
 from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, quiet_logger
@@ -89,9 +89,12 @@ class Training:
         self.progress.start(self.title, total)
         self._restore()
         keeps = self.keeps_checkpoints()
-        with stop.patient(self._stopping) if keeps else nullcontext():
+        patient = stop.patient(self._stopping) if keeps else nullcontext()
+        with patient, global_draws(self.cell) as begin:
+            begin(self.done + 1)
             for round in self._rounds():
                 note = self._after(round)
+                begin(self.done + 1)
                 stopping = stop.asked
                 if keeps and (stopping or self.checkpoints.due(self.done)):
                     self.checkpoints.save(self.done, self.snapshot())

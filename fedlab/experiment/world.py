@@ -5,13 +5,17 @@ From the clients to the strategy: Grid, guard (turns malformed updates away), ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import torch
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
+from fedlab import seeds
 from fedlab.clients import ClientConfig
 from fedlab.clients.plan import steps_per_round
 from fedlab.experiment.cells import Cell, Parts
@@ -44,6 +48,27 @@ def watched(grid: Grid, scenario: Scenario, strategy: Strategy, watcher: Watcher
             rejected=watcher.reject,
         )
     return TappedGrid(grid, watcher)
+
+
+@contextmanager
+def global_draws(cell: Cell) -> Iterator[Callable[[int], None]]:
+    """Seeds what Flower's own strategies and mods draw from, the global generators, round by round.
+
+    Gives a function to call with a round's number before it begins; puts the generators back.
+    """
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+    def begin(round: int) -> None:
+        random.seed(seeds.derive(cell.seed, "global", round))
+        np.random.seed(seeds.derive(cell.seed, "global", round) % 2**32)
+        torch.random.default_generator.manual_seed(seeds.derive(cell.seed, "global", round))
+
+    try:
+        yield begin
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 def fleet(scenario: Scenario, examples: Sequence[int]) -> Fleet:
