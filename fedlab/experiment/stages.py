@@ -61,10 +61,16 @@ def _executor(scenario: Scenario, progress: Progress) -> Iterator[Executor]:
     if runtime.executor == "inline":
         executor = InlineExecutor()
     else:
-        progress.message("starting Ray; --set runtime.executor=inline does without")
+        where = f"joining Ray at {runtime.address}" if runtime.address else "starting Ray"
+        progress.message(f"{where}; --set runtime.executor=inline does without")
         from fedlab.runtime import RayExecutor
 
-        executor = RayExecutor(runtime.num_cpus, runtime.num_gpus, runtime.workers)
+        try:
+            executor = RayExecutor(
+                runtime.num_cpus, runtime.num_gpus, runtime.workers, runtime.placement, runtime.address
+            )
+        except SystemExit as exit:  # SIGTERM, for which Ray has a handler of its own while it starts
+            raise KeyboardInterrupt from exit
     try:
         yield executor
     finally:

@@ -61,7 +61,7 @@ def global_draws(cell: Cell) -> Iterator[Callable[[int], None]]:
     def begin(round: int) -> None:
         random.seed(seeds.derive(cell.seed, "global", round))
         np.random.seed(seeds.derive(cell.seed, "global", round) % 2**32)
-        torch.random.default_generator.manual_seed(seeds.derive(cell.seed, "global", round))
+        torch.manual_seed(seeds.derive(cell.seed, "global", round))
 
     try:
         yield begin

@@ -70,6 +70,7 @@ DATA: dict[str, Any] = {
             "client_mode": "train",
             "psnr_median": None,
             "fraction_recovered": None,
+            "reading": "attack failed",
             "control": {},
         },
     ],
@@ -101,6 +102,13 @@ class FakeRun:
 
     def __call__(self, scenario: Any, *, out: Path | None, progress: Any, command: str) -> FakeReport:
         self.calls.append({"scenario": scenario, "out": out, "command": command})
+        return self._work(progress)
+
+    def resume(self, path: Path, *, overrides: Any, force: bool, progress: Any) -> FakeReport:
+        self.calls.append({"path": path, "overrides": overrides, "force": force})
+        return self._work(progress)
+
+    def _work(self, progress: Any) -> FakeReport:
         print("noise from a library")
         progress.start("train none", 40)
         progress.advance("train none", 20, "accuracy 0.5")
@@ -115,5 +123,6 @@ def fake_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     fake = FakeRun(tmp_path / "runs" / "small-1")
     module = types.ModuleType("fedlab.experiment")
     module.run = fake  # type: ignore[attr-defined]
+    module.resume = fake.resume  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "fedlab.experiment", module)
     return fake
