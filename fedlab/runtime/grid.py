@@ -185,24 +185,10 @@ class SimulationGrid(Grid):
         self._flights.started(flights)
 
     def _delivery(self, flight: Flight) -> Delivery:
-        """A flight's message with a context that the client may change: what it remembers may not come
-        to count, if the device is told to stop."""
-        kept = self._contexts.get(flight.device)
-        if kept is None:
-            context = self._blank(flight.device)
-        else:
-            state = RecordDict({name: record.copy() for name, record in kept.state.items()})
-            context = Context(
-                kept.run_id,
-                kept.node_id,
-                dict(kept.node_config),
-                state,
-                dict(kept.run_config),
-                kept.series_id,
-            )
         if flight.message is None:
             raise RuntimeError(f"message {flight.id} was executed before")
-        return Delivery(flight.message, context)
+        kept = self._contexts.get(flight.device)
+        return Delivery(flight.message, self._blank(flight.device) if kept is None else kept)
 
     def _finish(self, device: int) -> None:
         """Let the device's client remember what it has been through by now."""
@@ -246,7 +232,6 @@ class SimulationGrid(Grid):
                 None if one["message"] is None else reader.message(one["message"]),
                 None if one["reply"] is None else reader.message(one["reply"]),
                 None if one["context"] is None else reader.context(one["context"]),
-                one["done"],
             )
             self._flights.add(flight, open=one["open"])
 
@@ -259,7 +244,6 @@ class SimulationGrid(Grid):
             "reply": None if flight.reply is None else writer.message(flight.reply),
             "context": None if flight.context is None else writer.context(flight.context),
             "open": flight.id in self._flights.open,
-            "done": flight.done,
         }
 
 

@@ -1,0 +1,197 @@
+"""Simulated devices: exact times, lazy draws, traces that are read strictly."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedlab.errors import DataError, UsageError
+from fedlab.runtime.devices import (
+    TIMES,
+    Availability,
+    Errand,
+    SimulatedFleet,
+    UniformFleet,
+    Visit,
+    read_trace,
+)
+from fedlab.runtime.times import Constant, Exponential, HalfNormal, LogNormal
+
+
+def visit(fleet: SimulatedFleet, device: int = 0, message: int = 1, seed: int = 0, **errand: Any) -> Visit:
+    return fleet.visit(Errand(device, message, **({"at": 0.0} | errand)), seed)
+
+
+def test_quantiles_are_those_of_the_textbook() -> None:
+    """|N(0, 1)| stays below 0.674490 with probability 1/2 and below 1.959964 with 0.95; the median of an
+    exponential is ln 2 times its mean; N(0, 1) stays below 1 with probability 0.841345."""
+    assert Constant(3.0).quantile(0.1) == Constant(3.0).quantile(0.9) == 3.0
+    assert HalfNormal(2.0).quantile(0.5) == pytest.approx(2.0 * 0.674490, rel=1e-6)
+    assert HalfNormal(2.0, minimum=0.1).quantile(0.95) == pytest.approx(0.1 + 2.0 * 1.959964, rel=1e-6)
+    assert Exponential(5.0, minimum=1.0).quantile(0.5) == pytest.approx(1.0 + 5.0 * math.log(2.0))
+    assert LogNormal(4.0, sigma=0.3).quantile(0.5) == pytest.approx(4.0)
+    assert LogNormal(4.0, sigma=0.3).quantile(0.841345) == pytest.approx(4.0 * math.exp(0.3), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in TIMES if name != "constant"])
+def test_devices_are_spread_as_they_should_be_and_each_seed_draws_others(name: str) -> None:
+    """A tenth of 4,000 devices lies between neighbouring deciles: 400 +- 5 standard deviations of 19."""
+    spread = TIMES[name]()
+    fleet = SimulatedFleet(4000, time=spread)
+    seconds = [visit(fleet, device).seconds for device in range(4000)]
+    edges = [spread.quantile(tenth / 10) for tenth in range(1, 10)]
+    counts = [
+        sum(low < s <= high for s in seconds)
+        for low, high in zip([-1.0, *edges], [*edges, math.inf], strict=True)
+    ]
+    assert all(abs(count - 400) < 95 for count in counts), counts
+    assert visit(fleet, 7, seed=1) != visit(fleet, 7, seed=0)
+
+
+def test_a_device_keeps_its_speed_and_no_draw_depends_on_another() -> None:
+    fleet = SimulatedFleet(10**9, time=HalfNormal(), dropout=0.5)
+    first = visit(fleet, 999_999_999, message=5)
+    for device in range(20):
+        visit(fleet, device)
+    assert visit(fleet, 999_999_999, message=5) == first
+    assert visit(fleet, 999_999_999, message=6).seconds == first.seconds
+    assert len({visit(fleet, 3, message).silent for message in range(20)}) == 2, "dropping out is per message"
+
+
+def test_records_cost_time_by_the_devices_own_speed_and_queries_touch_none() -> None:
+    """Times 1, 2 and 6: the median is 2. A device of 6 is three times as slow as that one, so that its
+    10 records of 0.5 s take 15 s; the device of 1 needs 20 * 0.5 / 2 = 5 s for its 20."""
+    fleet = SimulatedFleet(3, time=(1.0, 2.0, 6.0), per_example=0.5, examples=[20, 10, 10])
+    assert [visit(fleet, device).seconds for device in range(3)] == [1.0 + 5.0, 2.0 + 5.0, 6.0 + 15.0]
+    assert visit(fleet, 2, kind="evaluate").seconds == 21.0 and visit(fleet, 2, kind="query").seconds == 6.0
+    still = SimulatedFleet(2, time=Constant(0.0), per_example=0.5, examples=lambda device: 4 * device)
+    assert [visit(still, device).seconds for device in range(2)] == [0.0, 2.0]
+
+
+def test_the_network_takes_its_time_and_only_training_sends_arrays_back() -> None:
+    """1,000,000 bytes are 8 megabits: 0.8 s down at 10 a second, 4 s up at 2 a second."""
+    fleet = SimulatedFleet(1, time=Constant(1.0), download_mbps=10.0, upload_mbps=2.0)
+    assert visit(fleet, size=1_000_000).seconds == pytest.approx(1.0 + 0.8 + 4.0)
+    assert visit(fleet, size=1_000_000, kind="evaluate").seconds == pytest.approx(1.0 + 0.8)
+    assert visit(fleet, size=0, kind="query").seconds == 1.0
+
+
+def test_work_for_a_device_that_is_away_starts_when_it_is_back() -> None:
+    """A day of 10 s with 4 s up, unshifted: up in [0, 4), [10, 14), ...; shifted by half a day, up in
+    [5, 9), [15, 19), ..."""
+    day = Availability(period=10.0, up=4.0)
+    assert [day.start(at, 0.0) for at in (0.0, 3.5, 4.0, 9.0, 10.0, 23.0)] == [
+        0.0,
+        3.5,
+        10.0,
+        10.0,
+        10.0,
+        23.0,
+    ]
+    assert [day.start(at, 0.5) for at in (0.0, 5.0, 8.5, 9.0, 14.0)] == [5.0, 5.0, 8.5, 15.0, 15.0]
+    assert Availability(10.0, 10.0).start(7.3, 0.9) == 7.3
+
+
+@given(st.floats(0, 1e6), st.floats(0, 1, exclude_max=True), st.floats(0.01, 1e5), st.floats(0.01, 1))
+def test_a_device_is_there_when_it_starts_and_never_waits_a_whole_day(
+    at: float, phase: float, period: float, share: float
+) -> None:
+    up = period * share
+    start = Availability(period, up).start(at, phase)
+    assert at <= start <= at + period
+    into = (start + phase * period) % period
+    slack = 1e-9 * (at + period)  # of floating point
+    assert into < up + slack or into > period - slack
+
+
+def test_each_device_has_a_day_of_its_own() -> None:
+    """Of 1,000 devices that are up a third of the time, a third start at once: 333 +- 5 * 15."""
+    fleet = SimulatedFleet(1000, availability=Availability(period=3.0, up=1.0))
+    starts = [visit(fleet, device).start for device in range(1000)]
+    assert 258 < sum(start == 0.0 for start in starts) < 408
+    assert all(0.0 <= start <= 2.0 for start in starts)
+
+
+def test_drop_out_happens_as_often_as_it_should() -> None:
+    """2,000 messages at 0.3: 600 +- 5 * 20.5."""
+    fleet = SimulatedFleet(1, dropout=0.3)
+    assert abs(sum(visit(fleet, message=m).silent for m in range(2000)) - 600) < 103
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: UniformFleet(0), "at least one device, got 0"),
+        (lambda: UniformFleet(1, math.nan), "seconds = nan"),
+        (lambda: SimulatedFleet(0), "at least one device, got 0"),
+        (lambda: SimulatedFleet(1, per_example=-1.0), "per_example = -1.0; expected a finite number >= 0"),
+        (lambda: SimulatedFleet(1, per_example=1.0), "without examples; expected the records of each device"),
+        (lambda: SimulatedFleet(2, examples=[1]), "examples of 1 devices; expected 2"),
+        (lambda: SimulatedFleet(1, time=()), "no times; expected at least one"),
+        (lambda: SimulatedFleet(1, time=(1.0, math.inf)), "seconds = inf"),
+        (lambda: SimulatedFleet(1, download_mbps=0.0), "download_mbps = 0.0; expected a finite number > 0"),
+        (lambda: SimulatedFleet(1, upload_mbps=math.nan), "upload_mbps = nan"),
+        (lambda: SimulatedFleet(1, dropout=1.0), "dropout = 1.0; expected at least 0 and below 1"),
+        (lambda: Availability(0.0, 1.0), "period = 0.0"),
+        (lambda: Availability(1.0, 2.0), "up = 2.0; expected at most the period, 1.0"),
+        (lambda: Constant(-1.0), "seconds = -1.0"),
+        (lambda: HalfNormal(0.0), "scale = 0.0; expected a finite number > 0"),
+        (lambda: HalfNormal(1.0, minimum=-1.0), "minimum = -1.0"),
+        (lambda: LogNormal(1.0, sigma=11.0), "sigma = 11.0; expected at most 10"),
+        (lambda: LogNormal(math.inf), "median = inf"),
+        (lambda: Exponential(0.0), "mean = 0.0"),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(make: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message.replace("(", r"\(")):
+        make()
+
+
+def test_a_trace_is_taken_in_turn(tmp_path: Path) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text('\ufeffdevice, seconds\r\nphone,1.5\r\n"a, b",0\r\n\r\n17,2e1\r\n', encoding="utf-8")
+    times = read_trace(file)
+    assert times == (1.5, 0.0, 20.0)
+    fleet = SimulatedFleet(5, time=times)
+    assert [visit(fleet, device).seconds for device in range(5)] == [1.5, 0.0, 20.0, 1.5, 0.0]
+    assert statistics.median(times) == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: got ''; expected device,seconds"),
+        ("seconds,device\n", "line 1: got 'seconds,device'"),
+        ("device,seconds\n", "no device; expected a line such as"),
+        ("device,seconds\na,1\nb\n", "line 3: got 'b'; expected a device and its seconds"),
+        ("device,seconds\na,1,2\n", "line 2: got 'a,1,2'"),
+        ("device,seconds\n ,1\n", "line 2: got ' ,1'"),
+        ("device,seconds\na,1\n\na,2\n", "line 4: device a stands in line 2 already"),
+        ("device,seconds\na,-1\n", "line 2: got '-1'; expected a number of seconds >= 0"),
+        ("device,seconds\na,nan\n", "line 2: got 'nan'"),
+        ("device,seconds\na,fast\n", "line 2: got 'fast'"),
+        ('device,seconds\n"a,1\n', "no CSV text in UTF-8"),
+    ],
+)
+def test_a_broken_trace_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "trace.csv"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_trace(file)
+    assert message in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_a_trace_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    binary = tmp_path / "trace.csv"
+    binary.write_bytes(b"device,seconds\n\xff\xfe,1\n")
+    with pytest.raises(UsageError, match="no CSV text in UTF-8"):
+        read_trace(binary)
+    for path in (tmp_path, tmp_path / "missing.csv", "a\0b", "/dev/zero"):
+        with pytest.raises(DataError):
+            read_trace(path)
