@@ -20,7 +20,7 @@ from flwr.clientapp.typing import Mod
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedlab.runtime import Executor, InlineExecutor, SimulationGrid, TappedGrid, quiet_logger
+from fedlab.runtime import Executor, GuardedGrid, InlineExecutor, SimulationGrid, TappedGrid, quiet_logger
 from tests.runtime.apps import squares_app, tree_app, trees
 
 ADDED = [p**2 + 1 for p in range(7)]
@@ -36,11 +36,16 @@ def bare(app: ClientApp, executor: Executor) -> Grid:
     return SimulationGrid(app, 7, executor, chunk=3)
 
 
-def tapped(app: ClientApp, executor: Executor) -> Grid:
-    return TappedGrid(bare(app, executor), lambda message, reply: None)
+def guarded(app: ClientApp, executor: Executor) -> Grid:
+    """As `fedlab run` has it: the guard turns nothing away here, so nothing may change."""
+    return TappedGrid(GuardedGrid(bare(app, executor), rejected=turned_away), lambda message, reply: None)
 
 
-WORLDS: dict[str, Callable[[ClientApp, Executor], Grid]] = {"bare": bare, "tapped": tapped}
+def turned_away(message: Message | None, reply: Message, kind: str, reason: str) -> None:
+    raise AssertionError(f"the guard turned a valid reply away: {kind}: {reason}")
+
+
+WORLDS: dict[str, Callable[[ClientApp, Executor], Grid]] = {"bare": bare, "guarded": guarded}
 
 
 def adam(eta: float, b1: float, b2: float, tau: float) -> float:
