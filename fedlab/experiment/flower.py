@@ -68,15 +68,15 @@ def evaluate(message: Message, context: Context) -> Message:
 client_app.query(ACTION)(tell_partition)
 
 
-def read(config: Mapping[str, str], bundle: Path) -> Scenario:
-    """The scenario that a run's configuration names.
+def read(config: Mapping[str, str], bundle: Path | None) -> Scenario:
+    """The scenario that a run's configuration names: a shipped one, a file in the bundle, or any file.
 
     Raises:
         ScenarioError: every mistake in it.
     """
     name = config.get("scenario", "quickstart")
-    inside = bundle / name
-    found = inside if name not in shipped() and inside.is_file() else name
+    inside = None if bundle is None or name in shipped() else bundle / name
+    found = inside if inside is not None and inside.is_file() else name
     # Ray may belong to Flower's engine in this process; what is left for an executor are the attacks.
     return load(found, [*shlex.split(config.get("set", "")), "runtime.executor=inline"])
 

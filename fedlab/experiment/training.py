@@ -197,11 +197,12 @@ class Training:
 
     def _give_up_if_hopeless(self) -> None:
         """A report on a model that never learned would mislead, and cost hours."""
-        failures, rejections = self.watcher.failures, self.watcher.rejections
+        failures = self.watcher.failures
+        rejections = [one for one in self.watcher.rejections if one[2] != "quorum"]  # nobody's fault
         last = self.done == self.setup.scenario.strategy.rounds
         if self.skipped < self.done or not (last or (self.done >= PATIENCE and (failures or rejections))):
             return
-        why = "no reply came in time; raise strategy.deadline"
+        why = "too few replies came in time; raise strategy.deadline, or lower strategy.quorum"
         if rejections:
             _, client, kind, reason = rejections[0]
             why = f"client {client}'s update was turned away first ({kind}: {reason})"

@@ -149,7 +149,7 @@ def fedavg(
     quorum: int = 1,
 ) -> Strategy:
     """FedAvg with any aggregator and server optimizer, on the synchronous schedule."""
-    schedule = Synchronous(cohort, seed)
+    schedule = Synchronous(cohort, seed, over_selection)
     return Composition(aggregator, optimizer, schedule, parameters, quorum)
 
 

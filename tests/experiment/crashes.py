@@ -56,6 +56,25 @@ def quick_plugins(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(importlib.import_module("fedlab.report.build"), "render", lambda data, gallery: "")
 
 
+class Steps:
+    """A progress listener that calls `act` with (what happens, step)."""
+
+    def __init__(self, act: Callable[[str, int], None] = lambda what, step: None) -> None:
+        self.act = act
+        self.messages: list[str] = []
+
+    def start(self, job: str, total: int) -> None: ...
+
+    def advance(self, job: str, done: int, note: str = "") -> None:
+        self.act(job, done)
+
+    def finish(self, job: str, note: str = "") -> None: ...
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+        self.act(text, 0)
+
+
 def result(directory: Path) -> dict[str, str]:
     """Hashes of everything that a run ends with, except what tells the time."""
     found = {}

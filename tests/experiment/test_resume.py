@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fedlab.scenario import load
 from fedlab.tasks import Task
 from fedlab.tasks.datasets.digits import digits
 from tests.experiment import crashes
+from tests.experiment.crashes import Steps
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,25 +50,6 @@ def test_a_kill_at_any_moment_loses_no_bit(whole: Path, tmp_path: Path) -> None:
         for line in (copy / "events.jsonl").read_text().splitlines():
             json.loads(line)
         shutil.rmtree(copy)
-
-
-class Steps:
-    """A progress listener that calls `act` with (what happens, step)."""
-
-    def __init__(self, act: Callable[[str, int], None]) -> None:
-        self.act = act
-        self.messages: list[str] = []
-
-    def start(self, job: str, total: int) -> None: ...
-
-    def advance(self, job: str, done: int, note: str = "") -> None:
-        self.act(job, done)
-
-    def finish(self, job: str, note: str = "") -> None: ...
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-        self.act(text, 0)
 
 
 def stop_at(job: str, step: int, times: int = 1) -> Steps:
@@ -124,7 +105,7 @@ def test_ctrl_c_ends_the_round_and_resume_goes_on_from_it(whole: Path, tmp_path:
     saved = sorted(path.name for path in (out / "checkpoints/dp-sgd-train-s3").iterdir())
     assert saved[-1] == "round-000003.values.json"
     assert "stopping after this round; Ctrl-C again stops at once" in progress.messages
-    listener = Steps(lambda job, step: None)
+    listener = Steps()
     fedlab.resume(out, progress=listener)
     assert listener.messages == [
         "train none-train-s3: done before",
@@ -167,7 +148,7 @@ def test_an_interrupted_run_can_be_reported(tmp_path: Path) -> None:
 
 def test_a_finished_run_is_left_as_it_is(whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*")}
-    listener = Steps(lambda job, step: None)
+    listener = Steps()
     report = fedlab.resume(whole, progress=listener)
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*")} == before
     assert report.data["run"]["status"] == "finished" and "is finished" in listener.messages[0]
@@ -188,7 +169,7 @@ def test_a_damaged_checkpoint_costs_a_warning_and_no_bit(whole: Path, tmp_path: 
     out = interrupted(tmp_path / "run", stop_at("train dp-sgd", 3))
     newest = out / "checkpoints/dp-sgd-train-s3" / f"round-000004.{part}"
     newest.write_bytes(newest.read_bytes()[:-9])
-    listener = Steps(lambda job, step: None)
+    listener = Steps()
     fedlab.resume(out, progress=listener)
     assert any("the checkpoint of round 4 is damaged" in text for text in listener.messages)
     assert [event["cell"] for event in events(out, "damaged checkpoint")] == ["dp-sgd-train-s3"]
