@@ -40,9 +40,9 @@ def enter_run() -> Run:
     return Run.create_empty(RUN_ID)
 
 
-def bundle_of(run: Run) -> Path:
-    """Where Flower unpacked the bundle (FAB) of a run that `flwr run` started."""
-    return get_project_dir(run.fab_id, run.fab_version, run.fab_hash)
+def bundle_of(run: Run) -> Path | None:
+    """Where Flower unpacked the bundle (FAB) of a run; None unless `flwr run` started it."""
+    return get_project_dir(run.fab_id, run.fab_version, run.fab_hash) if run.fab_id else None
 
 
 def quiet_logger() -> None:
@@ -67,9 +67,7 @@ def filled(record: Record, entries: Mapping[str, Any]) -> Record:
     return record
 
 
-def message_of(
-    metadata: Metadata, content: RecordDict | None = None, error: Error | None = None
-) -> Message:
+def message_of(metadata: Metadata, content: RecordDict | None = None, error: Error | None = None) -> Message:
     """A message with all of its metadata given, as Flower makes one that comes over the wire."""
     return Message(metadata=metadata, content=content, error=error)  # type: ignore[call-overload,no-any-return]
 

@@ -1,0 +1,98 @@
+"""fedlab as a Flower app, in one process: tests/deployment does the same with Flower's own."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
+
+import fedlab
+from fedlab.errors import ScenarioError, UsageError
+from fedlab.experiment import flower
+from fedlab.runtime import RosterGrid, SimulationGrid
+from fedlab.runtime._flower import RUN_ID
+from fedlab.scenario import load, resolved_toml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+TINY = (
+    "clients.count=3 strategy.cohort=2 strategy.rounds=2 strategy.evaluate_every=1 task.model.width=8"
+    " audit.rounds=[1] audit.victims=2 runtime.executor=inline"
+)
+
+
+def context(**config: str) -> Context:
+    return Context(RUN_ID, 1, {}, RecordDict(), dict(config))
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_a_run_on_a_foreign_grid_is_the_simulation_bit_for_bit(tmp_path: Path) -> None:
+    """All cells, attacks and the report, on nodes whose ids say nothing about their partitions."""
+    scenario = load("quickstart", TINY.split())
+    scenario = scenario.model_copy(
+        update={"attacks": scenario.attacks[:1], "defenses": (scenario.defenses[0], scenario.defenses[2])}
+    )
+    file = tmp_path / "scenario.toml"
+    file.write_text(resolved_toml(scenario))
+    foreign = RosterGrid(SimulationGrid(flower.client_app, 3), [4, 2, 3])
+    flower.server_app(foreign, context(scenario=str(file), out=str(tmp_path / "theirs")))
+    fedlab.run(file, out=tmp_path / "ours")
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    manifest = loaded(theirs / "manifest.json")
+    assert manifest["status"] == "finished" and manifest["command"] == "flwr run"
+    assert manifest["weights_sha256"] == loaded(ours / "manifest.json")["weights_sha256"]
+    assert len(manifest["weights_sha256"]) == 2
+    for cell in ("none-train-s7", "architecture-train-s7"):
+        expected, found = (loaded(run / "metrics.json")["cells"][cell] for run in (ours, theirs))
+        assert expected.pop("virtual_seconds") == 2.0 and found.pop("virtual_seconds") is None
+        assert found == expected
+        attack = f"attacks/{cell}/linear-layer.json"
+        assert loaded(theirs / attack)["victims"] == loaded(ours / attack)["victims"]
+    assert (theirs / "report.html").is_file()
+
+
+def test_pyproject_names_our_apps_and_the_same_version() -> None:
+    """Flower reads the version from pyproject.toml and cannot compute it, so it stands there twice."""
+    assert PROJECT["project"]["version"] == fedlab.__version__
+    components = PROJECT["tool"]["flwr"]["app"]["components"]
+    assert components == {
+        "serverapp": f"{flower.__name__}:server_app",
+        "clientapp": f"{flower.__name__}:client_app",
+    }
+    assert isinstance(flower.server_app, ServerApp) and isinstance(flower.client_app, ClientApp)
+
+
+def test_the_scenario_is_found_by_name_in_the_bundle_or_anywhere(tmp_path: Path) -> None:
+    config = PROJECT["tool"]["flwr"]["app"]["config"]
+    assert flower.read(config, None).name == "quickstart", "the defaults of pyproject.toml"
+    (tmp_path / "mine.toml").write_text('schema = 1\n[task]\ndataset = "digits"\nmodel = "mlp"\n')
+    (tmp_path / "quickstart").write_text("no scenario")
+    assert flower.read({"scenario": "quickstart"}, tmp_path).name == "quickstart", "shipped ones come first"
+    for name, bundle in (("mine.toml", tmp_path), (str(tmp_path / "mine.toml"), None)):
+        found = flower.read({"scenario": name, "set": "seed=9 'clients.count=4'"}, bundle)
+        assert (found.name, found.seeds, found.clients.count) == ("mine", [9], 4)
+        assert found.runtime.executor == "inline", "Ray may be Flower's own in that process"
+    with pytest.raises(ScenarioError, match="no such file"):
+        flower.read({"scenario": "mine.toml"}, None)
+
+
+def test_a_node_of_another_version_refuses() -> None:
+    content = RecordDict({"config": ConfigRecord({flower.VERSION: "0.0.1"})})
+    grid = SimulationGrid(flower.client_app, 2)
+    for kind in ("train", "evaluate"):
+        (reply,) = grid.send_and_receive([Message(content, 2, kind)])
+        assert "the server runs fedlab 0.0.1, this node" in reply.error.reason
+
+
+def test_a_federation_of_another_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match='--federation-config "num-supernodes=20"'):
+        flower.server_app(SimulationGrid(flower.client_app, 2), context(out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
