@@ -49,8 +49,12 @@ def main(grid: Grid, context: Context) -> None:
     def of(cell: Cell) -> Grid:
         return RosterGrid(grid, nodes, instructions(scenario, cell))
 
-    out = config.get("out") or None
-    run(scenario, out=out, grid=of, progress=Plain(sys.stdout), command="flwr run")
+    progress = Plain(sys.stdout)
+    if scenario.devices != type(scenario.devices)():
+        progress.message(
+            "the scenario's [devices] are not simulated here: nodes take the time that they take"
+        )
+    run(scenario, out=config.get("out") or None, grid=of, progress=progress, command="flwr run")
 
 
 @client_app.train()
