@@ -14,7 +14,7 @@ from fedlab.experiment import resuming
 from fedlab.experiment.cells import Cell, assemble
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import now
-from fedlab.experiment.provenance import describe_data, describe_model, machine, versions
+from fedlab.experiment.provenance import describe_data, describe_model, describe_trace, machine, versions
 from fedlab.experiment.setup import Setup, set_up, with_own_task
 from fedlab.experiment.stages import proceed
 from fedlab.progress import Progress, Quiet
@@ -123,6 +123,7 @@ def _description(setup: Setup) -> dict[str, Any]:
         "seeds": settings.seeds,
         "chunk_size": parts.chunking.size,
         "dataset": describe_data(setup.task),
+        "trace_sha256": describe_trace(settings.devices.trace),
         "model": describe_model(setup.objects.get("task", spec.name), spec.params, setup.model),
         "cells": [],
         "weights_sha256": {},

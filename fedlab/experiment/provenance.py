@@ -6,10 +6,12 @@ import hashlib
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from fedlab import __version__
 from fedlab.audit.truth import Truth
+from fedlab.files import sha256
 from fedlab.tasks import FunctionalModel, Task
 
 PACKAGES = ("torch", "flwr", "ray", "opacus", "numpy", "scikit-learn")
@@ -45,6 +47,11 @@ def describe_data(task: Task) -> dict[str, Any]:
         "shape": list(task.input_shape),
         "classes": task.classes,
     }
+
+
+def describe_trace(path: str | None) -> str | None:
+    """sha256 of the file of computing times that a scenario names."""
+    return None if path is None else sha256(Path(path).expanduser().read_bytes())
 
 
 def describe_model(name: str, params: dict[str, Any], model: FunctionalModel) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fedlab.errors import BackendError, DataError, UsageError
 from fedlab.experiment.directory import RunDirectory
-from fedlab.experiment.provenance import describe_data, versions
+from fedlab.experiment.provenance import describe_data, describe_trace, versions
 from fedlab.experiment.setup import Setup
 from fedlab.scenario import Scenario, load, resolved_toml
 
@@ -59,11 +59,14 @@ def same_objects(directory: RunDirectory, given: Mapping[str, object | None]) ->
 
 
 def same_data(directory: RunDirectory, setup: Setup) -> None:
-    """Whether the records are the same, bit for bit.
+    """Whether the records, and the trace of devices, are the same, bit for bit.
 
     Raises:
         DataError: they are not.
     """
+    trace = setup.scenario.devices.trace
+    if directory.manifest.get("trace_sha256") != describe_trace(trace):
+        raise DataError(f"the trace {trace} was changed since {directory.path} began; restore it")
     before, now = directory.manifest["dataset"], describe_data(setup.task)
     if before["sha256"] != now["sha256"]:
         raise DataError(

@@ -87,8 +87,10 @@ class Training:
         """
         total = self.setup.scenario.strategy.rounds
         self.progress.start(self.title, total)
-        self._restore()
-        keeps = self.keeps_checkpoints()
+        resumable = self.resumable()
+        if resumable:
+            self._restore()
+        keeps = resumable and self.setup.scenario.checkpoint.every > 0
         patient = stop.patient(self._stopping) if keeps else nullcontext()
         with patient, global_draws(self.cell) as begin:
             begin(self.done + 1)
@@ -106,10 +108,8 @@ class Training:
                 raise KeyboardInterrupt
         return result
 
-    def keeps_checkpoints(self) -> bool:
+    def resumable(self) -> bool:
         """Whether this cell can be resumed in the middle; if not, `fedlab resume` trains it again."""
-        if self.setup.scenario.checkpoint.every == 0:
-            return False
         for part in (self.parts.strategy, self.grid):
             if not isinstance(part, Resumable):
                 reason = f"{type(part).__name__} has no snapshot() and restore()"

@@ -237,6 +237,15 @@ def test_other_records_are_refused(tmp_path: Path) -> None:
         fedlab.resume(out)
 
 
+def test_another_trace_is_refused(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("device,seconds\na,1\nb,2\n")
+    out = interrupted(tmp_path / "run", stop_at("train none", 3), devices={"trace": str(trace)})
+    trace.write_text("device,seconds\na,1\nb,3\n")
+    with pytest.raises(DataError, match=r"trace\.csv was changed"):
+        fedlab.resume(out)
+
+
 def test_what_came_from_python_must_come_again(tmp_path: Path) -> None:
     def mean(deltas: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return deltas.mean(0)

@@ -1,0 +1,77 @@
+"""The journal: what was spent is on the disk before it is released, and counts once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedlab.errors import BackendError, DataError
+from fedlab.privacy import Event
+from fedlab.privacy.ledger import Journal
+
+
+def event(client: int, round: int, sigma: float = 1.0) -> Event:
+    return Event(client, round, sigma, 0.1, 2)
+
+
+def test_what_is_flushed_is_there_for_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "privacy" / "cell.journal.jsonl"
+    journal = Journal(path)
+    journal.flush()
+    assert not path.exists()  # a cell without noise has no journal
+    for client in (3, 1):
+        journal.add(event(client, 1, 0.1 + 0.2))
+    assert not path.exists()
+    journal.flush()
+    assert Journal(path).events == [event(3, 1, 0.1 + 0.2), event(1, 1, 0.1 + 0.2)]
+    assert Journal(path).steps(3) == {(0.1 + 0.2, 0.1): 2}
+
+
+def test_a_replayed_event_counts_once_and_a_different_one_counts_as_well(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    first = Journal(path)
+    first.add(event(1, 1))
+    first.add(event(1, 2))
+    first.flush()
+    before = path.read_bytes()
+    again = Journal(path)
+    again.add(event(1, 1))
+    again.add(event(1, 2))
+    again.flush()
+    assert path.read_bytes() == before and again.steps(1) == {(1.0, 0.1): 4}
+    again.add(event(1, 2, sigma=2.0))  # noise that did not repeat was spent twice
+    again.flush()
+    assert Journal(path).steps(1) == {(1.0, 0.1): 4, (2.0, 0.1): 2}
+
+
+def test_half_a_line_is_ignored_and_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = Journal(path)
+    journal.add(event(1, 1))
+    journal.add(event(2, 1))
+    journal.flush()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    again = Journal(path)
+    assert again.events == [event(1, 1)]
+    again.add(event(1, 1))
+    again.add(event(2, 1))
+    again.flush()
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[]", '{"client": 1}'])
+def test_a_damaged_line_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "journal"
+    path.write_text(f"{line}\n")
+    with pytest.raises(DataError, match="what this run has spent cannot be told"):
+        Journal(path)
+
+
+def test_what_cannot_be_written_down_must_not_be_released(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    journal = Journal(tmp_path / "file" / "journal")
+    journal.add(event(1, 1))
+    with pytest.raises(BackendError, match="cannot write"):
+        journal.flush()
