@@ -219,13 +219,17 @@ TREES = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["name", "label", "count", "rounds", "cohort", "x"]), inner, max_size=3
+            st.sampled_from(
+                ["name", "label", "count", "rounds", "cohort", "quorum", "time", "trace", "availability", "x"]
+            ),
+            inner,
+            max_size=3,
         )
     ),
     max_leaves=8,
 )
 KEYS = st.sampled_from(
-    ["schema", "seed", "seeds", "task", "clients", "strategy", "audit", "attacks", "defenses", "x"]
+    ["schema", "seed", "seeds", "task", "clients", "strategy", "devices", "audit", "attacks", "defenses", "x"]
 )
 
 

@@ -99,6 +99,13 @@ VALUES = st.fixed_dictionaries(
                 "partition": st.sampled_from(["iid", {"name": "dirichlet", "alpha": 1}]),
             },
         ),
+        "devices": st.fixed_dictionaries(
+            {"time": st.sampled_from(["exponential", {"name": "half-normal", "minimum": 1}])},
+            optional={
+                "availability": st.fixed_dictionaries({"period": st.floats(1e6, 1e9)}),
+                "upload_mbps": st.floats(1e-3, 1e3),
+            },
+        ),
         "runtime": st.fixed_dictionaries({"workers": st.sampled_from(["auto", 1, 3])}),
         "audit": st.fixed_dictionaries(
             {"rounds": st.lists(st.integers(1, 10), min_size=1, max_size=3, unique=True)}
