@@ -2,15 +2,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 READY := $(VENV)/.ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type arrows docs bench data clean
+.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime data clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "fedlab needs Python 3.11 or newer; set PYTHON=python3.11")'
@@ -43,12 +44,21 @@ arrows: $(READY) ## check that imports run one way (import-linter)
 docs: $(READY) ## build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
 
-bench: $(READY) ## measure against peers; exits 1 when a bar is missed
-	@$(BIN)/python benchmarks/cohorts.py
+$(PEERS)/.ready: benchmarks/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(PEERS)/bin/python -m pip install --quiet torch==2.13.0
+	$(PEERS)/bin/python -m pip install --quiet --requirement benchmarks/peers.txt
+	@touch $@
+
+bench-runtime: $(READY) $(PEERS)/.ready ## measure the runtime beside its peers; exits 1 when a bar is missed
+	@$(BIN)/python -m benchmarks
+
+bench: bench-runtime ## all benchmarks (so far those of the runtime)
 
 data: $(READY) ## fetch the data sets that are not bundled, with pinned hashes
 	@for name in mnist fashion-mnist cifar-samples; do $(BIN)/fedlab data fetch $$name || exit $$?; done
 
 clean: ## remove what the targets made, except runs/
-	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
