@@ -153,10 +153,10 @@ def weight_flaw(content: RecordDict, key: str) -> Flaw | None:
     if value is None:
         return Flaw("num-examples", f"no {key!r} among its metrics ({_few(records[0])})")
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_WEIGHT:
-        return Flaw(
-            "num-examples",
-            f"{key} is {str(value)[:40]}; expected one number > 0, at most {LARGEST_WEIGHT:,.0f}",
-        )
+        told = isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**18)
+        got = value if told else "a list" if isinstance(value, list) else "beyond all bounds"
+        expected = f"one number > 0, at most {LARGEST_WEIGHT:,.0f}"
+        return Flaw("num-examples", f"{key} is {got}; expected {expected}")
     return None
 
 
