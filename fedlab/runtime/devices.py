@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedlab.errors import UsageError
-from fedlab.runtime.times import TIMES as TIMES
 from fedlab.runtime.times import ComputingTime, Constant, above_zero, at_least_zero
-from fedlab.runtime.times import read_trace as read_trace
 from fedlab.seeds import derive
 
 _ONE_SECOND = Constant()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flwr.app import Context, Message
 
@@ -31,6 +31,7 @@ class Flight:
         reply: the answer, once it is known.
         context: what the client remembers afterwards; None where nothing changes.
         done: the device is through with it, or was told to stop.
+        id: the message's.
     """
 
     due: float
@@ -40,11 +41,10 @@ class Flight:
     reply: Message | None = None
     context: Context | None = None
     done: bool = False
+    id: str = field(init=False)
 
-    @property
-    def id(self) -> str:
-        """The message's id."""
-        return f"m{self.sequence}"
+    def __post_init__(self) -> None:
+        self.id = f"m{self.sequence}"
 
     @property
     def place(self) -> tuple[float, int]:

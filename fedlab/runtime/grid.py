@@ -180,7 +180,8 @@ class SimulationGrid(Grid):
             for delivery, flight, reply in zip(chunk, group, replies, strict=True):
                 flight.reply = _checked(delivery.message, reply.message)
                 number(flight.reply, f"r{flight.sequence}")
-                flight.context = None if flight.reply.has_error() else reply.context
+                if not flight.reply.has_error() and _changed(delivery.context, reply.context):
+                    flight.context = reply.context
                 flight.message = None
         self._flights.started(flights)
 
@@ -245,6 +246,11 @@ class SimulationGrid(Grid):
             "context": None if flight.context is None else writer.context(flight.context),
             "open": flight.id in self._flights.open,
         }
+
+
+def _changed(before: Context, after: Context) -> bool:
+    """Whether there may be something to remember; what is remembered is not compared, it may be large."""
+    return bool(before.state) or bool(after.state) or before != after
 
 
 def _checked(message: Message, reply: object) -> Message:

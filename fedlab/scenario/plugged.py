@@ -34,7 +34,7 @@ CLOSED = {"partitions": "partition", "times": "computing time"}
 def closed(kind: str) -> dict[str, Callable[..., Any]]:
     """Name -> function or class of the ways to share out records, or of the spreads of computing times."""
     if kind == "times":
-        from fedlab.runtime.devices import TIMES
+        from fedlab.runtime.times import TIMES
 
         return dict(TIMES)
     from fedlab.tasks.partition import PARTITIONS

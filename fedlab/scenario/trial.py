@@ -95,7 +95,7 @@ def time(spread: Callable[..., Any], params: Mapping[str, Any]) -> list[Fault]:
 
 def trace(path: str) -> list[Fault]:
     """What is wrong with a file of computing times."""
-    from fedlab.runtime.devices import read_trace
+    from fedlab.runtime.times import read_trace
 
     try:
         read_trace(path)

@@ -13,15 +13,13 @@ from hypothesis import strategies as st
 
 from fedlab.errors import DataError, UsageError
 from fedlab.runtime.devices import (
-    TIMES,
     Availability,
     Errand,
     SimulatedFleet,
     UniformFleet,
     Visit,
-    read_trace,
 )
-from fedlab.runtime.times import Constant, Exponential, HalfNormal, LogNormal
+from fedlab.runtime.times import TIMES, Constant, Exponential, HalfNormal, LogNormal, read_trace
 
 
 def visit(fleet: SimulatedFleet, device: int = 0, message: int = 1, seed: int = 0, **errand: Any) -> Visit:
