@@ -21,12 +21,14 @@ def plan_batches(records: int, config: ClientConfig, seed: int, round: int, clie
     """The batches of one client in one round.
 
     Shuffled: epochs over fresh permutations, the last short batch kept; with `local_steps` the
-    batches of as many epochs as that takes. Poisson: each record enters each step with probability
-    batch_size / records.
+    batches of as many epochs as that takes; full batches are the records as they stand. Poisson: each
+    record enters each step with probability batch_size / records.
     """
-    generator = seeds.numpy_generator(seed, "batches", round, client)
     size = min(config.batch_size or records, records)
     steps = steps_per_round(records, config)
+    if size == records and config.sampling == "shuffle":
+        return [np.arange(records)] * steps
+    generator = seeds.numpy_generator(seed, "batches", round, client)
     if config.sampling == "poisson":
         rate = size / records
         return [np.flatnonzero(generator.random(records) < rate) for _ in range(steps)]
@@ -34,8 +36,6 @@ def plan_batches(records: int, config: ClientConfig, seed: int, round: int, clie
     epochs = math.ceil(steps / per_epoch)
     orders = np.arange(records)[None].repeat(epochs, axis=0)
     generator.permuted(orders, axis=1, out=orders)
-    if size == records:
-        return list(orders)
     return [order[start : start + size] for order in orders for start in range(0, records, size)][:steps]
 
 

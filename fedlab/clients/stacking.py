@@ -6,7 +6,8 @@ answers, so that they change no bit between two machines.
 Stacking saves what a step costs beside its arithmetic. Measured on one CPU core (client steps against
 one client after the other): 4 to 8 times faster for an MLP of 5,000 parameters, 1.2 for LeNet-sized
 convolutions, 0.85 for a ResNet, and 0.4 for an MLP of 160,000 parameters, whose stacked weights no
-longer fit the caches. Fewer than 4 clients never gain. (`benchmarks/stacking.py` prints the table.)
+longer fit the caches. Fewer than 4 clients never gain. Where nearly all of a step is such cost, one
+large stack beats two halves on two workers; where less of it is, a cohort is shared out.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from fedlab.clients.config import ClientConfig
 from fedlab.tasks import FunctionalModel
 
 LARGEST_STACK = 50
+SHARED_STACK = 16
 SMALLEST_STACK = 4
 STACKED_PARAMETERS = 100_000
 STACKED_FLOPS = 2e8
-"""Of one step: forward and backward pass of one client's batch."""
+"""Of one step, forward and backward pass of one client's batch: above, arithmetic is all that counts."""
+TINY_FLOPS = 3e6
+"""Below, it hardly counts."""
 
 CHUNKS = 16
 """Into how many chunks a cohort is cut whose clients train one by one: work for that many workers."""
@@ -44,14 +48,19 @@ def chunking(
 ) -> Chunking:
     """The cut for cohorts of `cohort` clients that hold at most `records` records each.
 
-    A stacked chunk is half a cohort (so that two workers share it), at most `LARGEST_STACK`.
+    A stacked chunk is the whole cohort, at most `LARGEST_STACK`, where steps are tiny, and else a
+    quarter of it, from `SMALLEST_STACK` to `SHARED_STACK`.
 
     Args:
         size: messages per chunk, if the user has chosen it.
     """
-    stack = size if size is not None else max(2, min(LARGEST_STACK, -(-cohort // 2)))
     step = 3.0 * model.flops * min(config.batch_size or records, records)
-    small = model.parameter_count <= STACKED_PARAMETERS and step <= STACKED_FLOPS
-    if small and stack >= SMALLEST_STACK:
+    pays = model.parameter_count <= STACKED_PARAMETERS and step <= STACKED_FLOPS
+    if step <= TINY_FLOPS:
+        stack = min(LARGEST_STACK, cohort)
+    else:
+        stack = max(SMALLEST_STACK, min(SHARED_STACK, -(-cohort // 4)))
+    stack = size or stack
+    if pays and stack >= SMALLEST_STACK:
         return Chunking(stack, stacked=True)
-    return Chunking(size if size is not None else -(-cohort // CHUNKS), stacked=False)
+    return Chunking(size or -(-cohort // CHUNKS), stacked=False)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 CALLS_BEFORE = 16
@@ -60,12 +61,14 @@ class Traced:
             return tree_flatten(self.function(*tree_unflatten(list(values), tree)))[0]
 
         try:
-            graph = _simplified(make_fx(flat)(*leaves))
-            with torch.no_grad():
-                replayed = graph(*leaves)
+            graph = make_fx(flat)(*leaves)
         except Exception:  # an operation that cannot be recorded: run it the long way
             self._faithful = False
             return
+        with torch.no_grad():
+            ShapeProp(graph).propagate(*leaves)
+            _simplify(graph)
+            replayed = graph(*leaves)
         if all(map(_same, replayed, expected)):
             self._recordings[key] = graph, returned
         else:
@@ -76,8 +79,8 @@ ATEN = torch.ops.aten
 RESHAPES = (ATEN.view.default, ATEN._unsafe_view.default, ATEN.expand.default, ATEN.detach.default)
 
 
-def _simplified(graph: GraphModule) -> GraphModule:
-    """Without the operations that hand on what they got: a third of all, on small networks."""
+def _simplify(graph: GraphModule) -> None:
+    """Take out the operations that hand on what they got: a third of all, on small networks."""
     for node in graph.graph.nodes:
         source = node.args[0] if node.args else None
         if not isinstance(source, Node):
@@ -91,13 +94,12 @@ def _simplified(graph: GraphModule) -> GraphModule:
             node.replace_all_uses_with(source.args[0])  # there and back
     graph.graph.eliminate_dead_code()
     graph.recompile()
-    return graph
 
 
 def _layout(node: Node) -> Any:
     """Shape, stride and type of what a node gives, if it is a tensor."""
     known = node.meta.get("tensor_meta")
-    return known and (known.shape, known.stride, known.dtype)
+    return (known.shape, known.stride, known.dtype) if isinstance(known, TensorMetadata) else None
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

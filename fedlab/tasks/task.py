@@ -82,7 +82,11 @@ class Dataset:
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Per-example loss (B,) of `logits` (B, C) for labels (B,) or probabilities (B, C)."""
-    return nn.functional.cross_entropy(logits, targets, reduction="none")
+    if targets.is_floating_point():
+        return nn.functional.cross_entropy(logits, targets, reduction="none")
+    # Not torch's own, which looks for labels to ignore at each call: a data set has none, and stacked
+    # steps of small networks feel each operation.
+    return -logits.log_softmax(1).gather(1, targets[:, None])[:, 0]
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,20 @@ def linear(inputs: int) -> FunctionalModel:
 @pytest.mark.parametrize(
     ("inputs", "batch", "cohort", "size", "expected"),
     [
-        (64, 1, 10, None, Chunking(5, True)),
+        (64, 1, 10, None, Chunking(10, True)),
         (64, 1, 1000, None, Chunking(50, True)),
-        (64, 1, 7, None, Chunking(4, True)),
-        (64, 1, 5, None, Chunking(1, False)),  # stacks of 3 gain nothing
+        (64, 1, 3, None, Chunking(1, False)),  # stacks of 3 gain nothing
         (64, 1, 10, 50, Chunking(50, True)),
         (64, 1, 10, 2, Chunking(2, False)),
         (10_000, 1, 50, None, Chunking(4, False)),  # 100,010 parameters
         (10_000, 1, 50, 10, Chunking(10, False)),
-        # 2 * 9,000 * 10 operations forward, 3 times that for a step: 371 records pass 2e8, 370 do not.
-        (9_000, 370, 50, None, Chunking(25, True)),
+        # 2 * 5,000 * 10 operations forward and 3 times that for a step: 11 records pass 3e6, 10 do not.
+        (5_000, 10, 50, None, Chunking(50, True)),
+        (5_000, 11, 50, None, Chunking(13, True)),
+        (5_000, 11, 200, None, Chunking(16, True)),
+        (5_000, 11, 10, None, Chunking(4, True)),
+        # 2 * 9,000 * 10 and 3 times that: 371 records pass 2e8, 370 do not.
+        (9_000, 370, 50, None, Chunking(13, True)),
         (9_000, 371, 50, None, Chunking(4, False)),
         (9_000, 0, 50, None, Chunking(4, False)),  # full batches of 400 records
     ],
