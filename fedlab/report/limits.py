@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedlab.audit.scoring import binomial_interval
+from fedlab.report.course import told
 from fedlab.report.reading import UNTRIED, listed, mode_word, percent, plural
 from fedlab.report.rundir import Run, malformed
 
@@ -78,13 +79,7 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
                 " images the threshold separates nothing, compare with the control instead."
             )
     found += _victims(run)
-    lost = {_who(run, row): row["failures"] for row in utility if row["failures"]}
-    if lost:
-        whose = ", ".join(f"{who}: {count}" for who, count in lost.items())
-        found.append(
-            f"{plural(sum(lost.values()), 'client update')} failed and never reached the server ({whose}):"
-            " the models were trained, and attacked, without them."
-        )
+    found += told(utility, lambda row: _who(run, row))
     noises = {str(row["noise"]) for row in guarantees if row["noise"] and row["epsilon"] is not None}
     found += [f"The noise behind ε is: “{noise}”." for noise in sorted(noises)]
     found.append(

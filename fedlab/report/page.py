@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedlab.report import figures, reading
+from fedlab.report import course, figures, reading
 from fedlab.report.gallery import Sheet, Strip
 from fedlab.report.verdict import strongest_of
 
@@ -41,6 +41,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         protects=reading.protects,
         small=reading.small,
         mode_word=reading.mode_word,
+        duration=course.duration,
         plain=_plain,
     )
     several = len({cell["client_mode"] for cell in data["run"]["cells"]}) > 1
@@ -51,6 +52,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         matrices=_matrices(data),
         several_modes=several,
         untried=reading.UNTRIED,
+        timed=_timed(data),
         from_python=" (passed from Python)" if "task" in data["run"]["objects"] else "",
         hero=_hero(data, sheets),
         style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
@@ -62,6 +64,12 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         near_identical=reading.NEAR_IDENTICAL_DB,
         ceiling=figures.CEILING_DB,
     )
+
+
+def _timed(data: dict[str, Any]) -> bool:
+    """Whether virtual time says more than the number of rounds, which it is unless devices differ."""
+    seconds = {row["virtual_seconds"] for row in data["utility"]} - {None}
+    return any(f"{one:g}" != data["run"]["setup"].get("rounds") for one in seconds)
 
 
 def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:

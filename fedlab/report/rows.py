@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import t
 
 from fedlab.audit.scoring import Summary, VictimScore, binomial_interval, summarise
+from fedlab.report.course import course
 from fedlab.report.reading import level
 from fedlab.report.rundir import Run, malformed
 
@@ -128,7 +129,7 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
                         "median": float(np.median(clients)) if clients else None,
                         "values": sorted(clients),
                     },
-                    "failures": sum(int(one.get("failures") or 0) for one in measured),
+                    **course(measured),
                     "seeds": sorted({cell["seed"] for cell in cells if cell["name"] in run.metrics}),
                 }
             )

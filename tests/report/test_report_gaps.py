@@ -13,6 +13,7 @@ from fake_run import write_run
 
 from fedlab.errors import DataError
 from fedlab.report import AuditReport, build
+from fedlab.report.course import duration
 
 CELL = "none-train-s7"
 CRASH = "the attack failed: TypeError: unsupported operand"
@@ -128,6 +129,48 @@ def test_failed_clients_are_told(run_dir: Path) -> None:
     edit(run_dir / "metrics.json", lambda m: m["cells"]["dp-sgd-train-s7"].update(failures=1))
     (text,) = told(build(run_dir).data, "never reached the server")
     assert text.startswith("4 client updates failed") and "(none: 3, dp-sgd: 1)" in text
+
+
+def test_updates_turned_away_and_rounds_without_a_quorum_are_told(run_dir: Path) -> None:
+    lost = {"rejected": {"not-finite": 2, "shape": 1}, "skipped_rounds": 2}
+    edit(run_dir / "metrics.json", lambda m: m["cells"][CELL].update(lost))
+    edit(run_dir / "metrics.json", lambda m: m["cells"]["dp-sgd-train-s7"].update(rejected={"<b>": 1}))
+    report = build(run_dir)
+    (text,) = told(report.data, "turned away")
+    assert text.startswith("4 client updates reached the server but were turned away")
+    assert "(none: 2 with NaN or infinity, 1 of wrong shape; dp-sgd: 1 <b>)" in text
+    assert "1 &lt;b&gt;" in report.html.read_text(), "a kind that we do not know is shown, and is no markup"
+    (text,) = told(report.data, "too few usable updates")
+    assert text.startswith("2 rounds brought") and "(none: 2)" in text
+    rows = {one["defense"]: one for one in report.data["utility"]}
+    assert rows["none"]["rejected"] == lost["rejected"] and rows["none"]["skipped_rounds"] == 2
+    assert rows["no-first-bias"]["rejected"] == {} and rows["no-first-bias"]["skipped_rounds"] == 0
+
+
+def test_virtual_time_is_shown_where_it_says_more_than_the_number_of_rounds(run_dir: Path) -> None:
+    rounds = json.loads(build(run_dir).json.read_text())["run"]["setup"]["rounds"]
+
+    def took(seconds: float | None) -> str:
+        edit(run_dir / "metrics.json", lambda m: m["cells"][CELL].update(virtual_seconds=seconds))
+        return build(run_dir).html.read_text()
+
+    assert "Virtual time" not in took(None) and "Virtual time" not in took(float(rounds))
+    assert '<td data-label="Virtual time">2 h 5 min</td>' in took(7512.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (0.25, "0.25 s"),
+        (42.0, "42 s"),
+        (200.4, "3 min 20 s"),
+        (3600.0, "1 h"),
+        (273600.0, "3 d 4 h"),
+    ],
+)
+def test_durations_are_said_as_people_say_them(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
