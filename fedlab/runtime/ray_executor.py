@@ -25,13 +25,13 @@ from fedlab.runtime.shipping import Sender, returned
 LOOK_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Part:
-    """A stretch of one chunk, and how to run it."""
+    """Some places of chunk `number`, and how to run them."""
 
     executor: RayExecutor
     number: int
-    start: int
+    places: Sequence[int]
     chunk: Chunk
 
     def launch(self, actor: Any) -> Any:
@@ -42,8 +42,13 @@ class _Part:
         return frozenset(delivery.message.metadata.dst_node_id for delivery in self.chunk)
 
     def parts(self) -> list[Self]:
-        places = range(len(self.chunk))
-        return [type(self)(self.executor, self.number, self.start + i, [self.chunk[i]]) for i in places]
+        pairs = zip(self.places, self.chunk, strict=True)
+        return [type(self)(self.executor, self.number, [place], [one]) for place, one in pairs]
+
+    def together(self, parts: Sequence[Self]) -> Self:
+        ordered = sorted(parts, key=lambda part: part.places[0])
+        places = [place for part in ordered for place in part.places]
+        return type(self)(self.executor, self.number, places, [d for part in ordered for d in part.chunk])
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,9 @@ class _Call:
 
     def parts(self) -> list[Self]:
         return [self]
+
+    def together(self, parts: Sequence[Self]) -> Self:
+        return self
 
 
 class RayExecutor:
@@ -133,14 +141,14 @@ class RayExecutor:
         self._version += 1
 
     def run(self, chunks: Sequence[Chunk]) -> list[list[Reply]]:
-        works = [_Part(self, number, 0, chunk) for number, chunk in enumerate(chunks)]
+        works = [_Part(self, number, range(len(chunk)), chunk) for number, chunk in enumerate(chunks)]
         replies: list[dict[int, Reply]] = [{} for _ in chunks]
         for part, result in self._pool.run(works):
             if isinstance(result, Lost):
                 answers = [Reply(lost_reply(d.message, result.reason), d.context) for d in part.chunk]
             else:
                 answers = returned(part.chunk, result)
-            replies[part.number].update(enumerate(answers, part.start))
+            replies[part.number].update(zip(part.places, answers, strict=True))
         return [[those[place] for place in range(len(those))] for those in replies]
 
     def launch(self, actor: Any, chunk: Chunk) -> Any:

@@ -1,14 +1,16 @@
 """A pool of Ray workers that survives theirs: dispatch, retries, replacement, a circuit breaker.
 
-Work whose worker dies runs again, and at its last try in parts, so that a client that kills its
-worker is lost alone. The pool follows the cluster. When no worker can live, it says so and stops.
+Work whose worker dies runs again. If it dies again, its clients are tried one by one, to find who is
+to blame, and then the rest runs together: how a chunk is cut may change the last bits of a result,
+so results never come from the trial. The pool follows the cluster. When no worker can live, it says
+so and stops.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, Self, TypeVar
 
@@ -21,7 +23,7 @@ from fedlab.runtime.placement import Place
 from fedlab.runtime.ray_cluster import RayCluster
 
 RETRIES = 2
-"""How often work runs again after its worker died."""
+"""How often a client runs again after its worker died, the last time alone."""
 WAVES = 7
 """Generations of workers that may die in a row, with nothing done in between, on more than one client."""
 PATIENCE_SECONDS = 18.0
@@ -58,6 +60,9 @@ class Work(Protocol):
     def parts(self) -> list[Self]:
         """The same work, one suspect at a time."""
 
+    def together(self, parts: Sequence[Self]) -> Self:
+        """Some of its parts as one, in the order that they have in it."""
+
 
 W = TypeVar("W", bound=Work)
 
@@ -70,9 +75,21 @@ class Lost:
 
 
 @dataclass
+class _Trial(Generic[W]):
+    """Who of `work` kills a worker? `open` parts have not been tried yet."""
+
+    work: W
+    open: int
+    innocent: list[W]
+
+
+@dataclass
 class _Task(Generic[W]):
     work: W
     deaths: int = 0
+    trial: _Trial[W] | None = None
+    acquitted: bool = False
+    """Whether each of its clients has been tried alone."""
 
 
 @dataclass
@@ -203,7 +220,11 @@ class Pool(Generic[W]):
                     self._cluster.remember()
                 else:
                     self._breaker.success()
-                    yield task.work, result
+                    if task.trial is None:
+                        yield task.work, result
+                    else:
+                        task.trial.innocent.append(task.work)
+                        self._judge(task.trial, waiting)
         if not any(member.ready for member in self._members) and _since(self._life) > START_SECONDS:
             raise BackendError(
                 f"no worker came up within {START_SECONDS:g} seconds: {self._cluster.holdings()}, each worker"
@@ -214,7 +235,7 @@ class Pool(Generic[W]):
     def _died(
         self, member: _Member[W], task: _Task[W] | None, error: Exception, waiting: deque[_Task[W]]
     ) -> Iterator[tuple[W, Any]]:
-        """Replace the worker; give its task another try, at last in parts, or up."""
+        """Replace the worker; give its task another try, try its parts, or give up."""
         self._drop(member)
         self._resized = float("-inf")
         for other in self._members:  # the rest of its node may be gone, too: nobody is to blame for that
@@ -227,12 +248,27 @@ class Pool(Generic[W]):
             return
         self._life = time.monotonic()
         task.deaths += 1
+        parts = task.work.parts()
+        if task.acquitted and task.deaths == RETRIES:
+            raise BackendError(
+                f"{len(parts)} clients in one chunk kill their worker, but none of them does alone: it"
+                f" probably has too little memory for them all. Lower runtime.chunk ({reason})"
+            )
         if task.deaths > RETRIES:
-            yield task.work, Lost(f"the worker died {task.deaths} times while it ran this: {reason}")
-        elif task.deaths == RETRIES:
-            waiting.extendleft(reversed([_Task(part, task.deaths) for part in task.work.parts()]))
+            yield task.work, Lost(f"the worker died {task.deaths} times while it ran this client: {reason}")
+            if task.trial is not None:
+                self._judge(task.trial, waiting)
+        elif task.deaths == RETRIES and len(parts) > 1:
+            trial = _Trial(task.work, len(parts), [])
+            waiting.extendleft(_Task(part, task.deaths, trial) for part in reversed(parts))
         else:
             waiting.appendleft(task)
+
+    def _judge(self, trial: _Trial[W], waiting: deque[_Task[W]]) -> None:
+        """One more part has been tried; after the last, those who are innocent run together."""
+        trial.open -= 1
+        if not trial.open and trial.innocent:
+            waiting.appendleft(_Task(trial.work.together(trial.innocent), acquitted=True))
 
     def _resize(self) -> None:
         """Replace what is lost; follow the cluster if that is wanted."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import ray
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedlab.clients.app import CohortApp
 from fedlab.runtime.placement import own_device, own_place
 
 Fault = Callable[[Message, int], None]
@@ -28,12 +31,20 @@ def faulty_app(fault: Fault) -> ClientApp:
         fault(message, partition)
         weights = message.content["arrays"]["w"].numpy() + partition + 1
         place = own_place()
-        where = {"pid": os.getpid(), "node": place.node, "gpus": list(place.gpus), "device": str(own_device())}
+        where = {
+            "pid": os.getpid(),
+            "node": place.node,
+            "gpus": list(place.gpus),
+            "device": str(own_device()),
+        }
         content = RecordDict(
             {
                 "arrays": ArrayRecord({"w": Array(weights)}),
                 "metrics": MetricRecord({"num-examples": 1}),
-                "where": ConfigRecord(where | {"visible": os.environ.get("CUDA_VISIBLE_DEVICES", "")}),
+                "where": ConfigRecord(
+                    where
+                    | {"device": str(own_device()), "visible": os.environ.get("CUDA_VISIBLE_DEVICES", "")}
+                ),
             }
         )
         return Message(content, reply_to=message)
@@ -98,3 +109,27 @@ def zeros(nodes: range | list[int], size: int = 2) -> list[Message]:
     """One training message per node, all sharing one record of zeros."""
     content = RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(size))})})
     return [Message(content, dst_node_id=node, message_type="train") for node in nodes]
+
+
+class KillingCohort(CohortApp):
+    """Trains cohorts; kills its worker once, in the middle of the second chunk, if there is a flag."""
+
+    def __init__(self, *arguments: Any, flag: Path | None = None, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.flag = flag
+
+    def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        replies = super().run_cohort(messages, contexts)
+        partitions = [int(context.node_config["partition-id"]) for context in contexts]
+        if self.flag is not None and 4 in partitions and not self.flag.exists():
+            self.flag.touch()
+            killed(os.getpid())
+        return replies
+
+
+class Starved(ClientApp):
+    """Asks for more memory than there is."""
+
+    def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        torch.empty(2**58)
+        return []

@@ -73,6 +73,7 @@ def test_workers_share_the_gpus_and_know_which_is_theirs(cluster: Cluster) -> No
         where = [reply.content["where"] for reply in run(executor)]
         assert {one["visible"] for one in where} == {"0"}
         assert all(list(one["gpus"]) == ["0"] for one in where)
+        assert {one["device"] for one in where} <= {"cpu", "cuda:0"}
     finally:
         executor.close()
     with pytest.raises(BackendError, match=r"1 worker of 1 CPU and 2 GPU .* the cluster's 2 nodes have"):
