@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fedlab.errors import UsageError
 from fedlab.runtime import SimulatedFleet, SimulationGrid, TappedGrid, UniformFleet, client_of, flights
 from fedlab.runtime.devices import Errand, Visit
+from fedlab.runtime.executors import Chunk, Reply
 from fedlab.runtime.times import HalfNormal
 from fedlab.snapshot import Snapshot
 from tests.runtime.apps import adding_app, train_messages, weights
@@ -254,6 +255,26 @@ def test_work_of_several_versions_is_run_in_one_cohort() -> None:
     grid.push_messages(train_messages([nodes[1], nodes[2]]))
     assert [weights(r)[0] for r in grid.pull_messages(first)] == [1.0]
     assert executor.chunks == [["m1", "m2", "m3", "m4"]]
+
+
+def test_a_pull_that_is_interrupted_can_be_made_again() -> None:
+    class Interrupted(Recording):
+        def run(self, chunks: Sequence[Chunk]) -> list[list[Reply]]:
+            replies = super().run(chunks)
+            if len(self.chunks) == 2:
+                raise KeyboardInterrupt
+            return replies
+
+    grid = SimulationGrid(adding_app(), Staggered(3), Interrupted(), chunk=2)
+    ids = grid.push_messages(train_messages(grid.get_node_ids()))
+    with pytest.raises(KeyboardInterrupt):
+        grid.pull_messages(ids)
+    again = SimulationGrid(adding_app(), Staggered(3), chunk=2)
+    again.restore(grid.snapshot())
+    for one in (grid, again):
+        replies = [reply for _ in ids for reply in one.pull_messages(ids)]
+        assert [weights(r)[0] for r in replies] == [1.0, 2.0, 3.0] and one.now == 3.0
+        assert [r.content["metrics"]["calls"] for r in replies] == [1, 1, 1]
 
 
 def test_a_million_devices_cost_nothing_until_they_are_used() -> None:
