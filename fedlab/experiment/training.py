@@ -237,6 +237,7 @@ class Training:
         }
         archive.add(directory.path / "observations" / cell.name, [])
         directory.write_tensors(f"models/{cell.name}/model.safetensors", self.state)
+        self.journal.flush()  # what came after the last round's replies
         guarantee = self.defense.guarantee(self.journal)
         if guarantee is not None:
             directory.write_json(f"privacy/{cell.name}.json", guarantee.to_dict())

@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Collection
 
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from fedlab.audit import KnownConfig, Observation
 from fedlab.clients import ClientConfig
@@ -104,8 +104,9 @@ class Watcher:
             self._charge(round, client, reply)
 
     def _who(self, message: Message | None, reply: Message) -> tuple[int, int]:
-        if message is not None:
-            self._round = int(str(message.content.config_records["config"]["server-round"]))
+        config = message.content.get("config") if message is not None else None
+        if isinstance(config, ConfigRecord) and "server-round" in config:
+            self._round = int(str(config["server-round"]))
         return self._round, client_of(reply.metadata.src_node_id)
 
     def _charge(self, round: int, client: int, reply: Message) -> None:

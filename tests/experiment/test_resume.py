@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -332,8 +333,20 @@ def test_a_privacy_journal_that_was_altered_is_refused(tmp_path: Path) -> None:
         fedlab.resume(out)
 
 
+@pytest.fixture
+def cluster() -> Iterator[None]:
+    """One Ray for both directions."""
+    from fedlab.runtime.ray_cluster import RayCluster
+
+    started = RayCluster()
+    yield
+    started.close()
+
+
 @pytest.mark.ray
-def test_begun_here_and_ended_on_ray_and_the_other_way_round(whole: Path, tmp_path: Path) -> None:
+def test_begun_here_and_ended_on_ray_and_the_other_way_round(
+    whole: Path, tmp_path: Path, cluster: None
+) -> None:
     here, ray = "runtime.executor=inline", "runtime.executor=ray"
     for begun, ended in ((here, ray), (ray, here)):
         out = tmp_path / begun
