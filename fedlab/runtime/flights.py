@@ -37,7 +37,7 @@ class Flight:
     due: float
     sequence: int
     device: int
-    message: Message | None
+    message: Message | None = None
     reply: Message | None = None
     context: Context | None = None
     done: bool = False

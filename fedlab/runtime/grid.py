@@ -8,6 +8,7 @@ who finishes first.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 from flwr.app import Context, Message, RecordDict
@@ -22,9 +23,11 @@ from fedlab.runtime._flower import (
     enter_run,
     error_reply,
     lost_reply,
+    message_of,
     new_context,
     number,
 )
+from fedlab.runtime.copies import own_records
 from fedlab.runtime.devices import Errand, Fleet, UniformFleet
 from fedlab.runtime.executors import Delivery, Executor, InlineExecutor
 from fedlab.runtime.flights import Flight, Flights
@@ -93,7 +96,9 @@ class SimulationGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send; returns the messages' ids in order.
 
-        A device that is busy starts when it is free. `ttl` means nothing here: no wall clock runs.
+        What is sent is what stands in the messages now, whatever the server makes of its records
+        before the work is executed. A device that is busy starts when it is free. `ttl` means nothing
+        here: no wall clock runs.
 
         Raises:
             UsageError: a message to a node that does not exist, or without content; none is sent.
@@ -105,29 +110,26 @@ class SimulationGrid(Grid):
                 raise UsageError(f"no node {node}; expected {nodes[0]} to {nodes[-1]} (get_node_ids())")
             if not message.has_content():
                 raise UsageError("a message without content cannot be sent; expected a RecordDict")
-        sizes: dict[int, int] = {}  # the messages of a round share one content: weigh it once
-        for message in outgoing:
-            if id(message.content) not in sizes:
-                sizes[id(message.content)] = storage.size(message.content)
-        return [self._send(message, sizes[id(message.content)]) for message in outgoing]
+        # The messages of a round share one content: it is copied and weighed once.
+        distinct = {id(message.content): message.content for message in outgoing}
+        contents = {key: (own_records(content), storage.size(content)) for key, content in distinct.items()}
+        return [self._send(message, *contents[id(message.content)]) for message in outgoing]
 
-    def _send(self, message: Message, size: int) -> str:
+    def _send(self, message: Message, content: RecordDict, size: int) -> str:
         metadata = message.metadata
-        if metadata.message_id:  # sent before, and perhaps still under way under that id
-            message = Message(
-                message.content, metadata.dst_node_id, metadata.message_type, group_id=metadata.group_id
-            )
         device = metadata.dst_node_id - FIRST_NODE_ID
         self._finish(device)
         self._sequence += 1
         free = max(self.now, self._flights.free_at(device))
         kind = metadata.message_type.partition(".")[0]
         visit = self.fleet.visit(Errand(device, self._sequence, free, kind, size), self.seed)
-        flight = Flight(visit.start + visit.seconds, self._sequence, device, message)
+        flight = Flight(visit.start + visit.seconds, self._sequence, device)
         number(message, flight.id)
         if visit.silent:
             reason = f"dropped out after {flight.due - self.now:g} virtual seconds"
-            flight.message, flight.reply = None, lost_reply(message, reason)
+            flight.reply = lost_reply(message, reason)
+        else:
+            flight.message = message_of(copy.copy(metadata), content)
         self._flights.add(flight)
         return flight.id
 

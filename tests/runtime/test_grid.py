@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -334,6 +335,20 @@ def test_a_message_that_is_sent_twice_is_two_messages() -> None:
         ("m2", "r2"),
     ]
     assert grid.pull_messages(ids) == [], "a reply is pulled once"
+
+
+def test_what_the_server_changes_after_sending_is_not_sent() -> None:
+    """Its records may be the same from round to round, as in Flower's own strategies."""
+    grid = SimulationGrid(adding_app(), Staggered(2))
+    messages = train_messages(grid.get_node_ids())
+    ids = grid.push_messages(messages)
+    arrays = messages[0].content["arrays"]
+    arrays["w"].data = Array(np.full(2, 5.0)).data
+    grid.cancel(ids[:1])
+    ids += grid.push_messages(messages[:1])
+    arrays["w"] = Array(np.full(2, 9.0))
+    replies = [reply for _ in ids for reply in grid.pull_messages(ids)]
+    assert {r.metadata.reply_to_message_id: weights(r)[0] for r in replies} == {"m2": 2.0, "m3": 6.0}
 
 
 def test_what_is_no_reply_is_a_failed_reply() -> None:
