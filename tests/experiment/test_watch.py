@@ -1,0 +1,108 @@
+"""The watcher: what failed, what was turned away, and what both cost in privacy."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+
+from fedlab.clients import ClientConfig
+from fedlab.experiment.watch import LONGEST_REASON, Watcher, shortened
+from fedlab.privacy import Event, Ledger
+from fedlab.runtime import SimulationGrid
+from fedlab.runtime.guard import REJECTED
+from fedlab.tasks import FunctionalModel
+from tests.runtime.apps import adding_app
+
+NOISE = {"dp-noise-multiplier": 1.5, "dp-sample-rate": 0.25, "dp-steps": 4}
+
+
+class Scene:
+    """A watcher that observes nothing, and what it said at once."""
+
+    def __init__(self) -> None:
+        SimulationGrid(adding_app(), 1)  # so that messages can be made
+        self.said: list[tuple[Any, ...]] = []
+        model: Any = FunctionalModel.__new__(FunctionalModel)
+        self.ledger = Ledger()
+        self.watcher = Watcher(model, ClientConfig(), [], self._say, self.ledger, self._say)
+
+    def _say(self, *what: Any) -> None:
+        self.said.append(what)
+
+    def asked(self, round: int, client: int) -> Message:
+        content = RecordDict({"arrays": ArrayRecord(), "config": ConfigRecord({"server-round": round})})
+        return Message(content, dst_node_id=client + 2, message_type="train")
+
+
+def answer(message: Message, **metrics: Any) -> Message:
+    return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1} | metrics)}), reply_to=message)
+
+
+def test_failures_and_rejections_are_counted_apart_and_told_at_once() -> None:
+    scene = Scene()
+    watcher = scene.watcher
+    message = scene.asked(3, 1)
+    watcher(message, Message(Error(2, "it broke"), reply_to=message))
+    watcher.reject(message, answer(message), "norm", "too long")
+    watcher(message, Message(Error(REJECTED, "norm: too long"), reply_to=message))
+    watcher.reject(None, answer(scene.asked(9, 2)), "late", "is no longer waited for")
+    assert watcher.failures == [(3, 1, "it broke")]
+    assert watcher.rejections == [(3, 1, "norm", "too long"), (3, 2, "late", "is no longer waited for")]
+    assert scene.said == [*watcher.failures, *watcher.rejections]
+    assert watcher.rejected_by_kind == {"late": 1, "norm": 1}
+
+
+def test_counts_survive_a_checkpoint() -> None:
+    scene, other = Scene(), Scene()
+    message = scene.asked(1, 0)
+    scene.watcher(message, Message(Error(2, "it broke"), reply_to=message))
+    scene.watcher.reject(message, answer(message), "norm", "too long")
+    snapshot = scene.watcher.snapshot()
+    snapshot.values = json.loads(json.dumps(snapshot.values))
+    other.watcher.restore(snapshot)
+    assert other.watcher.failures == scene.watcher.failures
+    assert other.watcher.rejections == scene.watcher.rejections
+
+
+def test_what_was_turned_away_is_charged_all_the_same() -> None:
+    """It reached the server. A reply that nobody asked for has no round to be charged to."""
+    scene = Scene()
+    for client in (0, 1):
+        message = scene.asked(2, client)
+        if client == 0:
+            scene.watcher(message, answer(message, **NOISE))
+        else:
+            scene.watcher.reject(message, answer(message, **NOISE), "quorum", "1 of 2 valid replies")
+    scene.watcher.reject(None, answer(scene.asked(1, 5), **NOISE), "late", "")
+    assert scene.ledger.events == [Event(client, 2, 1.5, 0.25, 4) for client in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "claim",
+    [
+        {"dp-noise-multiplier": math.nan},
+        {"dp-noise-multiplier": math.inf},
+        {"dp-noise-multiplier": [1.0]},
+        {"dp-sample-rate": 1.5},
+        {"dp-sample-rate": -0.1},
+        {"dp-steps": -1},
+        {"dp-steps": 10**5000},
+    ],
+)
+def test_noise_that_makes_no_sense_is_no_noise(claim: dict[str, Any]) -> None:
+    """ε is then infinite: a client cannot talk the accountant into a proof, nor end the run."""
+    scene = Scene()
+    message = scene.asked(2, 0)
+    scene.watcher(message, answer(message, **NOISE | claim))
+    assert scene.ledger.events == [Event(0, 2, 0.0, 1.0, 1)]
+
+
+def test_long_tracebacks_are_cut_in_the_middle() -> None:
+    assert shortened("x" * LONGEST_REASON) == "x" * LONGEST_REASON
+    cut = shortened("first line\n" + "x" * 1_000_000 + "\nValueError: last line")
+    assert cut.startswith("first line") and cut.endswith("ValueError: last line")
+    assert "characters left out" in cut and len(cut) < LONGEST_REASON + 50
