@@ -21,7 +21,8 @@ def derive(seed: int, *path: int | str) -> int:
 
 def numpy_generator(seed: int, *path: int | str) -> np.random.Generator:
     """The stream at `path` for numpy."""
-    return np.random.Generator(np.random.PCG64DXSM(_Digest(_place(seed, *path))))
+    start = _Digest(_place(seed, *path))
+    return np.random.Generator(np.random.PCG64DXSM(start))  # type: ignore[arg-type]  # takes any ISeedSequence
 
 
 def torch_generator(seed: int, *path: int | str) -> torch.Generator:
