@@ -44,42 +44,39 @@ class Flower:
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         }
 
-    def start(self, *command: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, cwd: Path = ROOT) -> subprocess.Popen[bytes]:
         """Start a process in the background; its output goes to a file in the home."""
         log = self.home / f"{len(list(self.home.glob('*.log')))}-{command[0]}.log"
         with log.open("wb") as output:
             return subprocess.Popen(
                 [str(BIN / command[0]), *command[1:]],
                 env=self.environment,
-                cwd=self.home,
+                cwd=cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
 
-    def call(self, *command: str, timeout: float) -> str:
-        """Run a command to its end; returns what it printed.
+    def call(self, *command: str, timeout: float, cwd: Path = ROOT) -> None:
+        """Run a command to its end.
 
         Raises:
             RuntimeError: it fails, or takes longer than `timeout` seconds.
         """
-        process = self.start(*command)
-        log = max(self.home.glob(f"*-{command[0]}.log"), key=lambda path: path.stat().st_ctime_ns)
+        process = self.start(*command, cwd=cwd)
         try:
             code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"{command} took longer than {timeout} s:\n{self.logs()}") from None
         if code != 0:
             raise RuntimeError(f"{command} exited with {code}:\n{self.logs()}")
-        return log.read_text(errors="replace")
 
     def logs(self) -> str:
         """The end of all that was printed."""
-        ends = (f"{path.name}:\n{path.read_text(errors='replace')[-3000:]}" for path in self._logs())
+        ends = (
+            f"{p.name}:\n{p.read_text(errors='replace')[-5000:]}" for p in sorted(self.home.rglob("*.log"))
+        )
         return "\n".join(ends)
-
-    def _logs(self) -> list[Path]:
-        return sorted(self.home.rglob("*.log"))
 
     def processes(self) -> list[psutil.Process]:
         """Every process that carries our FLWR_HOME: what we started, and what that started."""

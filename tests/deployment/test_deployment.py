@@ -1,10 +1,12 @@
 """A scenario outside of our own Grid: on Flower's simulation engine, and on a SuperLink with SuperNodes.
 
-Both must reach the weights of our simulation. They start real processes of Flower on the loopback
-interface, with a FLWR_HOME of their own, and end them by pid.
+Both must reach the weights of our simulation. The commands are those of docs/flower.md, with other ports
+and a smaller scenario; they run with a FLWR_HOME of their own, and what they start is ended by pid.
 """
 
 import json
+import re
+import shlex
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 import fedlab
 from fedlab.scenario import load
 from tests.deployment.processes import ROOT, Flower, free_port, wait_for
+
+pytestmark = pytest.mark.timeout(600)  # half a minute each, but on a busy machine processes start slowly
 
 SCENARIO = """
 schema = 1
@@ -63,8 +67,23 @@ def flower(tmp_path: Path) -> Iterator[Flower]:
     assert flower.processes() == []
 
 
-def run_config(scenario: Path, out: Path, changes: str = "") -> str:
-    return f"scenario='{scenario}' out='{out}' set='{changes}'"
+PAGE = (ROOT / "docs" / "flower.md").read_text()
+
+
+def block(kind: str, about: str) -> str:
+    """The block of docs/flower.md in that language that speaks of `about`."""
+    (found,) = (b for b in re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.M | re.S) if about in b)
+    return str(found)
+
+
+def commands(about: str, start: str, **changes: str) -> list[list[str]]:
+    """The documented commands that start so, with some of their words changed."""
+    lines = block("sh", about).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line) for line in lines if line.startswith(start)]
+    for old, new in changes.items():
+        assert any(old in word for command in found for word in command), f"{old} is in no {start} command"
+        found = [[word.replace(old, new) for word in command] for command in found]
+    return found
 
 
 def outcome(run: Path, flower: Flower) -> dict[str, Any]:
@@ -92,29 +111,34 @@ def test_flwr_run_on_flowers_own_engine(flower: Flower, scenario: Path, tmp_path
     settings = load(scenario, [*changes.split()])
     (tmp_path / "three.toml").write_text(fedlab.scenario.resolved_toml(settings))
     run = tmp_path / "run"
-    flower.call(
-        "flwr", "run", str(ROOT), "--stream",
-        "--federation-config", "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1",
-        "--run-config", run_config(scenario, run, changes),
-        timeout=240,
-    )  # fmt: skip
+    (command,) = commands(
+        "num-supernodes=20",
+        "flwr run",
+        **{
+            "num-supernodes=20": "num-supernodes=3 client-resources-num-cpus=1 init-args-num-cpus=1",
+            "quickstart": str(scenario),
+            "strategy.rounds=20": changes,
+            "$PWD/runs/on-flower": str(run),
+        },
+    )
+    flower.call(*command, timeout=240)
     check_like_the_simulation(run, outcome(run, flower), tmp_path / "three.toml", tmp_path / "ours")
 
 
 def test_superlink_and_two_supernodes(flower: Flower, scenario: Path, tmp_path: Path) -> None:
-    link = flower.start("flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(flower.port))
-    address = f"127.0.0.1:{flower.port}"
-    (flower.home / "config.toml").write_text(
-        f'[superlink]\ndefault = "test"\n\n[superlink.test]\naddress = "{address}"\ninsecure = true\n'
+    port = str(flower.port)
+    (link,) = (
+        flower.start(*one) for one in commands("flower-superlink", "flower-superlink", **{"8000": port})
     )
-    for partition in range(2):
-        flower.start(
-            "flower-supernode", "--insecure", "--superlink", address, "--port", str(free_port()),
-            "--node-config", f"partition-id={partition} num-partitions=2",
-        )  # fmt: skip
     wait_for(lambda: "Uvicorn running" in flower.logs() or link.poll() is not None, 60, flower.logs)
+    ports = {"8000": port, "9094": str(free_port()), "9095": str(free_port())}
+    for node in commands("flower-superlink", "flower-supernode", **ports):
+        flower.start(*node)
+    (flower.home / "config.toml").write_text(block("toml", "superlink.mine").replace("8000", port))
     run = tmp_path / "run"
-    flower.call("flwr", "run", str(ROOT), "test", "--run-config", run_config(scenario, run), timeout=120)
+    changes = {"quickstart": str(scenario), "$PWD/runs/deployed": str(run)}
+    (command,) = commands("flwr run . mine", "flwr run", **changes)
+    flower.call(*command, timeout=120)
     manifest = run / "manifest.json"
     wait_for(
         lambda: manifest.is_file() and json.loads(manifest.read_text())["status"] != "running",
@@ -124,10 +148,10 @@ def test_superlink_and_two_supernodes(flower: Flower, scenario: Path, tmp_path: 
     check_like_the_simulation(run, outcome(run, flower), scenario, tmp_path / "ours")
 
 
-def test_the_bundle_holds_scenarios_and_no_code(flower: Flower) -> None:
+def test_the_bundle_holds_scenarios_and_no_code(flower: Flower, tmp_path: Path) -> None:
     """Code is the installed distribution's: see docs/flower.md."""
-    flower.call("flwr", "build", "--app", str(ROOT), timeout=120)
-    bundle = next(flower.home.glob("*.fab"))
+    flower.call("flwr", "build", "--app", str(ROOT), cwd=tmp_path, timeout=120)
+    (bundle,) = tmp_path.glob("*.fab")
     assert bundle.name.startswith(f"fedlab.fedlab-audit.{fedlab.__version__.replace('.', '-')}.")
     names = set(zipfile.ZipFile(bundle).namelist())
     shipped = {f"scenarios/{path.name}" for path in (ROOT / "scenarios").glob("*.toml")}
