@@ -13,7 +13,7 @@ name) need the whole round: they hold in `send_and_receive`, not in single pulls
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class GuardedGrid(WrappedGrid):
             raise UsageError(f"a quorum must be >= 1, got {quorum}")
         self.max_norm, self.quorum, self.weight, self.rejected = max_norm, quorum, weight, rejected
         self._open: dict[str, _Open] = {}
-        self._closed: dict[str, Kind] = {}
+        self._closed: OrderedDict[str, Kind] = OrderedDict()
         self._types: dict[tuple[str, str], frozenset[str]] = {}
 
     def send_and_receive(
@@ -206,7 +206,7 @@ class GuardedGrid(WrappedGrid):
         self._open.pop(message_id, None)
         self._closed[message_id] = kind
         if len(self._closed) > REMEMBERED:
-            del self._closed[next(iter(self._closed))]
+            self._closed.popitem(last=False)
 
 
 def _category(message: Message) -> str:
