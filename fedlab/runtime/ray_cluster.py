@@ -81,14 +81,15 @@ class RayCluster:
                 self._watch(context.address_info["session_dir"])
             else:
                 ray.init(address=address, **options)
-        except Exception as error:
-            if address is None:
-                ray.shutdown()
-                raise BackendError(
-                    f"Ray does not start: {error}. Run with --set runtime.executor=inline,"
-                    " or see fedlab doctor"
-                ) from error
-            raise BackendError(_unreachable(address, str(error))) from error
+        except BaseException as error:
+            ray.shutdown()  # it may have come half-way
+            if not isinstance(error, Exception):
+                raise
+            if address is not None:
+                raise BackendError(_unreachable(address, str(error))) from error
+            raise BackendError(
+                f"Ray does not start: {error}. Run with --set runtime.executor=inline, or see fedlab doctor"
+            ) from error
 
     def _watch(self, session: str) -> None:
         """Start the process that cleans up after this one."""

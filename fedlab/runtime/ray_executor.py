@@ -101,6 +101,10 @@ class RayExecutor:
         address: str | None = None,
     ) -> None:
         _check(num_cpus, num_gpus, workers, placement)
+        self._app: list[Any] = []
+        self._version = -1
+        self._sender = Sender(ray.put)
+        self._closed = False
         self._cluster = RayCluster(address)
         try:
             self._expect_room(num_cpus, num_gpus, workers)
@@ -111,14 +115,15 @@ class RayExecutor:
                 **self._cluster.actor_options,
             }
             actor = ray.remote(Worker).options(**options)
-            self._pool: Pool[Any] = Pool(self._cluster, actor.remote, workers, num_cpus, num_gpus)
+            self._pool: Pool[Any] = Pool(
+                self._cluster, actor.remote, self._greet, workers, num_cpus, num_gpus
+            )
         except BaseException:
             self._cluster.close()
             raise
-        self._sender = Sender(ray.put)
-        self._app: list[Any] = []
-        self._version = -1
-        self._closed = False
+
+    def _greet(self, actor: Any) -> Any:
+        return actor.ready.remote(self._version, self._app)
 
     def _expect_room(self, num_cpus: float, num_gpus: float, workers: int | Literal["auto"]) -> None:
         fits, wanted = self._cluster.capacity(num_cpus, num_gpus), 1 if workers == "auto" else workers

@@ -26,8 +26,10 @@ RETRIES = 2
 """How often a client runs again after its worker died, the last time alone."""
 WAVES = 7
 """Generations of workers that may die in a row, with nothing done in between, on more than one client."""
-PATIENCE_SECONDS = 18.0
-"""How long such generations may take to come up, all together, on a slow machine."""
+PATIENCE_SECONDS = 15.0
+"""How long such generations may live, all together, if coming up is slow and death is quick."""
+QUICK_SECONDS = 5.0
+"""A worker that dies this soon after it came up says more about workers than about work."""
 START_SECONDS = 25.0
 """How long the pool waits for a first worker to come up."""
 WAIT_SECONDS = 0.25
@@ -99,7 +101,7 @@ class _Member(Generic[W]):
     actor: Any
     future: Any
     born: float
-    starting: float | None = None
+    up: float | None = None
     task: _Task[W] | None = None
     place: Place | None = None
     ready: bool = False
@@ -114,11 +116,11 @@ class _Breaker:
 
     def success(self) -> None:
         """Something got done."""
-        self._waves, self._starting = 0, 0.0
+        self._waves, self._lived = 0, 0.0
         self._suspects: list[frozenset[int]] = []
 
-    def death(self, born: float, starting: float, suspects: frozenset[int], reason: str) -> None:
-        """Note the death of a worker that took `starting` seconds to come up.
+    def death(self, born: float, up: float, suspects: frozenset[int], reason: str) -> None:
+        """Note the death, now, of a worker that was made at `born` and up at `up` (monotonic seconds).
 
         Raises:
             BackendError: it is one too many, and no single client can be to blame for all.
@@ -126,8 +128,8 @@ class _Breaker:
         self._suspects.append(suspects)
         if born >= self._last:  # several that die together, as with a node, are one wave
             self._waves, self._last = self._waves + 1, time.monotonic()
-            self._starting += starting
-        slow = self._waves > RETRIES + 1 and self._starting > PATIENCE_SECONDS
+            self._lived += self._last - born if self._last - up < QUICK_SECONDS else 0.0
+        slow = self._waves > RETRIES + 1 and self._lived > PATIENCE_SECONDS
         if (self._waves >= WAVES or slow) and not frozenset.intersection(*self._suspects):
             raise BackendError(
                 f"no worker lives: {len(self._suspects)} died one after the other and nothing got done."
@@ -140,7 +142,8 @@ class Pool(Generic[W]):
 
     Args:
         cluster: where.
-        create: makes an actor with a `ready` method.
+        create: makes an actor.
+        greet: asks an actor whether it is there; the result is its place.
         size: how many; "auto" follows the cluster.
         num_cpus, num_gpus: what each reserves.
     """
@@ -149,11 +152,12 @@ class Pool(Generic[W]):
         self,
         cluster: RayCluster,
         create: Callable[[], Any],
+        greet: Callable[[Any], Any],
         size: int | Literal["auto"],
         num_cpus: float,
         num_gpus: float,
     ) -> None:
-        self._cluster, self._create = cluster, create
+        self._cluster, self._create, self._greet = cluster, create, greet
         self._size, self._needs = size, (num_cpus, num_gpus)
         self._members: list[_Member[W]] = []
         self._breaker = _Breaker()
@@ -216,7 +220,7 @@ class Pool(Generic[W]):
                 member.ready = True
                 if task is None:
                     member.place = result
-                    member.starting = member.starting or _since(member.born)
+                    member.up = member.up or time.monotonic()
                     self._cluster.remember()
                 else:
                     self._breaker.success()
@@ -240,10 +244,10 @@ class Pool(Generic[W]):
         self._resized = float("-inf")
         for other in self._members:  # the rest of its node may be gone, too: nobody is to blame for that
             if other.ready and other.task is None:
-                other.ready, other.future = False, other.actor.ready.remote()
+                other.ready, other.future = False, self._greet(other.actor)
         reason = _line(error)
-        starting = member.starting or _since(member.born)
-        self._breaker.death(member.born, starting, task.work.suspects if task else frozenset(), reason)
+        suspects = task.work.suspects if task else frozenset()
+        self._breaker.death(member.born, member.up or time.monotonic(), suspects, reason)
         if task is None:
             return
         self._life = time.monotonic()
@@ -281,7 +285,7 @@ class Pool(Generic[W]):
             self._drop(member)  # there is no room for it any more
         while len(self._members) < size:
             actor = self._create()
-            self._members.append(_Member(actor, actor.ready.remote(), time.monotonic()))
+            self._members.append(_Member(actor, self._greet(actor), time.monotonic()))
 
     def _drop(self, member: _Member[W]) -> None:
         self._members.remove(member)
@@ -308,7 +312,7 @@ def _line(error: BaseException) -> str:
     """An error in one line: Ray's come with a table."""
     lines = [line.strip() for line in str(error).split("\n")]
     told = [line for line in lines if (line and ": " not in line) or line.startswith("The actor is dead")]
-    return " ".join(told)[:500] or type(error).__name__
+    return " ".join(told).split(" Some common causes")[0][:300] or type(error).__name__
 
 
 def _cause(error: Any) -> BaseException:

@@ -30,18 +30,22 @@ class Worker:
         self._app: ClientApp | None = None
         self._version = -1
 
-    def ready(self) -> Place:
-        """Answers as soon as the worker can work."""
+    def ready(self, version: int, app: list[Any]) -> Place:
+        """Answers as soon as the worker can work: with the app, if there is one already."""
+        self._load(version, app)
         return own_place()
 
     def run(self, version: int, app: list[Any], parcel: Parcel) -> Returned:
         """Execute a chunk; `app` holds a reference, fetched once per version."""
-        if version != self._version:
-            self._app, self._version = ray.get(app[0]), version
+        self._load(version, app)
         if self._app is None:
             raise RuntimeError("no app")
         chunk = self._receiver.unpack(parcel)
         return to_return(chunk, execute(self._app, chunk))
+
+    def _load(self, version: int, app: list[Any]) -> None:
+        if version != self._version:
+            self._app, self._version = ray.get(app[0]), version
 
     def call(self, function: Callable[..., Any], item: Any, index: int, board: Any) -> Any:
         """Call `function(item, report)` with progress posted to the board."""

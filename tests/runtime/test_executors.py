@@ -357,7 +357,7 @@ def breaks(deaths: Sequence[tuple[bool, set[int]]]) -> int | None:
     breaker = _Breaker()
     for index, (fresh, suspects) in enumerate(deaths):
         try:
-            breaker.death(float("inf") if fresh else -1.0, 0.0, frozenset(suspects), "killed")
+            breaker.death(float("inf") if fresh else -1.0, float("-inf"), frozenset(suspects), "killed")
         except BackendError:
             return index
     return None
@@ -368,3 +368,17 @@ def test_the_breaker_tells_a_bad_client_a_lost_node_and_a_dead_end_apart() -> No
     assert breaks([(True, {1}), *[(False, {c}) for c in range(2, 20)]]) is None, "a node with 19 workers"
     assert breaks([(True, {c}) for c in range(20)]) == 6, "seven generations, seven clients"
     assert breaks([(True, set())] * 20) == 6, "workers that die before they get any work"
+
+
+def test_the_breaker_does_not_wait_long_for_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generations that take six seconds to come up and die at once: 6 + 6 + 6 + 6 > 15, at the fourth."""
+    now = [100.0]
+    monkeypatch.setattr("fedlab.runtime.ray_pool.time.monotonic", lambda: now[0])
+    quick, long = _Breaker(), _Breaker()
+    for client in range(4):
+        now[0] += 60.0
+        long.death(now[0] - 56.0, now[0] - 50.0, frozenset([client]), "killed after 50 seconds of work")
+        if client < 3:
+            quick.death(now[0] - 6.0, now[0], frozenset([client]), "killed")
+    with pytest.raises(BackendError, match=r"4 died one after the other .* killed"):
+        quick.death(now[0] - 6.0, now[0], frozenset([3]), "killed")
