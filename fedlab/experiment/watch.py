@@ -97,6 +97,7 @@ class Watcher:
     def reject(self, message: Message | None, reply: Message, kind: str, reason: str) -> None:
         """A reply that the guard turned away, and why."""
         round, client = self._who(message, reply)
+        reason = shortened(reason)  # it may quote names that the client chose
         self.rejections.append((round, client, kind, reason))
         if self.rejected is not None:
             self.rejected(round, client, kind, reason)

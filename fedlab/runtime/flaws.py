@@ -18,49 +18,22 @@ Rules that are not obvious:
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
-from numpy.lib import format as npy
 from torch import Tensor
 
-from fedlab.runtime.arrays import Stack, TensorArray, tensor_of
-
-Kind = Literal[
-    "records",
-    "keys",
-    "shape",
-    "dtype",
-    "not-finite",
-    "norm",
-    "num-examples",
-    "quorum",
-    "duplicate",
-    "late",
-    "foreign",
-]
-"""Why a reply was turned away, in one word."""
+from fedlab.runtime.arrays import Stack, tensor_of
+from fedlab.runtime.declared import NUMBERS, Flaw, declared, forged, is_view
 
 LARGEST_WEIGHT = 1e9
 """Examples that one client may claim: beyond it, a claim is an attack or a mistake."""
-NUMPY = "numpy.ndarray"
 Layout = frozenset[tuple[str, str]]
-INTEGERS = (f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
-NUMBERS = frozenset(("bool", *INTEGERS, "float16", "float32", "float64", "complex64", "complex128"))
-"""Types of arrays that numpy and torch both know."""
 MARGIN = 1.01
 """Norms in float32 are off by less than that."""
-
-
-class Flaw(NamedTuple):
-    """What is wrong: a word for programs, a sentence for people."""
-
-    kind: Kind
-    reason: str
 
 
 class Expected(NamedTuple):
@@ -88,7 +61,7 @@ class Sent:
             if isinstance(record, ArrayRecord) and record:
                 expected = {}
                 for key, array in record.items():
-                    shape, dtype = _declared(array)
+                    shape, dtype = declared(array)
                     known = types[name, key] = types.get((name, key), frozenset()) | ({dtype} & NUMBERS)
                     expected[key] = Expected(
                         array, shape, known, dtype == "uint8" and len(shape) == 1, [None]
@@ -101,7 +74,7 @@ class Sent:
         """L2 norm of everything that was sent."""
         if self._norm is None:
             arrays = [one.array for record in self.records.values() for one in record.values()]
-            known = [tensor_of(array) for array in arrays if _declared(array)[1] in NUMBERS]
+            known = [tensor_of(array) for array in arrays if declared(array)[1] in NUMBERS]
             self._norm = math.hypot(*(_norm(value) for value in known if _measured(value)))
         return self._norm
 
@@ -196,7 +169,7 @@ def _unasked(records: Mapping[str, ArrayRecord]) -> Flaw | None:
     """An answer to a message without arrays may bring any, but they must be arrays of finite numbers."""
     for name, record in records.items():
         for key, array in record.items():
-            flaw = None if _is_view(array) else _forged(name, key, array)
+            flaw = None if is_view(array) else forged(name, key, array)
             if flaw is not None:
                 return flaw
     return _values_flaw(records, {}, math.inf)
@@ -204,17 +177,17 @@ def _unasked(records: Mapping[str, ArrayRecord]) -> Flaw | None:
 
 def _norm_or_flaw(name: str, key: str, one: Expected, array: Array) -> float | Flaw:
     """The array's L2 norm, about, or what is wrong with the array."""
-    if _is_view(array):
+    if is_view(array):
         stack: Stack = array.__dict__["stack"]
         if stack is not one.fitting[0]:  # all rows of a stack fit, or none
-            shape, dtype = _declared(array)
+            shape, dtype = declared(array)
             flaw = _unfit(name, key, one, shape, dtype)
             if flaw is not None:
                 return flaw
             one.fitting[0] = stack
         row: int = array.__dict__["row"]
         return stack.norms[row]
-    flaw = _unfit(name, key, one, array.shape, array.dtype) or _forged(name, key, array)
+    flaw = _unfit(name, key, one, array.shape, array.dtype) or forged(name, key, array)
     if flaw is not None:
         return flaw
     value = tensor_of(array)
@@ -228,30 +201,6 @@ def _unfit(name: str, key: str, one: Expected, shape: tuple[int, ...], dtype: st
         return Flaw(
             "dtype", f"{name}[{key!r}] is {str(dtype)[:40]}; expected {' or '.join(sorted(one.types))}"
         )
-    return None
-
-
-def _forged(name: str, key: str, array: Array) -> Flaw | None:
-    """Whether a plain array's bytes are what its fields say; reads the header and no more."""
-    where = f"{name}[{key!r}]"
-    if array.stype != NUMPY or not isinstance(array.data, bytes):
-        return Flaw("dtype", f"{where} is serialised as {str(array.stype)[:40]!r}; expected {NUMPY!r}")
-    stream = io.BytesIO(array.data)
-    try:
-        version = npy.read_magic(stream)
-        read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-        shape, _, dtype = read(stream)
-    except Exception as error:  # hostile bytes: whatever numpy's parser makes of them
-        return Flaw("dtype", f"{where} holds no array that numpy can read: {str(error)[:80]}")
-    if dtype.hasobject or str(dtype) not in NUMBERS or str(dtype) != array.dtype:
-        return Flaw(
-            "dtype", f"{where} is declared {str(array.dtype)[:40]}, but its bytes are {str(dtype)[:40]}"
-        )
-    if shape != array.shape or min(shape, default=0) < 0:
-        return Flaw("shape", f"{where} is declared {array.shape}, but its bytes are {str(shape)[:80]}")
-    needed, there = math.prod(shape) * dtype.itemsize, len(array.data) - stream.tell()
-    if needed != there:
-        return Flaw("shape", f"{where} of shape {shape} needs {needed} bytes, but has {there}")
     return None
 
 
@@ -277,18 +226,6 @@ def _values_flaw(
             "norm", f"the update's L2 norm is {norm:.4g}; at most {max_norm:.4g} is allowed (max_norm)"
         )
     return None
-
-
-def _declared(array: Array) -> tuple[tuple[int, ...], str]:
-    """(shape, type), without making bytes of a view."""
-    if not _is_view(array):
-        return array.shape, array.dtype
-    values: Tensor = array.__dict__["stack"].values
-    return tuple(values.shape[1:]), str(values.dtype).removeprefix("torch.")
-
-
-def _is_view(array: Array) -> bool:
-    return type(array) is TensorArray and not array.changed
 
 
 def _measured(value: Tensor) -> bool:

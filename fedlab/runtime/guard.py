@@ -21,7 +21,8 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
-from fedlab.runtime.flaws import Flaw, Kind, Layout, Sent, differences, layout, update_flaw, weight_flaw
+from fedlab.runtime.declared import Flaw, Kind
+from fedlab.runtime.flaws import Layout, Sent, differences, layout, update_flaw, weight_flaw
 from fedlab.runtime.wrapped import WrappedGrid, gather
 
 Rejected = Callable[[Message | None, Message, Kind, str], None]
