@@ -46,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     scenario = read(config, bundle_of(grid.run))
     nodes = enrol(grid, scenario.clients.count)
 
-    def of(cell: Cell) -> Grid:
+    def flower(cell: Cell) -> Grid:  # the report names it
         return RosterGrid(grid, nodes, instructions(scenario, cell))
 
     progress = Plain(sys.stdout)
@@ -54,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
         progress.message(
             "the scenario's [devices] are not simulated here: nodes take the time that they take"
         )
-    run(scenario, out=config.get("out") or None, grid=of, progress=progress, command="flwr run")
+    run(scenario, out=config.get("out") or None, grid=flower, progress=progress, command="flwr run")
 
 
 @client_app.train()

@@ -48,6 +48,7 @@ def test_a_run_on_a_foreign_grid_is_the_simulation_bit_for_bit(tmp_path: Path) -
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     manifest = loaded(theirs / "manifest.json")
     assert manifest["status"] == "finished" and manifest["command"] == "flwr run"
+    assert manifest["objects"] == {"grid": "flower"}
     assert manifest["weights_sha256"] == loaded(ours / "manifest.json")["weights_sha256"]
     assert len(manifest["weights_sha256"]) == 2
     for cell in ("none-train-s7", "architecture-train-s7"):
