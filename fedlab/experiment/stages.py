@@ -125,14 +125,18 @@ def _attack(
     cell_of = {one.cell.name: one.cell for one in cells}
     plugin = {spec.label: spec.name for spec in setup.scenario.attacks}
     started: set[int] = set()
+    finished: set[int] = set()
 
     def tick(index: int, done: int, total: int) -> None:
+        if index in finished:  # news from a worker may come after its answer
+            return
         if index not in started:
             started.add(index)
             progress.start(jobs[index].title, total)
         progress.advance(jobs[index].title, done)
 
     for index, answer in executor.map(attack, jobs, tick, lost):
+        finished.add(index)
         job, truths = jobs[index], victims[jobs[index].cell].truths
         cell = cell_of[job.cell]
         path = _attack_path(cell, job.label)
