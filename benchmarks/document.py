@@ -34,7 +34,17 @@ def section(result: Result) -> str:
         "|---|---|---|---|",
         *(f"| {row.what} | {row.figure} | {row.bar} | {row.result} |" for row in result.rows),
     ]
-    return "\n".join([*lines, *([""] if result.notes else []), *result.notes])
+    missed = ["", "Where the time goes:", "", "```", *profile_lines(result.profile), "```"]
+    return "\n".join(
+        [*lines, *([""] if result.notes else []), *result.notes, *(missed if result.profile else [])]
+    )
+
+
+def profile_lines(profile: str) -> list[str]:
+    """The first table of a profile: by own time."""
+    lines = [line.rstrip() for line in profile.splitlines() if line.strip()]
+    tables = [number for number, line in enumerate(lines) if "function calls" in line]
+    return lines[tables[0] : tables[1] if len(tables) > 1 else None] if tables else lines
 
 
 def _machine(path: Path) -> str:

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord
 
 from benchmarks import document, soak
 from benchmarks.harness import RESULTS, Result, Row, Turns, read
-from benchmarks.sides import bare, fedlab_side
+from benchmarks.sides import bare, fedlab_side, floor
 from benchmarks.sides.fedlab_side import Federation
 from benchmarks.work import WORKS
 from fedlab.runtime import InlineExecutor
@@ -45,6 +45,20 @@ def test_the_bare_loop_ends_where_a_client_of_ours_does():
     expected = bare.client_of(work, start)(0)
     for array, value in zip(result.arrays.to_torch_state_dict().values(), expected.values(), strict=True):
         assert float((array - value).abs().max()) < 1e-6
+
+
+def test_the_floor_is_the_same_arithmetic():
+    """Written by hand and stacked, three steps end where three of PyTorch's own do."""
+    work = replace(tiny("mlp"), epochs=3, batch=0)
+    start = work.network().state_dict()
+    images, labels = work.data()
+    stacked = {name: value.expand(4, *value.shape) for name, value in start.items()}
+    x, y = images.reshape(4, 4, 64), labels.reshape(4, 4)
+    found = floor.steps(stacked, x, y, work.epochs, work.learning_rate)
+    train = bare.client_of(work, {name: value.clone() for name, value in start.items()})
+    for client in range(4):
+        for name, value in train(client).items():
+            assert float((found[name][client] - value).abs().max()) < 1e-6
 
 
 def test_messages_without_work_come_back():
