@@ -214,7 +214,7 @@ class Pool(Generic[W]):
             except DEATHS as error:
                 yield from self._died(member, task, error, waiting)
             except lost.RayError as error:
-                raise BackendError(f"Ray failed: {_line(error)}") from error
+                raise _failure(error) from error
             else:
                 self._life = time.monotonic()
                 member.ready = True
@@ -315,14 +315,20 @@ def _line(error: BaseException) -> str:
     return " ".join(told).split(" Some common causes")[0][:300] or type(error).__name__
 
 
+def _failure(error: BaseException) -> BackendError:
+    """What to tell the user when Ray, and not a client, has failed."""
+    if out_of_memory(error):
+        advice = "lower runtime.chunk or runtime.workers"
+        return BackendError(f"out of memory in a worker: {_line(error)}. Please {advice}")
+    return BackendError(f"Ray failed: {_line(error)}")
+
+
 def _cause(error: Any) -> BaseException:
     """What was raised in a worker, as it would have been raised here."""
     cause = error.cause
     if isinstance(cause, FedlabError):
         return cause
-    if isinstance(cause, lost.RayError):
-        return BackendError(f"a worker failed: {_line(cause)}")
-    if out_of_memory(cause):
-        return BackendError(f"out of memory in a worker: {_line(cause)}. Please lower runtime.workers")
+    if isinstance(cause, lost.RayError) or out_of_memory(cause):
+        return _failure(cause)
     raised: BaseException = error.as_instanceof_cause()
     return raised

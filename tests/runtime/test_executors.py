@@ -18,7 +18,7 @@ from fedlab.runtime.arrays import Stack, TensorArray, array_record, array_record
 from fedlab.runtime.copies import same_state
 from fedlab.runtime.executors import Delivery, Reply, execute
 from fedlab.runtime.memory import as_backend_error, out_of_memory
-from fedlab.runtime.ray_pool import _Breaker
+from fedlab.runtime.ray_pool import _Breaker, _failure
 from fedlab.runtime.shipping import VERSIONS, Receiver, Sender, returned, to_return
 
 Client = Callable[[Message, Context], None]
@@ -231,6 +231,8 @@ def test_rays_memory_guard_is_recognised() -> None:
     exceptions = pytest.importorskip("ray.exceptions")
     assert out_of_memory(exceptions.OutOfMemoryError("killed due to memory pressure"))
     assert not out_of_memory(exceptions.WorkerCrashedError())
+    told = str(_failure(exceptions.OutOfMemoryError("killed due to memory pressure")))
+    assert "memory pressure" in told and "lower runtime.chunk or runtime.workers" in told
 
 
 def test_a_backend_error_of_an_app_passes_through() -> None:
