@@ -17,7 +17,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord
 from numpy.typing import NDArray
 
-from benchmarks.sides.fedlab_side import config_of, task_of
+from benchmarks.sides.fedlab_side import WARM_UP, config_of, task_of
 from benchmarks.sides.serve import serve
 from benchmarks.work import WORKS
 from fedlab.clients import LocalRule
@@ -74,7 +74,7 @@ def main() -> None:
         strategy.start(grid, arrays, num_rounds=amount)
         return {"start": start, "grown_mb": (process.memory_info().rss - before) / 1e6}
 
-    serve(rounds, warm_up=10)
+    serve(rounds, warm_up=WARM_UP)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,9 @@ def config_of(work: Work) -> ClientConfig:
     return ClientConfig(batch_size=work.batch, local_epochs=work.epochs, learning_rate=work.learning_rate)
 
 
+WARM_UP = 20
+"""Rounds after which every frequent shape of stacked clients is recorded."""
+
 DEVICES = 1_000
 """Nodes that messages without work go to."""
 
@@ -135,7 +138,7 @@ def main() -> None:
     try:
         if asked.kind == "train":
             federation = Federation(work, executor)
-            serve(federation.rounds(asked.strategy), warm_up=10 if federation.cut.stacked else 1)
+            serve(federation.rounds(asked.strategy), warm_up=WARM_UP if federation.cut.stacked else 1)
         else:
             serve(messenger(work, executor), warm_up=DEVICES)
     finally:

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from benchmarks.sides.fedlab_side import Federation
+from benchmarks.sides.fedlab_side import WARM_UP, Federation
 from benchmarks.work import WORKS
 from fedlab.runtime import InlineExecutor, quiet_logger
 
@@ -20,7 +20,7 @@ def main() -> None:
     torch.set_num_threads(1)
     federation = Federation(WORKS[sys.argv[1]], InlineExecutor())
     train = federation.rounds("ours")
-    train(10 if federation.cut.stacked else 1)  # frequent shapes are recorded by then
+    train(WARM_UP if federation.cut.stacked else 1)  # frequent shapes are recorded by then
     profile = cProfile.Profile()
     profile.runcall(train, int(sys.argv[2]))
     stats = pstats.Stats(profile).strip_dirs()
