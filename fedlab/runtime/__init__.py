@@ -24,13 +24,13 @@ from fedlab.runtime.tap import TappedGrid as TappedGrid
 from fedlab.runtime.wrapped import WrappedGrid as WrappedGrid
 
 if TYPE_CHECKING:
-    from fedlab.runtime.ray_executor import RayExecutor as RayExecutor
+    from fedlab.runtime.ray.executor import RayExecutor as RayExecutor
 
 
 def __getattr__(name: str) -> Any:
     """Import Ray only for those who use it."""
     if name == "RayExecutor":
-        from fedlab.runtime.ray_executor import RayExecutor
+        from fedlab.runtime.ray.executor import RayExecutor
 
         return RayExecutor
     raise AttributeError(f"module 'fedlab.runtime' has no attribute {name!r}")

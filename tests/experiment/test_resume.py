@@ -336,7 +336,7 @@ def test_a_privacy_journal_that_was_altered_is_refused(tmp_path: Path) -> None:
 @pytest.fixture
 def cluster() -> Iterator[None]:
     """One Ray for both directions."""
-    from fedlab.runtime.ray_cluster import RayCluster
+    from fedlab.runtime.ray.cluster import RayCluster
 
     started = RayCluster()
     yield

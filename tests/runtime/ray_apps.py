@@ -16,7 +16,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedlab.clients.app import CohortApp
-from fedlab.runtime.placement import own_device, own_place
+from fedlab.runtime.ray.placement import own_device, own_place
 
 Fault = Callable[[Message, int], None]
 

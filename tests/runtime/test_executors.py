@@ -18,8 +18,8 @@ from fedlab.runtime.arrays import Stack, TensorArray, array_record, array_record
 from fedlab.runtime.copies import same_state
 from fedlab.runtime.executors import Delivery, Reply, execute
 from fedlab.runtime.memory import as_backend_error, out_of_memory
-from fedlab.runtime.ray_pool import _Breaker, _failure
-from fedlab.runtime.shipping import VERSIONS, Receiver, Sender, returned, to_return
+from fedlab.runtime.ray.pool import _Breaker, _failure
+from fedlab.runtime.ray.shipping import VERSIONS, Receiver, Sender, returned, to_return
 
 Client = Callable[[Message, Context], None]
 
@@ -375,7 +375,7 @@ def test_the_breaker_tells_a_bad_client_a_lost_node_and_a_dead_end_apart() -> No
 def test_the_breaker_does_not_wait_long_for_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generations that take six seconds to come up and die at once: 6 + 6 + 6 + 6 > 15, at the fourth."""
     now = [100.0]
-    monkeypatch.setattr("fedlab.runtime.ray_pool.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("fedlab.runtime.ray.pool.time.monotonic", lambda: now[0])
     quick, long = _Breaker(), _Breaker()
     for client in range(4):
         now[0] += 60.0

@@ -11,8 +11,8 @@ from flwr.clientapp import ClientApp
 
 from fedlab.runtime._flower import enter_run
 from fedlab.runtime.executors import execute
-from fedlab.runtime.placement import Place, own_place, settle
-from fedlab.runtime.shipping import Parcel, Receiver, Returned, to_return
+from fedlab.runtime.ray.placement import Place, own_place, settle
+from fedlab.runtime.ray.shipping import Parcel, Receiver, Returned, to_return
 
 
 class Worker:

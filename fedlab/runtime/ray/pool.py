@@ -19,8 +19,8 @@ from ray import exceptions as lost
 
 from fedlab.errors import BackendError, FedlabError
 from fedlab.runtime.memory import out_of_memory
-from fedlab.runtime.placement import Place
-from fedlab.runtime.ray_cluster import RayCluster
+from fedlab.runtime.ray.cluster import RayCluster
+from fedlab.runtime.ray.placement import Place
 
 RETRIES = 2
 """How often a client runs again after its worker died, the last time alone."""

@@ -2,7 +2,7 @@
 
 Flower 1.41 averages whatever arrives: NaN into the model, one number broadcast onto a layer, minus
 nine examples; and one client with a wrong key ends the whole run. Behind this Grid a strategy only
-meets replies that fit the message that they answer (`fedlab.runtime.flaws` has the rules). A rejected
+meets replies that fit the message that they answer (`fedlab.runtime.guard.flaws` has the rules). A rejected
 reply becomes a failed one in the client's name, which every Flower strategy skips; replies that
 nobody waits for (duplicate, late, from a stranger) are dropped.
 
@@ -21,8 +21,8 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
-from fedlab.runtime.declared import Flaw, Kind
-from fedlab.runtime.flaws import Layout, Sent, differences, layout, update_flaw, weight_flaw
+from fedlab.runtime.guard.declared import Flaw, Kind
+from fedlab.runtime.guard.flaws import Layout, Sent, differences, layout, update_flaw, weight_flaw
 from fedlab.runtime.wrapped import WrappedGrid, gather
 
 Rejected = Callable[[Message | None, Message, Kind, str], None]

@@ -27,7 +27,7 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedlab.runtime.arrays import Stack, tensor_of
-from fedlab.runtime.declared import NUMBERS, Flaw, declared, forged, is_view
+from fedlab.runtime.guard.declared import NUMBERS, Flaw, declared, forged, is_view
 
 LARGEST_WEIGHT = 1e9
 """Examples that one client may claim: beyond it, a claim is an attack or a mistake."""

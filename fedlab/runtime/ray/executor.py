@@ -1,7 +1,7 @@
 """Runs chunks on Ray workers, each with the app and its model resident.
 
 Workers hold one torch thread each, so that a result never depends on the machine. How work survives
-its workers is in `ray_pool`, which Ray they live in in `ray_cluster`, what travels in `shipping`.
+its workers is in `pool`, which Ray they live in in `cluster`, what travels in `shipping`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from flwr.clientapp import ClientApp
 from fedlab.errors import BackendError, UsageError
 from fedlab.runtime._flower import enter_run, lost_reply
 from fedlab.runtime.executors import Chunk, Reply, Tick
-from fedlab.runtime.placement import Place
-from fedlab.runtime.ray_cluster import RayCluster
-from fedlab.runtime.ray_pool import Lost, Pool
-from fedlab.runtime.ray_worker import Board, Worker
-from fedlab.runtime.shipping import Sender, returned
+from fedlab.runtime.ray.cluster import RayCluster
+from fedlab.runtime.ray.placement import Place
+from fedlab.runtime.ray.pool import Lost, Pool
+from fedlab.runtime.ray.shipping import Sender, returned
+from fedlab.runtime.ray.worker import Board, Worker
 
 LOOK_SECONDS = 5.0
 
@@ -75,7 +75,7 @@ class _Call:
 class RayExecutor:
     """A pool of Ray workers.
 
-    Each worker owns the device that Ray gives it (`fedlab.runtime.placement.own_device`).
+    Each worker owns the device that Ray gives it (`fedlab.runtime.ray.placement.own_device`).
 
     Args:
         num_cpus, num_gpus: what each worker reserves; fractions of one GPU share it.
