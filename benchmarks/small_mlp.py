@@ -72,6 +72,9 @@ def main() -> int:
         Row("× a bare PyTorch loop", quick.ratio("fedlab", "bare", cpu), "×", at_least=5),
         Row("flwr's FedAvg on our Grid × a bare loop", quick.ratio("flwr's FedAvg", "bare", cpu), "×"),
         Row("floor, the stacked arithmetic alone × a bare loop", quick.ratio("floor", "bare", cpu), "×"),
+        Row(
+            "floor × flwr run_simulation, as it comes", quick.rate("floor", cpu) / default.rate("flower"), "×"
+        ),
         Row("flwr run_simulation, as it comes: client updates", default.rate("flower"), "/s"),
         Row("flwr run_simulation, one CPU and thread per client: updates", tuned.rate("flower"), "/s"),
         Row("pfl 0.6: client updates", quick.rate("pfl", cpu), "/s"),
