@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from fedlab.errors import UsageError
 from fedlab.runtime import SimulationGrid
-from fedlab.runtime import guard as guard_module
 from fedlab.runtime._flower import enter_run, number
 from fedlab.runtime.arrays import Stack, TensorArray, array_record, array_records
 from fedlab.runtime.guard import REJECTED, GuardedGrid
+from fedlab.runtime.guard import grid as guard_module
 from tests.runtime.apps import adding_app, train_messages
 
 BEFORE = {
