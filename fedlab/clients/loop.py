@@ -14,10 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad, vmap
+from torch.utils._pytree import tree_map
 
 from fedlab.clients.batches import Batches, ClientJob, stack
 from fedlab.clients.config import ClientConfig
@@ -113,9 +115,10 @@ class LocalTraining:
         self.rule, self.config, self.stacked = rule, config, stacked
         self.device = torch.device(device)
         self.batches = Batches(data, model, rule, config, seed, self.device)
-        self._begin = Traced(vmap(rule.start, in_dims=(0, 0, None)))
-        self._directions = Traced(vmap(self._direction))
-        self._finish = Traced(vmap(rule.finish))
+        mapped: Callable[[Callable[..., Any]], Callable[..., Any]] = vmap if stacked else _alone
+        self._begin = Traced(mapped(self._carry))
+        self._directions = Traced(mapped(self._direction))
+        self._finish = Traced(mapped(rule.finish))
 
     def __call__(self, jobs: Sequence[ClientJob]) -> CohortResult:
         """Train every job from its own state; results in the jobs' order."""
@@ -129,7 +132,7 @@ class LocalTraining:
             parameters=anchor,
             buffers=self.model.buffers_of(start),
             velocity={},
-            carry=self._begin(anchor, memory, {}),
+            carry=self._begin(anchor, memory),
         )
         ended: list[_Stack] = []
         steps = [len(job.plan) for job in jobs]
@@ -167,6 +170,9 @@ class LocalTraining:
         mine = [jobs[client] for client in now.clients]
         where = torch.tensor(now.clients, device=self.device)
         batch = self.batches.step(mine, sizes[where], step)
+        if not self.stacked and batch.x.dim() == 5:  # one batch of images: convolutions like this order
+            images = batch.x[0].contiguous(memory_format=torch.channels_last)
+            batch = batch._replace(x=images[None])
         direction, buffers, carry, loss = self._directions(now.parameters, now.buffers, now.carry, batch)
         slopes = self._slopes(now, direction)
         idle = [len(job.plan) <= step for job in mine]
@@ -199,6 +205,9 @@ class LocalTraining:
             now.velocity = slopes
         return slopes
 
+    def _carry(self, parameters: State, memory: State) -> Carry:
+        return self.rule.start(parameters, memory, {})
+
     def _direction(
         self, parameters: State, buffers: State, carry: Carry, batch: Batch
     ) -> tuple[State, State, Carry, Tensor]:
@@ -218,6 +227,15 @@ class LocalTraining:
 
         direction, aux, carry = self.rule.direction(grad(objective, has_aux=True), parameters, batch, carry)
         return direction, aux.buffers if self.rule.shares_buffers else buffers, carry, aux.loss
+
+
+def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of one client, as a function of a stack of one."""
+
+    def called(*arguments: Any) -> Any:
+        return tree_map(lambda value: value[None], function(*tree_map(lambda value: value[0], arguments)))
+
+    return called
 
 
 def _choose(still: Tensor, old: State, new: State) -> State:

@@ -12,6 +12,7 @@ without a valid reply leaves the model as it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -21,9 +22,10 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedlab.errors import FedlabError
-from fedlab.runtime.arrays import array_record, runs, tensors
+from fedlab.runtime.arrays import array_record, tensors
 from fedlab.snapshot import Snapshot
-from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked
+from fedlab.strategies.aggregators import Aggregator, AggregatorState, FunctionAggregator, Updates, checked
+from fedlab.strategies.deltas import BLOCK, deltas, flatten, unflatten
 from fedlab.strategies.schedules import Synchronous
 from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer
 from fedlab.tasks import State
@@ -81,24 +83,14 @@ class Composition(Strategy):
         records = [cast(ArrayRecord, reply.content["arrays"]) for reply in valid]
         metrics = [_metrics(reply) for reply in valid]
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
-        before = flatten(self._sent, self.parameters)
-        updates = Updates(
-            deltas=deltas_of(records, self._sent, self.parameters),
-            weights=weights,
-            clients=tuple(reply.metadata.src_node_id for reply in valid),
-            metrics=tuple(metrics),
+        clients = tuple(reply.metadata.src_node_id for reply in valid)
+        delta = self._aggregate(
+            records, Updates(torch.empty(0), weights, clients, tuple(metrics)), server_round
         )
-        if not _finite(updates.deltas):
-            pairs = zip(updates.clients, updates.deltas, strict=True)
-            broken = [node for node, delta in pairs if not _finite(delta)]
-            raise FedlabError(
-                f"nodes {', '.join(map(str, broken))} sent updates with NaN or infinite numbers in round"
-                f" {server_round}: training diverged; lower clients.learning_rate or clip"
-            )
-        delta, self.aggregator_state = checked(self.aggregator, updates, self.aggregator_state)
         step, self.optimizer_state = self.optimizer.step(delta, self.optimizer_state)
+        before = flatten(self._sent, self.parameters)
         after = unflatten(before + step, self._sent, self.parameters)
-        if not all(_finite(value) for value in after.values()):
+        if not all(finite(value) for value in after.values()):
             raise FedlabError(
                 f"the model left the range of its number type in round {server_round}: training diverged;"
                 " lower clients.learning_rate or strategy.server_optimizer.learning_rate"
@@ -106,12 +98,35 @@ class Composition(Strategy):
         share = weights / weights.sum()
         for name in self._sent.keys() - set(self.parameters):
             like = self._sent[name]
-            average = like + (share @ deltas_of(records, self._sent, [name])).reshape(like.shape)
+            (moved,) = deltas(records, self._sent, [name])
+            average = like + (share @ moved).reshape(like.shape)
             after[name] = (average if like.dtype.is_floating_point else average.round()).to(like.dtype)
         return (
             array_record({name: after[name] for name in self._sent}),
             MetricRecord({**_averages(metrics, share), "participants": len(valid)}),
         )
+
+    def _aggregate(self, records: Sequence[ArrayRecord], about: Updates, server_round: int) -> Tensor:
+        """One delta (d,) of all; `about` says whose and with which weights.
+
+        Raises:
+            FedlabError: an update is not finite.
+            PluginError: the aggregator failed.
+        """
+        blocks = isinstance(self.aggregator, FunctionAggregator) and self.aggregator.coordinatewise
+        parts = []
+        for block in deltas(records, self._sent, self.parameters, BLOCK if blocks else None):
+            if not finite(block):
+                pairs = zip(about.clients, block, strict=True)
+                broken = [node for node, delta in pairs if not finite(delta)]
+                raise FedlabError(
+                    f"nodes {', '.join(map(str, broken))} sent updates with NaN or infinite numbers in round"
+                    f" {server_round}: training diverged; lower clients.learning_rate or clip"
+                )
+            updates = replace(about, deltas=block)
+            part, self.aggregator_state = checked(self.aggregator, updates, self.aggregator_state)
+            parts.append(part.clone())  # it may be a view of the block
+        return torch.cat(parts)
 
     def snapshot(self) -> Snapshot:
         """What the aggregator and the optimizer remember.
@@ -153,33 +168,6 @@ def fedavg(
     return Composition(aggregator, optimizer, schedule, parameters, quorum)
 
 
-def flatten(state: State, names: Sequence[str]) -> Tensor:
-    """(d,) float64 of the named tensors, in that order."""
-    return torch.cat([state[name].reshape(-1).double() for name in names])
-
-
-def deltas_of(records: Sequence[ArrayRecord], before: State, names: Sequence[str]) -> Tensor:
-    """(n, d) float64: by how much the named arrays of each record differ from `before`, flattened."""
-    width = sum(before[name].numel() for name in names)
-    deltas = torch.empty(len(records), width, dtype=torch.float64)
-    left = 0
-    for name in names:
-        base = before[name].reshape(-1).double()
-        right = left + len(base)
-        for top, values in runs([record[name] for record in records]):
-            rows = deltas[top : top + len(values), left:right]
-            rows.copy_(values.reshape(len(values), -1)).sub_(base)  # in two steps: four times quicker
-        left = right
-    return deltas
-
-
-def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
-    """The named tensors out of `vector`, with the shapes and types of `like`."""
-    sizes = [like[name].numel() for name in names]
-    parts = torch.split(vector, sizes)
-    return {n: p.reshape(like[n].shape).to(like[n].dtype) for n, p in zip(names, parts, strict=True)}
-
-
 def _metrics(reply: Message) -> dict[str, float]:
     record = cast(MetricRecord, reply.content["metrics"])
     return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
@@ -189,9 +177,9 @@ def _averages(metrics: Sequence[dict[str, float]], share: Tensor) -> dict[str, f
     """The weighted mean of each figure that every client sent and that is finite."""
     names = set.intersection(*(set(one) for one in metrics)) - {"num-examples"}
     columns = {n: torch.tensor([one[n] for one in metrics], dtype=torch.float64) for n in sorted(names)}
-    return {name: float(share @ column) for name, column in columns.items() if _finite(column)}
+    return {name: float(share @ column) for name, column in columns.items() if finite(column)}
 
 
-def _finite(values: Tensor) -> bool:
+def finite(values: Tensor) -> bool:
     """NaN and infinity survive a sum, which is several times quicker than looking at each number."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())

@@ -1,0 +1,61 @@
+"""States as vectors, and what clients changed as rows of a matrix.
+
+The matrix is float64, (clients, parameters): for fifty clients of a large model more than half a
+gigabyte. Who needs only some columns at a time gets it in blocks that fit the processor's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor
+
+from fedlab.runtime.arrays import runs
+from fedlab.tasks import State
+
+BLOCK = 8192
+"""Columns of a block."""
+
+
+def flatten(state: State, names: Sequence[str]) -> Tensor:
+    """(d,) float64 of the named tensors, in that order."""
+    return torch.cat([state[name].reshape(-1).double() for name in names])
+
+
+def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
+    """The named tensors out of `vector`, with the shapes and types of `like`."""
+    sizes = [like[name].numel() for name in names]
+    parts = torch.split(vector, sizes)
+    return {n: p.reshape(like[n].shape).to(like[n].dtype) for n, p in zip(names, parts, strict=True)}
+
+
+def deltas(
+    records: Sequence[ArrayRecord], before: State, names: Sequence[str], width: int | None = None
+) -> Iterator[Tensor]:
+    """(n, k) float64 blocks of at most `width` columns, or all at once: by how much the named arrays of
+    each record differ from `before`, flattened.
+
+    A block is overwritten by the next one.
+    """
+    arrays = {name: [record[name] for record in records] for name in names}
+    total = sum(before[name].numel() for name in names)
+    block = torch.empty(len(records), min(width or total, total), dtype=torch.float64)
+    filled = 0
+    for name in names:
+        base = before[name].reshape(-1).double()
+        stretches = [(top, values.reshape(len(values), -1)) for top, values in runs(arrays[name])]
+        start = 0
+        while start < len(base):
+            size = min(len(base) - start, block.shape[1] - filled)
+            part, origin = block[:, filled : filled + size], base[start : start + size]
+            for top, values in stretches:
+                rows = part[top : top + len(values)]
+                rows.copy_(values[:, start : start + size]).sub_(origin)  # two steps: four times quicker
+            start, filled = start + size, filled + size
+            if filled == block.shape[1]:
+                yield block
+                filled = 0
+    if filled:
+        yield block[:, :filled]
