@@ -30,11 +30,11 @@ def test_blocks_are_the_columns_of_the_whole(width: int, rows: list[int]) -> Non
         "c": Stack(torch.randint(9, (4, 3), generator=generator)),
     }
     every = array_records(stacks, 4)
-    plain = ArrayRecord({n: Array(v.numpy() + 1) for n, v in BEFORE.items()})
+    plain = ArrayRecord({n: Array(np.asarray(v.numpy() + 1)) for n, v in BEFORE.items()})
     records = [every[row] for row in rows] + [plain]
     expected = torch.stack(
         [
-            torch.cat([(torch.from_numpy(r[n].numpy()).double() - v).reshape(-1) for n, v in BEFORE.items()])
+            torch.cat([(torch.as_tensor(r[n].numpy()).double() - v).reshape(-1) for n, v in BEFORE.items()])
             for r in records
         ]
     )
