@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedlab.tasks import FunctionalModel, initialise
 from tests.conftest import batch_norm_mlp, dropout_mlp
@@ -130,3 +131,14 @@ def test_frozen_parameters_are_not_learned() -> None:
     model = FunctionalModel(net, (1, 4, 4))
     assert "1.weight" not in model.parameter_names and "1.weight" in model.buffer_names
     assert set(model.state()) == {"1.weight", "1.bias", "4.weight", "4.bias"}
+
+
+def test_operations_of_linear_and_convolutional_layers_are_counted() -> None:
+    """As torch's own counter counts them: 2 per multiplication and addition."""
+    net = nn.Sequential(
+        nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 3, 2, stride=2), nn.Flatten(), nn.Linear(27, 5)
+    )
+    model = FunctionalModel(net, (4, 8, 8))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(torch.zeros(1, 4, 8, 8))
+    assert model.flops == counter.get_total_flops() == 2 * (6 * 36 * 18 + 3 * 9 * 24 + 27 * 5)
