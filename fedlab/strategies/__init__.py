@@ -3,6 +3,7 @@
 from fedlab.strategies.aggregators import Aggregator as Aggregator
 from fedlab.strategies.aggregators import Updates as Updates
 from fedlab.strategies.aggregators import as_aggregator as as_aggregator
+from fedlab.strategies.aggregators import coordinatewise as coordinatewise
 from fedlab.strategies.composition import Composition as Composition
 from fedlab.strategies.composition import fedavg as fedavg
 from fedlab.strategies.schedules import Synchronous as Synchronous
