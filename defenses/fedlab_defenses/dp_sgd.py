@@ -94,11 +94,10 @@ class DPSGD(Defense):
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The largest ε over the clients that took part, each over all its rounds."""
-        clients = ledger.clients()
-        if not clients:
+        if not ledger.events:
             return None
         sigma = min(event.noise_multiplier for event in ledger.events)
-        spent = {client: epsilon_of(ledger.steps(client), self.delta) for client in clients}
+        spent = {client: epsilon_of(steps, self.delta) for client, steps in ledger.steps().items()}
         accountants = sorted({one.accountant for one in spent.values()})
         worst = max(one.epsilon for one in spent.values())
         return Guarantee(
@@ -125,7 +124,7 @@ class DPSGD(Defense):
                 ),
             ),
             per_client={client: one.epsilon for client, one in spent.items()},
-            participations={c: len({e.round for e in ledger.events if e.client == c}) for c in clients},
+            participations=ledger.participations(),
             reason=_why_none(sigma, worst),
         )
 

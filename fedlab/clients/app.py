@@ -23,7 +23,7 @@ from fedlab.clients.loop import LocalTraining
 from fedlab.clients.plan import plan_batches
 from fedlab.clients.rules import LocalRule
 from fedlab.errors import BackendError, UsageError
-from fedlab.runtime.arrays import Stack, array_records, reply_content, tensors
+from fedlab.runtime.arrays import Stack, aligned, array_record, array_records, reply_content, tensors
 from fedlab.tasks import State, Task
 
 MEMORY = "fedlab.memory"
@@ -100,9 +100,9 @@ class CohortApp(ClientApp):
         result = self.training(jobs)
         sent = array_records({name: Stack(value) for name, value in result.state.items()}, len(jobs))
         if result.memory:
-            kept = array_records({name: Stack(value) for name, value in result.memory.items()}, len(jobs))
-            for context, record in zip(contexts, kept, strict=True):
-                context.state[MEMORY] = record
+            for row, context in enumerate(contexts):  # its own: as a view it would keep the whole stack
+                own = {name: value[row].clone() for name, value in result.memory.items()}
+                context.state[MEMORY] = array_record(own)
         replies = []
         for row, (message, job) in enumerate(zip(messages, jobs, strict=True)):
             records = len(job.records)
@@ -154,7 +154,7 @@ def evaluate(training: LocalTraining, state: State, ids: NDArray[np.int64]) -> t
     """Mean loss and accuracy of `state` on records `ids` of the training data, in inference mode."""
     data = training.data
     with torch.no_grad():
-        outputs, _ = training.model(state, data.images(ids), training=False)
+        outputs, _ = training.model(aligned(state), data.images(ids), training=False)
         labels = data.labels(ids)
         loss = float(training.loss(outputs, labels).mean())
         return loss, float((outputs.argmax(1) == labels).double().mean())

@@ -25,6 +25,7 @@ from fedlab.clients.batches import Batches, ClientJob, stack
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.rules import Aux, Batch, Carry, LocalRule
 from fedlab.clients.tracing import Traced
+from fedlab.runtime.arrays import aligned
 from fedlab.tasks import Dataset, FunctionalModel, State
 
 
@@ -160,7 +161,8 @@ class LocalTraining:
         """Where each client starts, stacked; a model that all share is not copied."""
         first = jobs[0].state
         if all(job.state is first for job in jobs):
-            return {n: value.to(self.device).expand(len(jobs), *value.shape) for n, value in first.items()}
+            own = aligned(first)
+            return {n: value.to(self.device).expand(len(jobs), *value.shape) for n, value in own.items()}
         return {name: value.to(self.device) for name, value in stack([job.state for job in jobs]).items()}
 
     def _advance(

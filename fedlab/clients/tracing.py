@@ -19,6 +19,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from fedlab.runtime.memory import out_of_memory
+
 CALLS_BEFORE = 16
 """Recording costs about as much as some tens of calls; shapes that come up less often are not worth it."""
 
@@ -60,9 +62,14 @@ class Traced:
         def flat(*values: Tensor) -> list[Tensor]:
             return tree_flatten(self.function(*tree_unflatten(list(values), tree)))[0]
 
+        if not all(isinstance(leaf, Tensor) for leaf in (*leaves, *expected)):
+            self._faithful = False  # a number would be recorded as a constant
+            return
         try:
             graph = make_fx(flat)(*leaves)
-        except Exception:  # an operation that cannot be recorded: run it the long way
+        except Exception as error:  # an operation that cannot be recorded: run it the long way
+            if out_of_memory(error):
+                raise
             self._faithful = False
             return
         with torch.no_grad():
@@ -103,5 +110,9 @@ def _layout(node: Node) -> Any:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Bit for bit, NaN included."""
-    return torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)
+    """Bit for bit."""
+    return one.dtype == other.dtype and one.shape == other.shape and _bytes(one) == _bytes(other)
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().numpy().tobytes()

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedlab.runtime.arrays import aligned
 from fedlab.tasks import FunctionalModel, State, Task
 
 EVALUATION_BATCH = 1000
@@ -19,7 +20,7 @@ def evaluate(
     model: FunctionalModel, task: Task, state: State
 ) -> tuple[float | None, float, NDArray[np.float64]]:
     """On the test set: mean loss (None if not finite), accuracy, accuracy by class (NaN without records)."""
-    data, loss = task.test, 0.0
+    data, loss, state = task.test, 0.0, aligned(state)
     right = np.zeros(len(data), dtype=bool)
     with torch.no_grad():
         for start in range(0, len(data), EVALUATION_BATCH):

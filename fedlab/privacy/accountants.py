@@ -75,8 +75,13 @@ def epsilon_of(steps: Steps, delta: float) -> Spent:
         except (ValueError, MemoryError, OverflowError):
             tight = math.inf
         if tight <= bound:
-            return Spent(tight, "PRV")
-    return Spent(bound, "RDP")
+            return Spent(_rounded_up(tight), "PRV")
+    return Spent(_rounded_up(bound), "RDP")
+
+
+def _rounded_up(epsilon: float) -> float:
+    """To the ninth decimal: what lies beyond it differs from process to process."""
+    return math.ceil(epsilon * 1e9) / 1e9 if math.isfinite(epsilon) else epsilon
 
 
 def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps: int) -> float:

@@ -48,13 +48,17 @@ class Ledger:
         """Clients with at least one event, in order."""
         return sorted({event.client for event in self.events})
 
-    def steps(self, client: int) -> Counter[tuple[float, float]]:
-        """Steps of one client by (noise multiplier, sample rate), over all rounds."""
-        totals: Counter[tuple[float, float]] = Counter()
+    def steps(self) -> dict[int, Counter[tuple[float, float]]]:
+        """Steps of each client by (noise multiplier, sample rate), over all rounds; clients in order."""
+        totals: dict[int, Counter[tuple[float, float]]] = {client: Counter() for client in self.clients()}
         for event in self.events:
-            if event.client == client:
-                totals[event.noise_multiplier, event.sample_rate] += event.steps
+            totals[event.client][event.noise_multiplier, event.sample_rate] += event.steps
         return totals
+
+    def participations(self) -> dict[int, int]:
+        """In how many rounds each client took noisy steps; clients in order."""
+        rounds = {(event.client, event.round) for event in self.events}
+        return dict(sorted(Counter(client for client, _ in rounds).items()))
 
 
 class Journal(Ledger):

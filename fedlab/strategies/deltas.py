@@ -25,10 +25,12 @@ def flatten(state: State, names: Sequence[str]) -> Tensor:
 
 
 def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
-    """The named tensors out of `vector`, with the shapes and types of `like`."""
+    """The named tensors out of `vector`, with the shapes and types of `like`, in memory of their own."""
     sizes = [like[name].numel() for name in names]
     parts = torch.split(vector, sizes)
-    return {n: p.reshape(like[n].shape).to(like[n].dtype) for n, p in zip(names, parts, strict=True)}
+    return {
+        n: p.reshape(like[n].shape).to(like[n].dtype, copy=True) for n, p in zip(names, parts, strict=True)
+    }
 
 
 def deltas(

@@ -172,3 +172,23 @@ def test_eval_mode_trains_without_dropout(small_data: Dataset) -> None:
     reference = LocalTraining(plain, cross_entropy, small_data, LocalRule(), config, seed=3)
     for a, b in zip(training(jobs), reference(jobs), strict=True):
         assert all(torch.equal(a.state[n], b.state[n]) for n in a.state)
+
+
+@pytest.mark.parametrize("shift", range(1, 16))
+def test_where_a_state_lies_in_memory_changes_no_bit(small_data: Dataset, shift: int) -> None:
+    """As slices of a vector, at any offset: through Ray and out of files states come like that."""
+    config = ClientConfig(batch_size=1, local_steps=3)
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 22), nn.ReLU(), nn.Linear(22, 22), nn.Linear(22, 3))
+
+    training, jobs = make(small_data, network, config, [9, 9, 9])
+    start = jobs[0].state
+    moved = {}
+    for name, value in start.items():
+        room = torch.zeros(value.numel() + shift)
+        room[shift:] = value.reshape(-1)
+        moved[name] = room[shift:].reshape(value.shape)
+    here = training([replace(job, state=start) for job in jobs])
+    there = training([replace(job, state=moved) for job in jobs])
+    assert all(torch.equal(here.state[n], there.state[n]) for n in start)

@@ -92,3 +92,30 @@ def test_not_a_number_is_the_same_as_itself() -> None:
     for value in (0.0, 2.0):
         assert torch.equal(traced(torch.tensor([value]))[0].isnan(), torch.tensor([value == 0.0]))
     assert len(traced._recordings) == 1
+
+
+def test_a_number_beside_tensors_is_never_a_constant() -> None:
+    calls = 0
+
+    def counting(x: Tensor) -> tuple[Tensor, int]:
+        nonlocal calls
+        calls += 1
+        return x, calls
+
+    traced = Traced(counting, calls_before=1)
+    assert [traced(torch.zeros(1))[1] for _ in range(3)] == [1, 2, 3]
+
+
+def test_memory_that_runs_out_is_not_a_reason_to_go_the_long_way() -> None:
+    full = False
+
+    def greedy(x: Tensor) -> tuple[Tensor]:
+        if full:
+            raise MemoryError
+        return (x,)
+
+    traced = Traced(greedy, calls_before=2)
+    traced(torch.zeros(1))
+    full = True
+    with pytest.raises(MemoryError):
+        traced(torch.zeros(1))

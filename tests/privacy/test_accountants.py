@@ -56,7 +56,7 @@ def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise(sigma: float, q:
 def test_composition_does_not_care_how_steps_are_booked() -> None:
     ledger = Ledger([Event(3, r, 1.0, 0.02, 5) for r in range(40)] + [Event(4, 1, 1.0, 0.02, 1)])
     assert ledger.clients() == [3, 4]
-    assert prv_epsilon(ledger.steps(3), 1e-5) == prv_epsilon({(1.0, 0.02): 200}, 1e-5)
+    assert prv_epsilon(ledger.steps()[3], 1e-5) == prv_epsilon({(1.0, 0.02): 200}, 1e-5)
 
 
 def test_the_noise_for_a_target_meets_it_closely() -> None:
@@ -93,3 +93,9 @@ def test_a_guarantee_without_a_finite_epsilon_is_valid_json() -> None:
     assert guarantee is not None
     text = json.dumps(guarantee.to_dict(), allow_nan=False)
     assert json.loads(text)["per_client"] == {"0": None}
+
+
+def test_epsilon_is_rounded_up_where_processes_differ() -> None:
+    steps = {(1.0, 0.05): 30}
+    exact, told = prv_epsilon(steps, 1e-5), epsilon_of(steps, 1e-5).epsilon
+    assert exact <= told < exact + 1e-9 and told == round(told, 9)

@@ -25,7 +25,7 @@ def test_what_is_flushed_is_there_for_the_next_process(tmp_path: Path) -> None:
     assert not path.exists()
     journal.flush()
     assert Journal(path).events == [event(3, 1, 0.1 + 0.2), event(1, 1, 0.1 + 0.2)]
-    assert Journal(path).steps(3) == {(0.1 + 0.2, 0.1): 2}
+    assert Journal(path).steps()[3] == {(0.1 + 0.2, 0.1): 2}
 
 
 def test_a_replayed_event_counts_once_and_a_different_one_counts_as_well(tmp_path: Path) -> None:
@@ -39,10 +39,10 @@ def test_a_replayed_event_counts_once_and_a_different_one_counts_as_well(tmp_pat
     again.add(event(1, 1))
     again.add(event(1, 2))
     again.flush()
-    assert path.read_bytes() == before and again.steps(1) == {(1.0, 0.1): 4}
+    assert path.read_bytes() == before and again.steps()[1] == {(1.0, 0.1): 4}
     again.add(event(1, 2, sigma=2.0))  # noise that did not repeat was spent twice
     again.flush()
-    assert Journal(path).steps(1) == {(1.0, 0.1): 4, (2.0, 0.1): 2}
+    assert Journal(path).steps()[1] == {(1.0, 0.1): 4, (2.0, 0.1): 2}
 
 
 def test_half_a_line_is_ignored_and_overwritten(tmp_path: Path) -> None:
