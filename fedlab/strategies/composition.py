@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -80,7 +80,7 @@ class Composition(Strategy):
         valid = [reply for reply in answers if not reply.has_error()]
         if len(valid) < max(1, self.quorum):
             return None, None
-        records = [cast(ArrayRecord, reply.content["arrays"]) for reply in valid]
+        records = [_only(ArrayRecord, reply) for reply in valid]
         metrics = [_metrics(reply) for reply in valid]
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
         clients = tuple(reply.metadata.src_node_id for reply in valid)
@@ -168,8 +168,26 @@ def fedavg(
     return Composition(aggregator, optimizer, schedule, parameters, quorum)
 
 
+Record = TypeVar("Record", ArrayRecord, MetricRecord)
+
+
+def _only(kind: type[Record], reply: Message) -> Record:
+    """The reply's one record of a kind, whatever the client calls it.
+
+    Raises:
+        FedlabError: there is none, or there are several.
+    """
+    found = [record for record in reply.content.values() if isinstance(record, kind)]
+    if len(found) != 1:
+        raise FedlabError(
+            f"node {reply.metadata.src_node_id} sent {len(found)} {kind.__name__}s; expected one."
+            " A guard in front of the strategy turns such replies away (guard.enabled = true)"
+        )
+    return found[0]
+
+
 def _metrics(reply: Message) -> dict[str, float]:
-    record = cast(MetricRecord, reply.content["metrics"])
+    record = _only(MetricRecord, reply)
     return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
 
 

@@ -88,3 +88,15 @@ def test_divergence_is_called_divergence() -> None:
     strategy.optimizer = SGD(learning_rate=10.0)
     with pytest.raises(FedlabError, match="left the range"):
         strategy.aggregate_train(1, [reply(messages[0], [huge, 0.0], 1)])
+
+
+def test_records_go_by_kind_not_by_name() -> None:
+    """What a client calls its records must not end the run."""
+    strategy, messages = strategy_and_messages()
+    answers = [reply(message, [5.0, 2.0], 1) for message in messages]
+    answers[0].content = RecordDict({"x": answers[0].content["arrays"], "y": answers[0].content["metrics"]})
+    arrays, _ = strategy.aggregate_train(1, answers)
+    assert arrays is not None and arrays["w"].numpy().tolist() == [5.0, 2.0]
+    del answers[0].content["x"]
+    with pytest.raises(FedlabError, match="node 2 sent 0 ArrayRecords; expected one"):
+        strategy.aggregate_train(1, answers)
