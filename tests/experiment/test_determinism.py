@@ -1,0 +1,61 @@
+"""Everything that draws or rounds, at once: the same bits in this process, on one worker and on two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedlab
+
+SCENARIO: dict[str, Any] = {
+    "schema": 1,
+    "seed": 5,
+    # A width whose tensors do not begin where matrix kernels like them, and batches of one to three.
+    "task": {"dataset": "digits", "model": {"name": "mlp", "width": 22, "depth": 3, "dropout": 0.3}},
+    "clients": {
+        "count": 12,
+        "partition": {"name": "dirichlet", "alpha": 0.4},
+        "batch_size": 3,
+        "local_steps": 4,
+        "momentum": 0.5,
+        "weight_decay": 0.01,
+    },
+    "strategy": {
+        "rounds": 6,
+        "cohort": 6,
+        "over_selection": 1.5,
+        "deadline": 4.0,
+        "evaluate_every": 2,
+        "server_optimizer": {"momentum": 0.5},
+    },
+    "devices": {"time": {"name": "log-normal", "sigma": 0.5}, "per_example": 0.01, "dropout": 0.1},
+    "audit": {"rounds": [1, 2], "victims": 2},
+    "defenses": [
+        {"name": "none"},
+        {"name": "dp-sgd", "noise_multiplier": 1.0, "max_grad_norm": 0.5},
+        {"name": "gradient-pruning", "ratio": 0.5},
+    ],
+}
+
+
+def left_by(out: Path, **runtime: object) -> dict[str, object]:
+    fedlab.run(SCENARIO | {"runtime": runtime}, out=out)
+    manifest = json.loads((out / "manifest.json").read_text())
+    return {
+        "weights": manifest["weights_sha256"],
+        "metrics": (out / "metrics.json").read_bytes(),
+        "privacy": [path.read_bytes() for path in sorted((out / "privacy").iterdir())],
+        "truth": [path.read_bytes() for path in sorted((out / "truth").iterdir())],
+    }
+
+
+@pytest.mark.ray
+def test_everything_at_once_has_the_same_bits_everywhere(tmp_path: Path) -> None:
+    here = left_by(tmp_path / "inline", executor="inline")
+    metrics = json.loads((tmp_path / "inline" / "metrics.json").read_text())["cells"]
+    assert all(cell["failures"] > 0 for cell in metrics.values()), "some device fell silent"
+    for workers in (1, 2):
+        assert left_by(tmp_path / f"ray{workers}", executor="ray", workers=workers) == here
