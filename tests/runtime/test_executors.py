@@ -18,7 +18,8 @@ from fedlab.runtime.arrays import Stack, TensorArray, array_record, array_record
 from fedlab.runtime.copies import same_state
 from fedlab.runtime.executors import Delivery, Reply, execute
 from fedlab.runtime.memory import as_backend_error, out_of_memory
-from fedlab.runtime.ray.pool import _Breaker, _failure
+from fedlab.runtime.ray.breaker import Breaker
+from fedlab.runtime.ray.pool import _failure
 from fedlab.runtime.ray.shipping import VERSIONS, Receiver, Sender, returned, to_return
 
 Client = Callable[[Message, Context], None]
@@ -356,7 +357,7 @@ def test_states_are_compared_by_what_they_hold() -> None:
 
 def breaks(deaths: Sequence[tuple[bool, set[int]]]) -> int | None:
     """At which of the (new generation, suspects) the breaker trips."""
-    breaker = _Breaker()
+    breaker = Breaker()
     for index, (fresh, suspects) in enumerate(deaths):
         try:
             breaker.death(float("inf") if fresh else -1.0, float("-inf"), frozenset(suspects), "killed")
@@ -375,8 +376,8 @@ def test_the_breaker_tells_a_bad_client_a_lost_node_and_a_dead_end_apart() -> No
 def test_the_breaker_does_not_wait_long_for_a_slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Generations that take six seconds to come up and die at once: 6 + 6 + 6 + 6 > 15, at the fourth."""
     now = [100.0]
-    monkeypatch.setattr("fedlab.runtime.ray.pool.time.monotonic", lambda: now[0])
-    quick, long = _Breaker(), _Breaker()
+    monkeypatch.setattr("fedlab.runtime.ray.breaker.time.monotonic", lambda: now[0])
+    quick, long = Breaker(), Breaker()
     for client in range(4):
         now[0] += 60.0
         long.death(now[0] - 56.0, now[0] - 50.0, frozenset([client]), "killed after 50 seconds of work")

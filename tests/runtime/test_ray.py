@@ -223,6 +223,34 @@ def test_an_exception_in_map_is_raised_here_and_the_pool_goes_on(executor: RayEx
     assert [r.has_error() for r in run(executor)] == [False, False, False]
 
 
+def test_a_worker_that_is_starting_is_told_from_one_without_room(
+    executor: RayExecutor, tmp_path: Path
+) -> None:
+    """One actor imports for as long as a pipe is open; another one asks for a GPU that there is not."""
+    cluster = executor._cluster
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    slow, homeless = Slow.remote(str(pipe)), Slow.options(num_gpus=1000).remote("")
+    future = slow.up.remote()
+    while not cluster.placed(slow):
+        assert not ray.wait([future], timeout=0.1)[0], "it is importing"
+    assert not cluster.placed(homeless) and not cluster.has_room(1.0, 1000.0)
+    assert cluster.has_room(0.0, 0.0)
+    pipe.write_text("imported")
+    assert ray.get(future) and cluster.placed(slow)
+    ray.kill(slow)
+    ray.kill(homeless)
+
+
+@ray.remote(num_cpus=0)
+class Slow:
+    def __init__(self, pipe: str) -> None:
+        Path(pipe).read_text()
+
+    def up(self) -> bool:
+        return True
+
+
 def test_more_than_the_machine_has_is_refused(executor: RayExecutor) -> None:
     with pytest.raises(BackendError, match=r"1 worker of 1000 CPU .* this machine has"):
         RayExecutor(num_cpus=1000)

@@ -1,10 +1,12 @@
 """How Ray ends: killed under our feet, shut down, or left behind by a killed driver. No process remains."""
 
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -91,6 +93,39 @@ def test_nothing_outlives_a_killed_driver() -> None:
     while living(started) and time.monotonic() < deadline:
         psutil.wait_procs(started, timeout=0.2)
     assert living(started) == []
+
+
+OWNER = """
+import ray
+context = ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+input()
+ray.shutdown()
+"""
+GUEST = """
+import sys
+from fedlab.runtime import RayExecutor, SimulationGrid
+from tests.runtime.ray_apps import faulty_app, none, zeros
+grid = SimulationGrid(faulty_app(none), 2, RayExecutor(workers=1, address=sys.argv[1]))
+while True:
+    grid.send_and_receive(zeros(grid.get_node_ids(), size=50_000))
+    print("up", flush=True)
+"""
+
+
+def test_when_the_owner_of_a_joined_cluster_shuts_it_down_the_user_is_told() -> None:
+    """By our own error, or by the reaper where Ray's library ends the process first."""
+    options: dict[str, Any] = {"cwd": Path(__file__).parents[2], "text": True, "stdout": subprocess.PIPE}
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, **options
+    )
+    assert owner.stdout is not None
+    address = next(line.strip() for line in owner.stdout if re.fullmatch(r"[\d.]+:\d+\n", line))
+    guest = subprocess.Popen([sys.executable, "-c", GUEST, address], stderr=subprocess.PIPE, **options)
+    assert guest.stdout is not None and guest.stdout.readline() == "up\n"
+    owner.communicate("\n")
+    _, told = guest.communicate()
+    assert guest.returncode == 1 and "`fedlab resume RUN` goes on from there" in told
 
 
 def test_an_address_without_ray_is_refused_at_once() -> None:

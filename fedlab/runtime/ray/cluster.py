@@ -1,10 +1,15 @@
-"""The Ray runtime that workers live in: started, joined or found, watched, and left behind clean."""
+"""The Ray runtime that workers live in: started, joined or found, watched, and left behind clean.
+
+A limit: when the owner of a cluster that was joined shuts it down in the ordinary way, Ray's own
+threads may end this process before `pulse` sees it, with exit code 1 and without a word: the object
+store's client calls `_exit` as soon as its connection breaks, and neither a setting nor Python can
+stop that. `reaper`, a process beside this one, then tells the user how to go on.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import os
 import socket
 import subprocess
@@ -15,9 +20,11 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private import state
 
 from fedlab import QUIET
 from fedlab.errors import BackendError, UsageError
+from fedlab.runtime.ray.room import Resources, fits, holdings
 
 PULSE_SECONDS = 0.25
 """How often a busy driver looks whether Ray is still there."""
@@ -59,9 +66,7 @@ class RayCluster:
             self._connect(address)
         atexit.register(self.close)
         self._head = _endpoint(ray.get_runtime_context().gcs_address)
-        mine = ray.get_runtime_context().get_node_id()
-        node = next(node for node in ray.nodes() if node["NodeID"] == mine)
-        self._raylet = (node["NodeManagerAddress"], int(node["NodeManagerPort"]))
+        self._raylet = _own_raylet()
         self._looked = time.monotonic()
         self._lost: float | None = None
         self.remember()
@@ -78,9 +83,10 @@ class RayCluster:
             if address is None:
                 # "local": RAY_ADDRESS must not turn a private runtime into somebody's cluster.
                 context = ray.init(address="local", include_dashboard=False, **options)
-                self._watch(context.address_info["session_dir"])
+                self._watch("session", Path(context.address_info["session_dir"]).name)
             else:
                 ray.init(address=address, **options)
+                self._watch("joined", "{}:{}".format(*_own_raylet()))
         except BaseException as error:
             ray.shutdown()  # it may have come half-way
             if not isinstance(error, Exception):
@@ -91,11 +97,11 @@ class RayCluster:
                 f"Ray does not start: {error}. Run with --set runtime.executor=inline, or see fedlab doctor"
             ) from error
 
-    def _watch(self, session: str) -> None:
-        """Start the process that cleans up after this one."""
+    def _watch(self, *role: str) -> None:
+        """Start the process that cleans up after this one, or speaks for it."""
         script = Path(__file__).with_name("reaper.py")
         self._reaper = subprocess.Popen(
-            [sys.executable, "-P", str(script), Path(session).name],
+            [sys.executable, "-P", str(script), *role],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             text=True,
@@ -109,7 +115,7 @@ class RayCluster:
 
     def remember(self) -> None:
         """Tell the reaper which processes there are by now."""
-        if self._reaper is None or self._reaper.stdin is None:
+        if not self._started or self._reaper is None or self._reaper.stdin is None:
             return
         reaper = self._reaper.pid
         for process in psutil.Process().children(recursive=True):
@@ -145,16 +151,31 @@ class RayCluster:
         """Whether the head did not answer the last time: questions to it would block."""
         return self._lost is not None
 
+    @property
+    def nodes(self) -> list[Resources]:
+        """What each node that is alive has."""
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
     def capacity(self, num_cpus: float, num_gpus: float) -> int:
         """How many workers of that size fit on the nodes that are alive, each on one node."""
-        return sum(_fits(node["Resources"], num_cpus, num_gpus) for node in ray.nodes() if node["Alive"])
+        return sum(fits(node, num_cpus, num_gpus) for node in self.nodes)
+
+    def has_room(self, num_cpus: float, num_gpus: float) -> bool:
+        """Whether one more worker of that size fits beside what runs now."""
+        free = state.available_resources_per_node().values()
+        return any(
+            node.get("CPU", 0.0) >= num_cpus and node.get("GPU", 0.0) >= num_gpus  # shares of GPUs, too
+            for node in free
+        )
+
+    def placed(self, actor: Any) -> bool:
+        """Whether an actor has its process on some node, even if it is not ready yet."""
+        entry = state.actors(actor._actor_id.hex())
+        return bool(entry and entry["Pid"])
 
     def holdings(self) -> str:
         """The cluster's resources, for an error message."""
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus, gpus = (sum(one.get(kind, 0.0) for one in alive) for kind in ("CPU", "GPU"))
-        where = "this machine has" if len(alive) == 1 else f"the cluster's {len(alive)} nodes have"
-        return f"{where} {cpus:g} CPU and {gpus:g} GPU"
+        return holdings(self.nodes)
 
     def close(self) -> None:
         """Disconnect; end what was started here, down to the last process."""
@@ -169,16 +190,13 @@ class RayCluster:
             if self._reaper is not None:
                 reaper, self._reaper = self._reaper, None
                 with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
-                    reaper.communicate(timeout=15.0)
+                    reaper.communicate("closed\n", timeout=15.0)
 
 
-def _fits(resources: dict[str, float], num_cpus: float, num_gpus: float) -> int:
-    fits = math.floor(resources.get("CPU", 0.0) / num_cpus + 1e-9)
-    if num_gpus > 0:
-        gpus = resources.get("GPU", 0.0)
-        shares = math.floor(1 / num_gpus + 1e-9)  # a worker's share of a GPU lies on one device
-        fits = min(fits, math.floor(gpus) * shares if num_gpus < 1 else math.floor(gpus / num_gpus))
-    return fits
+def _own_raylet() -> tuple[str, int]:
+    mine = ray.get_runtime_context().get_node_id()
+    node = next(node for node in ray.nodes() if node["NodeID"] == mine)
+    return node["NodeManagerAddress"], int(node["NodeManagerPort"])
 
 
 def _of_ray(process: psutil.Process) -> bool:

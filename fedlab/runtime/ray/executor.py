@@ -13,12 +13,13 @@ from typing import Any, Literal, Self
 import ray
 from flwr.clientapp import ClientApp
 
-from fedlab.errors import BackendError, UsageError
+from fedlab.errors import UsageError
 from fedlab.runtime._flower import enter_run, lost_reply
 from fedlab.runtime.executors import Chunk, Reply, Tick
 from fedlab.runtime.ray.cluster import RayCluster
 from fedlab.runtime.ray.placement import Place
 from fedlab.runtime.ray.pool import Lost, Pool
+from fedlab.runtime.ray.room import expect_room, own_resources
 from fedlab.runtime.ray.shipping import Sender, returned
 from fedlab.runtime.ray.worker import Board, Worker
 
@@ -101,13 +102,15 @@ class RayExecutor:
         address: str | None = None,
     ) -> None:
         _check(num_cpus, num_gpus, workers, placement)
+        if address is None and not ray.is_initialized():  # a start takes seconds; what it would find is known
+            expect_room([own_resources()], num_cpus, num_gpus, workers)
         self._app: list[Any] = []
         self._version = -1
         self._sender = Sender(ray.put)
         self._closed = False
         self._cluster = RayCluster(address)
         try:
-            self._expect_room(num_cpus, num_gpus, workers)
+            expect_room(self._cluster.nodes, num_cpus, num_gpus, workers)
             options = {
                 "num_cpus": num_cpus,
                 "num_gpus": num_gpus,
@@ -124,15 +127,6 @@ class RayExecutor:
 
     def _greet(self, actor: Any) -> Any:
         return actor.ready.remote(self._version, self._app)
-
-    def _expect_room(self, num_cpus: float, num_gpus: float, workers: int | Literal["auto"]) -> None:
-        fits, wanted = self._cluster.capacity(num_cpus, num_gpus), 1 if workers == "auto" else workers
-        if fits < wanted:
-            raise BackendError(
-                f"{wanted} worker{'s' if wanted > 1 else ''} of {num_cpus:g} CPU and {num_gpus:g} GPU asked"
-                f" for, but {self._cluster.holdings()}; lower runtime.workers, runtime.num_cpus or"
-                " runtime.num_gpus"
-            )
 
     @property
     def places(self) -> list[Place]:
@@ -198,7 +192,7 @@ def _check(num_cpus: float, num_gpus: float, workers: int | str, placement: str)
     if not 0.0 < num_cpus < float("inf") or not 0.0 <= num_gpus < float("inf"):
         raise UsageError(f"num_cpus must be > 0 and num_gpus >= 0, got {num_cpus} and {num_gpus}")
     if num_gpus > 1.0 and num_gpus % 1.0:
-        raise UsageError(f"num_gpus must be a whole number above 1, got {num_gpus}")
+        raise UsageError(f"num_gpus must be a fraction up to 1, or a whole number; got {num_gpus:g}")
     if workers != "auto" and (not isinstance(workers, int) or workers < 1):
         raise UsageError(f'workers must be "auto" or >= 1, got {workers!r}')
     if placement not in ("pack", "spread"):

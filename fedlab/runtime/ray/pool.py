@@ -19,19 +19,14 @@ from ray import exceptions as lost
 
 from fedlab.errors import BackendError, FedlabError
 from fedlab.runtime.memory import out_of_memory
+from fedlab.runtime.ray.breaker import RETRIES, Breaker
 from fedlab.runtime.ray.cluster import RayCluster
 from fedlab.runtime.ray.placement import Place
 
-RETRIES = 2
-"""How often a client runs again after its worker died, the last time alone."""
-WAVES = 7
-"""Generations of workers that may die in a row, with nothing done in between, on more than one client."""
-PATIENCE_SECONDS = 15.0
-"""How long such generations may live, all together, if coming up is slow and death is quick."""
-QUICK_SECONDS = 5.0
-"""A worker that dies this soon after it came up says more about workers than about work."""
-START_SECONDS = 25.0
-"""How long the pool waits for a first worker to come up."""
+PLACE_SECONDS = 25.0
+"""How long the pool waits, without any worker, for room for one."""
+START_SECONDS = 300.0
+"""How long it waits for a first one that has its room: imports are slow on a busy machine."""
 WAIT_SECONDS = 0.25
 """How often a waiting driver looks around."""
 FETCH_SECONDS = 30.0
@@ -107,36 +102,6 @@ class _Member(Generic[W]):
     ready: bool = False
 
 
-class _Breaker:
-    """Counts generations of workers that die without anything getting done."""
-
-    def __init__(self) -> None:
-        self._last = float("-inf")
-        self.success()
-
-    def success(self) -> None:
-        """Something got done."""
-        self._waves, self._lived = 0, 0.0
-        self._suspects: list[frozenset[int]] = []
-
-    def death(self, born: float, up: float, suspects: frozenset[int], reason: str) -> None:
-        """Note the death, now, of a worker that was made at `born` and up at `up` (monotonic seconds).
-
-        Raises:
-            BackendError: it is one too many, and no single client can be to blame for all.
-        """
-        self._suspects.append(suspects)
-        if born >= self._last:  # several that die together, as with a node, are one wave
-            self._waves, self._last = self._waves + 1, time.monotonic()
-            self._lived += self._last - born if self._last - up < QUICK_SECONDS else 0.0
-        slow = self._waves > RETRIES + 1 and self._lived > PATIENCE_SECONDS
-        if (self._waves >= WAVES or slow) and not frozenset.intersection(*self._suspects):
-            raise BackendError(
-                f"no worker lives: {len(self._suspects)} died one after the other and nothing got done."
-                f" The last one: {reason}. Run with --set runtime.executor=inline to see what happens"
-            )
-
-
 class Pool(Generic[W]):
     """Workers of one kind.
 
@@ -160,7 +125,7 @@ class Pool(Generic[W]):
         self._cluster, self._create, self._greet = cluster, create, greet
         self._size, self._needs = size, (num_cpus, num_gpus)
         self._members: list[_Member[W]] = []
-        self._breaker = _Breaker()
+        self._breaker = Breaker()
         self._resized = float("-inf")
         self._life = time.monotonic()
         self._resize()
@@ -229,11 +194,32 @@ class Pool(Generic[W]):
                     else:
                         task.trial.innocent.append(task.work)
                         self._judge(task.trial, waiting)
-        if not any(member.ready for member in self._members) and _since(self._life) > START_SECONDS:
+        self._expect_life()
+
+    def _expect_life(self) -> None:
+        """Give up if there is no worker and none will come; one that is alive and importing will.
+
+        Raises:
+            BackendError: no worker found room, or none was ready in a very long time.
+        """
+        waited = _since(self._life)
+        if waited < PLACE_SECONDS or self._cluster.headless or any(m.ready for m in self._members):
+            return
+        needs = "each worker needs {:g} CPU and {:g} GPU".format(*self._needs)
+        starting = self._cluster.has_room(*self._needs) or any(
+            self._cluster.placed(member.actor) for member in self._members
+        )
+        if not starting:
             raise BackendError(
-                f"no worker came up within {START_SECONDS:g} seconds: {self._cluster.holdings()}, each worker"
-                f" needs {self._needs[0]:g} CPU and {self._needs[1]:g} GPU. Lower runtime.num_cpus or"
-                " runtime.num_gpus, free the cluster, or run with --set runtime.executor=inline"
+                f"no room for a worker for {waited:.0f} seconds: {self._cluster.holdings()}, {needs}, and"
+                " somebody else holds the rest. Free the cluster, lower runtime.num_cpus or"
+                " runtime.num_gpus, or run with --set runtime.executor=inline"
+            )
+        if waited > START_SECONDS:
+            raise BackendError(
+                f"no worker was ready within {START_SECONDS:g} seconds, though there is room for them:"
+                f" {self._cluster.holdings()}, {needs}. The machine may be overloaded: lower"
+                " runtime.workers, or run with --set runtime.executor=inline"
             )
 
     def _died(
