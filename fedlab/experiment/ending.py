@@ -79,6 +79,7 @@ def recorded(directory: RunDirectory) -> Iterator[Stop]:
             yield stop
     except KeyboardInterrupt:
         directory.update_manifest(status="interrupted", finished=now())
+        directory.event("interrupted")
         raise Interrupted(f"stopped by the user. {_how_to_resume(directory)}") from None
     except BackendError as error:
         _failed(directory, error)
@@ -91,6 +92,7 @@ def recorded(directory: RunDirectory) -> Iterator[Stop]:
 def _failed(directory: RunDirectory, error: BaseException) -> None:
     with contextlib.suppress(BackendError):  # the disk that failed the run cannot take the news either
         directory.update_manifest(status="failed", error=str(error), finished=now())
+        directory.event("failed", kind=type(error).__name__, error=str(error))
 
 
 def _how_to_resume(directory: RunDirectory) -> str:

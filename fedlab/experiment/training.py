@@ -28,12 +28,16 @@ from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, quiet_logger
 from fedlab.runtime.arrays import array_record, tensors
+from fedlab.runtime.tap import Missing
 from fedlab.snapshot import Resumable, Snapshot
 from fedlab.strategies.rounds import Round, rounds
 from fedlab.tasks import State
 
 PATIENCE = 3
 """A run whose first so many rounds brought nothing but failures is given up."""
+
+NAMED = 100
+"""Clients that one event names at most."""
 
 DIVERGING = ("norm", "not-finite")
 """Kinds of rejection that mean that training diverges, rather than that a client is broken."""
@@ -69,6 +73,7 @@ class Training:
             self._failed,
             self.journal,
             self._rejected,
+            self._missed,
         )
         self.checkpoints = Checkpoints(
             checkpoints_of(directory, cell), scenario.checkpoint.every, scenario.checkpoint.seconds
@@ -170,7 +175,10 @@ class Training:
     def _after(self, round: Round) -> str:
         """Keep what the round left; returns a note for people."""
         self.done, self.state = round.number, tensors(round.arrays)
-        self.skipped += not round.updated
+        if not round.updated:
+            self.skipped += 1
+            reason = self.watcher.why_lost(round.number) or "the strategy made no model of the replies"
+            self.directory.event("skipped round", cell=self.cell.name, round=round.number, reason=reason)
         if seen := self.watcher.take():
             archive.add(self.directory.path / "observations" / self.cell.name, seen)
         found = round.train.get("train-loss") if round.train else None
@@ -185,15 +193,12 @@ class Training:
         return note
 
     def _counts(self, round: Round) -> str:
-        """`8 clients, 1 failed, 1 rejected`"""
-        cohort = self.setup.scenario.strategy.cohort
-        failed = sum(number == round.number for number, _, _ in self.watcher.failures)
-        rejected = sum(number == round.number for number, *_ in self.watcher.rejections)
+        """`8 clients, 1 failed, 1 rejected, 2 late`"""
+        cohort, lost = self.setup.scenario.strategy.cohort, self.watcher.lost(round.number)
         took = round.train.get("participants") if round.train else None
         if took is None:  # the strategy does not say
-            took = max(0, cohort - failed - rejected) if round.updated else 0
-        counts = {"clients": took, "failed": failed, "rejected": rejected}
-        return ", ".join(f"{count} {word}" for word, count in counts.items() if count or word == "clients")
+            took = max(0, cohort - lost["failed"] - lost["rejected"] - lost["late"]) if round.updated else 0
+        return ", ".join([f"{took} clients", *(f"{count} {word}" for word, count in lost.items() if count)])
 
     def _give_up_if_hopeless(self) -> None:
         """A report on a model that never learned would mislead, and cost hours."""
@@ -202,7 +207,10 @@ class Training:
         last = self.done == self.setup.scenario.strategy.rounds
         if self.skipped < self.done or not (last or (self.done >= PATIENCE and (failures or rejections))):
             return
-        why = "too few replies came in time; raise strategy.deadline, or lower strategy.quorum"
+        late = sum(self.watcher.late.values())
+        why = f"{late} of {self.watcher.asked} updates" if late else "too few replies"
+        why += " came too late" if late else " came in time"
+        why += "; raise strategy.deadline, or lower strategy.quorum"
         if rejections:
             _, client, kind, reason = rejections[0]
             why = f"client {client}'s update was turned away first ({kind}: {reason})"
@@ -211,10 +219,10 @@ class Training:
         if failures:
             _, client, reason = failures[0]
             why = f"client {client} failed first, with: {reason.strip().splitlines()[-1]}"
-        raise FedlabError(
-            f"{self.title}: not one of the first {self.done} rounds had enough usable updates: {why}\n"
-            "The run directory's events.jsonl holds each reason in full"
-        )
+        message = f"{self.title}: not one of the first {self.done} rounds had enough usable updates: {why}"
+        if failures or self.watcher.rejections:
+            message += "\nThe run directory's events.jsonl holds each reason in full"
+        raise FedlabError(message)
 
     def _evaluated(self, loss: float | None, accuracy: float) -> None:
         entry = {"round": self.done, "accuracy": accuracy, "loss": loss, "train_loss": self.train_loss}
@@ -232,6 +240,10 @@ class Training:
             "per_client": per_client(parts.task, self.owners, by_class),
             "failures": len(self.watcher.failures),
             "rejected": self.watcher.rejected_by_kind,
+            "asked": self.watcher.asked,
+            "late": sum(self.watcher.late.values()),
+            "stopped": sum(self.watcher.stopped.values()),
+            "never_contributed": self.watcher.never_contributed,
             "skipped_rounds": self.skipped,
             "virtual_seconds": self.grid.now if isinstance(self.grid, SimulationGrid) else None,
         }
@@ -265,6 +277,10 @@ class Training:
     def _rejected(self, round: int, client: int, kind: str, reason: str) -> None:
         about = {"round": round, "client": client, "kind": kind, "reason": reason}
         self.directory.event("update rejected", cell=self.cell.name, **about)
+
+    def _missed(self, round: int, why: Missing, clients: list[int]) -> None:
+        about = {"round": round, "count": len(clients), "clients": clients[:NAMED]}
+        self.directory.event(f"clients {why}", cell=self.cell.name, **about)
 
     def _damaged(self, what: str) -> None:
         self.directory.event("damaged checkpoint", cell=self.cell.name, reason=what)

@@ -1,15 +1,17 @@
-"""What the curious server writes down: observations, privacy events, failures, rejected updates.
+"""What the curious server writes down: observations, privacy events, and who did not contribute.
 
-The watcher stands at two places: behind the guard, where the strategy stands (`Watcher` itself, called
-by the tap), and at the guard's ear (`Watcher.reject`). What was turned away reached the server all the
-same, so the privacy that it cost is charged.
+The watcher stands at two places: behind the guard, where the strategy stands (`Watcher` itself and
+`Watcher.missing`, called by the tap), and at the guard's ear (`Watcher.reject`). What was turned away
+reached the server all the same, so the privacy that it cost is charged; and a valid update of a round
+that was given up for want of a quorum is observed as any other.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
@@ -19,6 +21,7 @@ from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
 from fedlab.runtime.arrays import tensors
 from fedlab.runtime.guard import REJECTED
+from fedlab.runtime.tap import Missing
 from fedlab.snapshot import Snapshot
 from fedlab.tasks import FunctionalModel, State
 
@@ -29,6 +32,8 @@ Failed = Callable[[int, int, str], None]
 """Called with (round, client, reason) as soon as a client fails."""
 Rejected = Callable[[int, int, str, str], None]
 """Called with (round, client, kind, reason) as soon as an update is turned away."""
+Missed = Callable[[int, Missing, list[int]], None]
+"""Called with (round, why, clients) when a round goes on without some of those that it asked."""
 NOISY = ("dp-noise-multiplier", "dp-sample-rate", "dp-steps")
 """What a client with noise tells the accountant."""
 
@@ -41,6 +46,11 @@ class Watcher:
         failures: (round, client, reason) of each failed reply.
         rejections: (round, client, kind, reason) of each reply that the guard turned away; the round is
             the latest that the server knew of where the reply answers nothing that is under way.
+        asked: updates that clients were asked for.
+        late: by round, how many of them did not come in time.
+        stopped: by round, how many were told to stop, because enough others had come.
+        heard: clients of whom the strategy got at least one update.
+        unheard: clients that were asked for one in vain, whether or not they were heard another time.
     """
 
     def __init__(
@@ -51,11 +61,17 @@ class Watcher:
         failed: Failed,
         ledger: Ledger,
         rejected: Rejected | None = None,
+        missed: Missed | None = None,
     ) -> None:
         self.model, self.config, self.rounds, self.failed = model, config, frozenset(rounds), failed
-        self.ledger, self.rejected = ledger, rejected
+        self.ledger, self.rejected, self.missed = ledger, rejected, missed
         self.failures: list[tuple[int, int, str]] = []
         self.rejections: list[tuple[int, int, str, str]] = []
+        self.asked = 0
+        self.late: Counter[int] = Counter()
+        self.stopped: Counter[int] = Counter()
+        self.heard: set[int] = set()
+        self.unheard: set[int] = set()
         self._round = 0
         self._observations: list[Observation] = []
         self._sent: tuple[ArrayRecord | None, State] = (None, {})
@@ -70,19 +86,59 @@ class Watcher:
         """How many updates were turned away, by kind, in alphabetical order."""
         return dict(sorted(Counter(kind for _, _, kind, _ in self.rejections).items()))
 
+    def lost(self, round: int) -> dict[str, int]:
+        """How many updates the round went on without, by what became of them."""
+        return {
+            "failed": sum(one == round for one, _, _ in self.failures),
+            "rejected": sum(one == round for one, *_ in self.rejections),
+            "late": self.late[round],
+            "stopped": self.stopped[round],
+        }
+
+    def why_lost(self, round: int) -> str:
+        """The same for people: `1 failed, 2 rejected (1 norm, 1 quorum)`; empty if none was lost."""
+        kinds = Counter(kind for one, _, kind, _ in self.rejections if one == round)
+        which = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        return ", ".join(
+            f"{count} {word}" + (f" ({which})" if word == "rejected" else "")
+            for word, count in self.lost(round).items()
+            if count
+        )
+
+    @property
+    def never_contributed(self) -> list[int]:
+        """Clients that were asked for updates, none of which the strategy ever got; ascending."""
+        return sorted(self.unheard - self.heard)
+
     def snapshot(self) -> Snapshot:
         """What it counts; observations and privacy events are on the disk already."""
-        failures, rejections = map(list, self.failures), map(list, self.rejections)
-        return Snapshot(values={"failures": list(failures), "rejections": list(rejections)})
+        values: dict[str, Any] = {
+            "failures": [list(one) for one in self.failures],
+            "rejections": [list(one) for one in self.rejections],
+            "late": [list(one) for one in sorted(self.late.items())],
+            "stopped": [list(one) for one in sorted(self.stopped.items())],
+            "heard": sorted(self.heard),
+            "unheard": sorted(self.unheard),
+            "asked": self.asked,
+        }
+        return Snapshot(values=values)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to where `snapshot` was taken."""
-        self.failures = [tuple(one) for one in snapshot.values["failures"]]
-        self.rejections = [tuple(one) for one in snapshot.values["rejections"]]
+        values = snapshot.values
+        self.failures = [tuple(one) for one in values["failures"]]
+        self.rejections = [tuple(one) for one in values["rejections"]]
+        self.late, self.stopped = Counter(dict(values["late"])), Counter(dict(values["stopped"]))
+        self.heard, self.unheard = set(values["heard"]), set(values["unheard"])
+        self.asked = values["asked"]
 
     def __call__(self, message: Message, reply: Message) -> None:
         """A reply as the strategy sees it."""
-        round, client = self._who(message, reply)
+        round, client = self._round_of(message), client_of(reply.metadata.src_node_id)
+        trained = _asks_for_update(message)
+        if trained:
+            self.asked += 1
+            (self.unheard if reply.has_error() else self.heard).add(client)
         if reply.has_error():
             if reply.error.code != REJECTED:  # `reject` was told of those
                 reason = shortened(reply.error.reason or "no reason given")
@@ -90,25 +146,39 @@ class Watcher:
                 self.failed(round, client, reason)
             return
         self._charge(round, client, reply)
-        if round in self.rounds:
-            examples = int(float(str(reply.content.metric_records["metrics"]["num-examples"])))
-            self._observations.append(self._observe(round, client, message, reply, examples))
+        if trained and round in self.rounds:
+            self._observe(round, client, message, reply)
+
+    def missing(self, messages: Sequence[Message], why: Missing) -> None:
+        """Messages that nobody waits for any more, and why; only those that asked for an update count."""
+        asked = [message for message in messages if _asks_for_update(message)]
+        if not asked:
+            return
+        round = self._round_of(asked[0])
+        clients = sorted(client_of(message.metadata.dst_node_id) for message in asked)
+        self.asked += len(clients)
+        (self.late if why == "late" else self.stopped)[round] += len(clients)
+        self.unheard.update(clients)
+        if self.missed is not None:
+            self.missed(round, why, clients)
 
     def reject(self, message: Message | None, reply: Message, kind: str, reason: str) -> None:
         """A reply that the guard turned away, and why."""
-        round, client = self._who(message, reply)
+        round, client = self._round_of(message), client_of(reply.metadata.src_node_id)
         reason = shortened(reason)  # it may quote names that the client chose
         self.rejections.append((round, client, kind, reason))
         if self.rejected is not None:
             self.rejected(round, client, kind, reason)
         if message is not None and reply.has_content():
             self._charge(round, client, reply)
+            if kind == "quorum" and round in self.rounds:  # a valid one, which the server holds
+                self._observe(round, client, message, reply)
 
-    def _who(self, message: Message | None, reply: Message) -> tuple[int, int]:
+    def _round_of(self, message: Message | None) -> int:
         config = message.content.get("config") if message is not None else None
         if isinstance(config, ConfigRecord) and "server-round" in config:
             self._round = int(str(config["server-round"]))
-        return self._round, client_of(reply.metadata.src_node_id)
+        return self._round
 
     def _charge(self, round: int, client: int, reply: Message) -> None:
         """Put what the client says about its noisy steps into the ledger; what makes no sense is no noise."""
@@ -122,14 +192,13 @@ class Watcher:
             event = Event(client, round, 0.0, 1.0, 1)
         self.ledger.add(event)
 
-    def _observe(
-        self, round: int, client: int, message: Message, reply: Message, examples: int
-    ) -> Observation:
+    def _observe(self, round: int, client: int, message: Message, reply: Message) -> None:
+        examples = int(float(str(reply.content.metric_records["metrics"]["num-examples"])))
         sent = message.content.array_records["arrays"]
         if self._sent[0] is not sent:  # one model goes to the whole cohort: unpack it once
             self._sent = (sent, tensors(sent))
         before, after = self._sent[1], tensors(reply.content.array_records["arrays"])
-        return Observation(
+        seen = Observation(
             round=round,
             client=client,
             before=self.model.parameters_of(before),
@@ -139,6 +208,7 @@ class Watcher:
             config=KnownConfig.all_of(self.config),
             examples=examples,
         )
+        self._observations.append(seen)
 
 
 def shortened(reason: str) -> str:
@@ -148,6 +218,10 @@ def shortened(reason: str) -> str:
     if left_out <= 0:
         return reason
     return f"{reason[:half]}\n[{left_out:,} characters left out]\n{reason[-half:]}"
+
+
+def _asks_for_update(message: Message) -> bool:
+    return message.metadata.message_type.partition(".")[0] == "train"
 
 
 def _within(value: object, largest: float) -> bool:

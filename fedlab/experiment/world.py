@@ -47,7 +47,7 @@ def watched(grid: Grid, scenario: Scenario, strategy: Strategy, watcher: Watcher
             weight=getattr(strategy, "weighted_by_key", "num-examples"),  # of flwr's strategies
             rejected=watcher.reject,
         )
-    return TappedGrid(grid, watcher)
+    return TappedGrid(grid, watcher, watcher.missing)
 
 
 @contextmanager

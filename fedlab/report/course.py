@@ -1,4 +1,4 @@
-"""How training went: updates that failed or were turned away, rounds that brought nothing, virtual time.
+"""How training went: updates that failed, were turned away or came too late, rounds that brought nothing.
 
 What never reached the model was not attacked as part of it either, so these counts belong to the limits
 of the evidence. Runs of older versions know failures only.
@@ -7,11 +7,13 @@ of the evidence. Runs of older versions know failures only.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedlab.report.reading import plural
+from fedlab.report.reading import listed, plural
 
+NAMED = 10
+"""Clients that a sentence names at most."""
 KINDS = {
     "records": "with records missing or too many",
     "keys": "with unknown names",
@@ -25,6 +27,7 @@ KINDS = {
     "late": "too late",
     "foreign": "from nobody who was asked",
 }
+COUNTS = ("skipped_rounds", "asked", "late", "stopped")
 
 
 def course(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -36,7 +39,11 @@ def course(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "failures": sum(int(one.get("failures") or 0) for one in measured),
         "rejected": dict(sorted(rejected.items())),
-        "skipped_rounds": sum(int(one.get("skipped_rounds") or 0) for one in measured),
+        **{key: sum(int(one.get(key) or 0) for one in measured) for key in COUNTS},
+        "never_contributed": sorted(
+            {int(client) for one in measured for client in one.get("never_contributed") or []}
+        ),
+        "rounds": sum(int(one["rounds"][-1]["round"]) for one in measured if one.get("rounds")),
         "virtual_seconds": sum(seconds) / len(seconds) if seconds else None,
     }
 
@@ -59,15 +66,65 @@ def told(utility: Sequence[dict[str, Any]], who: Callable[[dict[str, Any]], str]
         )
         found.append(
             f"{plural(total, 'client update')} reached the server but {'was' if total == 1 else 'were'}"
-            f" turned away ({whose}): the models were trained, and attacked, without them."
+            f" turned away ({whose}): the models were trained without them. Attacks saw only those that were"
+            " valid, in rounds without a quorum."
         )
-    skipped = {who(row): row["skipped_rounds"] for row in utility if row["skipped_rounds"]}
-    if skipped:
+    found += _missing(utility, who)
+    found += _skipped(utility, who)
+    return found
+
+
+def _missing(utility: Sequence[dict[str, Any]], who: Callable[[dict[str, Any]], str]) -> list[str]:
+    """Sentences about updates that were asked for and not waited for, and whose they always were."""
+    found = []
+    late = {who(row): f"{row['late']} of {row['asked']}" for row in utility if row["late"]}
+    if late:
         found.append(
-            f"{plural(sum(skipped.values()), 'round')} brought too few usable updates ({_counts(skipped)})"
-            " and left the model as it was: there was less training than the set-up says."
+            f"{plural(sum(row['late'] for row in utility), 'update')} that clients were asked for came too"
+            f" late ({_counts(late)}): the models were trained, and attacked, without slow clients."
+        )
+    stopped = {who(row): f"{row['stopped']} of {row['asked']}" for row in utility if row["stopped"]}
+    if stopped:
+        found.append(
+            f"{plural(sum(row['stopped'] for row in utility), 'update')} that clients were asked for came to"
+            f" nothing, because enough others had come before ({_counts(stopped)}): fast clients count more."
+        )
+    never = {who(row): row["never_contributed"] for row in utility if row["never_contributed"]}
+    if never:
+        whose = "; ".join(f"{name}: {_clients(clients)}" for name, clients in never.items())
+        found.append(
+            f"Clients that were asked, but never contributed to the model of at least one seed ({whose}):"
+            " it learned nothing from their records."
         )
     return found
+
+
+def _skipped(utility: Sequence[dict[str, Any]], who: Callable[[dict[str, Any]], str]) -> list[str]:
+    """A sentence about rounds that brought nothing, and the likely cause if it can be told."""
+    rows = [row for row in utility if row["skipped_rounds"]]
+    if not rows:
+        return []
+    total = sum(row["skipped_rounds"] for row in rows)
+    each = {who(row): f"{row['skipped_rounds']} of {row['rounds']}" for row in rows}
+    text = (
+        f"{total} of {plural(sum(row['rounds'] for row in utility), 'round')} brought nothing, for want of"
+        f" enough usable updates ({_counts(each)}): the model stayed as it was, and there was less training"
+        " than the set-up says."
+    )
+    diverged = [who(row) for row in rows if row["rejected"].get("not-finite")]
+    if diverged:
+        text += (
+            f" Clients sent NaN or infinity (under {listed(diverged)}): training probably diverged there;"
+            " lower clients.learning_rate, or clip."
+        )
+    return [text]
+
+
+def _clients(ids: list[int]) -> str:
+    """`clients 3 and 7`, or `12 clients`."""
+    if len(ids) > NAMED:
+        return f"{len(ids)} clients"
+    return f"client{'s' if len(ids) > 1 else ''} {listed(list(map(str, ids)))}"
 
 
 def duration(seconds: float | None) -> str:
@@ -88,5 +145,5 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
-def _counts(by_name: dict[str, int]) -> str:
+def _counts(by_name: Mapping[str, int | str]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in by_name.items())

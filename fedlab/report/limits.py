@@ -158,7 +158,13 @@ def _victims(run: Run) -> list[str]:
             if any(truth.get(key) is None for key in ("observed", "empty", "eligible")):
                 continue
             observed, empty, eligible = (int(truth[key]) for key in ("observed", "empty", "eligible"))
-            if chosen == 0:
+            if observed == 0:
+                found.append(
+                    f"{cell}: nothing was attacked, for no valid update of the observed rounds reached the"
+                    " server. That says nothing about what leaks: mend what kept them away, or observe"
+                    " other rounds (audit.rounds)."
+                )
+            elif chosen == 0:
                 found.append(
                     f"{cell}: nothing was attacked, for none of {observed} observed updates was eligible"
                     f" ({empty} came from empty batches). That says nothing about what leaks: observe more"

@@ -18,6 +18,7 @@ _PSNR = ("psnr_median", "psnr_max", "psnr_mean", "psnr_ci95")
 _NO_VICTIM = (
     "no victim: no observed update was eligible (e.g. no Poisson batch of one record); observe more rounds"
 )
+_NO_UPDATE = "no victim: no valid update of the observed rounds reached the server; see the limits for why"
 _SHARED = ("ssim_median", "label_accuracy", "fraction_recovered", "fraction_ci95", "recovered", "images")
 
 
@@ -49,7 +50,10 @@ def _attack_row(run: Run, key: tuple[str, str, str], files: list[dict[str, Any]]
     reasons += [one.refusal for one in scores if one.refusal is not None]
     unanswered = "failed" if crashed else "refused"
     if nobody and not crashed and not declined:
-        unanswered, reasons = "unattacked", [_NO_VICTIM]
+        unanswered, reasons = (
+            "unattacked",
+            [_NO_VICTIM if any(_observed(run, file) for file in files) else _NO_UPDATE],
+        )
     reading = level(found, control, run.threshold, unanswered=unanswered)
     granted = bool(threat.get("labels"))
     numbers = _numbers(found, (*_PSNR, *_SHARED))
@@ -96,6 +100,11 @@ def _failed(file: dict[str, Any]) -> bool:
 def _chosen(run: Run, file: dict[str, Any]) -> int:
     """How many victims were drawn in the trained model that `file` is about."""
     return len(run.truth.get(file["cell"], {}).get("victims") or [])
+
+
+def _observed(run: Run, file: dict[str, Any]) -> bool:
+    """Whether any update was observed in the trained model that `file` is about; older runs do not say."""
+    return run.truth.get(file["cell"], {}).get("observed") != 0
 
 
 def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:

@@ -28,14 +28,14 @@ class Scene:
         self.said: list[tuple[Any, ...]] = []
         model: Any = FunctionalModel.__new__(FunctionalModel)
         self.ledger = Ledger()
-        self.watcher = Watcher(model, ClientConfig(), [], self._say, self.ledger, self._say)
+        self.watcher = Watcher(model, ClientConfig(), [], self._say, self.ledger, self._say, self._say)
 
     def _say(self, *what: Any) -> None:
         self.said.append(what)
 
-    def asked(self, round: int, client: int) -> Message:
+    def asked(self, round: int, client: int, kind: str = "train") -> Message:
         content = RecordDict({"arrays": ArrayRecord(), "config": ConfigRecord({"server-round": round})})
-        return Message(content, dst_node_id=client + 2, message_type="train")
+        return Message(content, dst_node_id=client + 2, message_type=kind)
 
 
 def answer(message: Message, **metrics: Any) -> Message:
@@ -61,11 +61,55 @@ def test_counts_survive_a_checkpoint() -> None:
     message = scene.asked(1, 0)
     scene.watcher(message, Message(Error(2, "it broke"), reply_to=message))
     scene.watcher.reject(message, answer(message), "norm", "too long")
+    scene.watcher(scene.asked(1, 1), answer(scene.asked(1, 1)))
+    scene.watcher.missing([scene.asked(2, 1), scene.asked(2, 2)], "late")
+    scene.watcher.missing([scene.asked(3, 0)], "stopped")
     snapshot = scene.watcher.snapshot()
     snapshot.values = json.loads(json.dumps(snapshot.values))
     other.watcher.restore(snapshot)
     assert other.watcher.failures == scene.watcher.failures
     assert other.watcher.rejections == scene.watcher.rejections
+    assert (
+        other.watcher.lost(2)
+        == scene.watcher.lost(2)
+        == {"failed": 0, "rejected": 0, "late": 2, "stopped": 0}
+    )
+    assert other.watcher.asked == 5 and other.watcher.never_contributed == [0, 2]
+    assert other.watcher.snapshot() == scene.watcher.snapshot()
+
+
+def test_who_is_not_waited_for_is_counted_and_told() -> None:
+    """Of clients 0 to 3, only 1 is ever heard: 0 fails, 2 is late twice, 3 is told to stop."""
+    scene = Scene()
+    watcher = scene.watcher
+    for round in (1, 2):
+        message = scene.asked(round, 1)
+        watcher(message, answer(message))
+        watcher.missing([scene.asked(round, 2)], "late")
+    message = scene.asked(2, 0)
+    watcher(message, Message(Error(2, "it broke"), reply_to=message))
+    watcher.missing([scene.asked(3, 3), scene.asked(3, 1)], "stopped")
+    assert scene.said == [(1, "late", [2]), (2, "late", [2]), (2, 0, "it broke"), (3, "stopped", [1, 3])]
+    assert watcher.asked == 7 and watcher.never_contributed == [0, 2, 3]
+    assert watcher.lost(2) == {"failed": 1, "rejected": 0, "late": 1, "stopped": 0}
+    assert watcher.why_lost(2) == "1 failed, 1 late" and watcher.why_lost(4) == ""
+
+
+def test_only_updates_are_asked_for() -> None:
+    """Clients that evaluate too late cost no update."""
+    scene = Scene()
+    message = scene.asked(1, 0, "evaluate")
+    scene.watcher.missing([message], "late")
+    scene.watcher(message, answer(message))
+    assert scene.said == [] and scene.watcher.asked == 0 and scene.watcher.never_contributed == []
+
+
+def test_the_reasons_of_a_lost_round_name_the_kinds() -> None:
+    scene = Scene()
+    for client, kind in enumerate(["quorum", "norm", "quorum"]):
+        message = scene.asked(2, client)
+        scene.watcher.reject(message, answer(message), kind, "why")
+    assert scene.watcher.why_lost(2) == "3 rejected (1 norm, 2 quorum)"
 
 
 def test_what_was_turned_away_is_charged_all_the_same() -> None:

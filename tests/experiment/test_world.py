@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fedlab_defenses.none import NoDefense
-from flwr.app import ArrayRecord, Message
+from flwr.app import Array, ArrayRecord, Error, Message
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 import fedlab
+from fedlab.audit import archive
 from fedlab.clients import ClientConfig
 from fedlab.clients.app import CohortApp
 from fedlab.errors import FedlabError, Interrupted, UsageError
@@ -24,6 +27,11 @@ def quick() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         crashes.quick_plugins(patch)
         yield
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
 
 
 def train(out: Path, **changes: Any) -> dict[str, Any]:
@@ -49,7 +57,14 @@ def test_the_slowest_of_the_cohort_sets_the_pace(tmp_path: Path, trace: str) -> 
 
 def test_over_selection_goes_on_with_the_first(tmp_path: Path, trace: str) -> None:
     strategy = {"rounds": 5, "cohort": 2, "over_selection": 2.0}
-    assert train(tmp_path / "x", devices={"trace": trace}, strategy=strategy)["virtual_seconds"] == 5 * 2.0
+    found = train(tmp_path / "x", devices={"trace": trace}, strategy=strategy)
+    assert found["virtual_seconds"] == 5 * 2.0
+    assert (found["asked"], found["late"], found["stopped"]) == (20, 0, 10)
+    assert found["never_contributed"] == [2, 3]
+    told = events(tmp_path / "x", "clients stopped")
+    assert [(one["round"], one["count"], one["clients"]) for one in told] == [
+        (round, 2, [2, 3]) for round in range(1, 6)
+    ]
 
 
 def test_a_deadline_cuts_the_stragglers_off(tmp_path: Path, trace: str) -> None:
@@ -57,6 +72,61 @@ def test_a_deadline_cuts_the_stragglers_off(tmp_path: Path, trace: str) -> None:
     found = train(tmp_path / "x", devices={"trace": trace}, strategy=strategy)
     assert found["virtual_seconds"] == 5 * 6.0
     assert found["skipped_rounds"] == 0 and found["failures"] == 0
+    assert (found["asked"], found["late"], found["stopped"]) == (20, 5, 0)
+    assert found["never_contributed"] == [3]
+    told = events(tmp_path / "x", "clients late")
+    assert [(one["round"], one["count"], one["clients"]) for one in told] == [
+        (round, 1, [3]) for round in range(1, 6)
+    ]
+    limits = json.loads((tmp_path / "x/report.json").read_text())["limits"]
+    assert any("came too late (none: 5 of 20)" in one for one in limits)
+    assert any("never contributed" in one and "(none: client 3)" in one for one in limits)
+
+
+def test_where_all_are_late_no_reason_is_promised(tmp_path: Path) -> None:
+    strategy = {"rounds": 2, "cohort": 3, "deadline": 0.5}  # of the second that a device takes
+    with pytest.raises(FedlabError, match="6 of 6 updates came too late; raise") as caught:
+        train(tmp_path / "x", strategy=strategy)
+    assert "events.jsonl" not in str(caught.value)
+    assert [one["reason"] for one in events(tmp_path / "x", "skipped round")] == ["3 late"] * 2
+    (failed,) = events(tmp_path / "x", "failed")
+    assert failed["kind"] == "FedlabError" and "6 of 6 updates" in failed["error"]
+
+
+def test_counts_of_late_clients_are_those_of_a_run_that_was_left_alone(tmp_path: Path, trace: str) -> None:
+    base = {"attacks": [], "defenses": [{"name": "none"}], "audit": {"rounds": [1], "victims": 1}}
+    strategy = {"rounds": 5, "cohort": 3, "deadline": 4.0}
+    scenario = crashes.quick_scenario(**base, devices={"trace": trace}, strategy=strategy)
+
+    def act(what: str, done: int) -> None:
+        if what.startswith("train") and done == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    fedlab.run(scenario, out=tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        fedlab.run(scenario, out=tmp_path / "cut", progress=crashes.Steps(act))
+    assert len(events(tmp_path / "cut", "interrupted")) == 1
+    fedlab.resume(tmp_path / "cut")
+    whole, cut = (json.loads((tmp_path / one / "metrics.json").read_text()) for one in ("whole", "cut"))
+    assert whole == cut and whole["cells"]["none-train-s3"]["late"] > 0
+
+
+def test_valid_updates_of_a_round_without_a_quorum_are_observed_and_attacked(
+    tmp_path: Path, trace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Round 1 is given up: the server holds three valid updates (and a failure) all the same."""
+    fails_in(monkeypatch, {1}, {3})
+    strategy = {"rounds": 2, "cohort": 4, "quorum": 4}
+    audit = {"rounds": [1], "victims": 1}
+    attacks = [{"name": "linear-layer"}]
+    found = train(tmp_path / "x", strategy=strategy, audit=audit, attacks=attacks)
+    assert found["skipped_rounds"] == 1 and found["rejected"] == {"quorum": 3}
+    seen = archive.load(tmp_path / "x/observations/none-train-s3")
+    assert [(one.round, one.client) for one in seen] == [(1, 0), (1, 1), (1, 2)]
+    scores = json.loads((tmp_path / "x/attacks/none-train-s3/linear-layer.json").read_text())
+    assert len(scores["victims"]) == 1 and not scores["failed"]
+    (skipped,) = events(tmp_path / "x", "skipped round")
+    assert skipped["round"] == 1 and skipped["reason"] == "1 failed, 3 rejected (3 quorum)"
 
 
 @pytest.mark.parametrize("guard", [True, False])
@@ -88,13 +158,20 @@ def test_records_that_ten_are_worked_through(config: ClientConfig, expected: int
     assert worked_through(10, config) == expected
 
 
-def fails_in(monkeypatch: pytest.MonkeyPatch, rounds: set[int]) -> None:
-    """Let every client fail in these rounds."""
+def fails_in(monkeypatch: pytest.MonkeyPatch, rounds: set[int], clients: set[int] | None = None) -> None:
+    """Let these clients, or every one, fail in these rounds."""
     real = CohortApp.run_cohort
 
     def run_cohort(self: CohortApp, messages: Any, contexts: Any) -> list[Message]:
         if int(str(messages[0].content["config"]["server-round"])) in rounds:
-            raise ZeroDivisionError("no luck")
+            if clients is None:
+                raise ZeroDivisionError("no luck")
+            return [
+                Message(Error(2, "no luck"), reply_to=message)
+                if message.metadata.dst_node_id - 2 in clients
+                else reply
+                for message, reply in zip(messages, real(self, messages, contexts), strict=True)
+            ]
         return real(self, messages, contexts)
 
     monkeypatch.setattr(CohortApp, "run_cohort", run_cohort)
@@ -111,9 +188,36 @@ def test_a_run_in_which_all_fail_from_the_start_ends_after_three_rounds(
 ) -> None:
     fails_in(monkeypatch, {1, 2, 3})
     with pytest.raises(
-        FedlabError, match=r"first 3 rounds .*client \d failed first.*ZeroDivisionError: no luck"
+        FedlabError,
+        match=r"first 3 rounds .*client \d failed first.*: no luck\n.*events.jsonl",
     ):
         train(tmp_path / "x")
+    assert len(events(tmp_path / "x", "skipped round")) == 3
+
+
+def test_divergence_after_good_rounds_is_told_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = CohortApp.run_cohort
+
+    def run_cohort(self: CohortApp, messages: Any, contexts: Any) -> list[Message]:
+        replies = real(self, messages, contexts)
+        if int(str(messages[0].content["config"]["server-round"])) >= 3:
+            for reply in replies:
+                arrays = reply.content.array_records["arrays"]
+                name = next(iter(arrays))
+                arrays[name] = Array(np.full_like(arrays[name].numpy(), np.nan))
+        return replies
+
+    monkeypatch.setattr(CohortApp, "run_cohort", run_cohort)
+    found = train(tmp_path / "x")
+    assert found["skipped_rounds"] == 3 and found["rejected"] == {"not-finite": 9}
+    assert found["never_contributed"] == []
+    limits = json.loads((tmp_path / "x/report.json").read_text())["limits"]
+    (text,) = (one for one in limits if "brought nothing" in one)
+    assert text.startswith("3 of 5 rounds") and "training probably diverged" in text
+    skipped = events(tmp_path / "x", "skipped round")
+    assert [one["reason"] for one in skipped] == ["3 rejected (3 not-finite)"] * 3
 
 
 def test_updates_that_are_turned_away_are_counted_by_kind(

@@ -140,11 +140,62 @@ def test_updates_turned_away_and_rounds_without_a_quorum_are_told(run_dir: Path)
     assert text.startswith("4 client updates reached the server but were turned away")
     assert "(none: 2 with NaN or infinity, 1 of wrong shape; dp-sgd: 1 <b>)" in text
     assert "1 &lt;b&gt;" in report.html.read_text(), "a kind that we do not know is shown, and is no markup"
-    (text,) = told(report.data, "too few usable updates")
-    assert text.startswith("2 rounds brought") and "(none: 2)" in text
+    (text,) = told(report.data, "enough usable updates")
+    # Three defenses of four rounds each.
+    assert text.startswith("2 of 12 rounds brought nothing") and "(none: 2 of 4)" in text
+    assert "Clients sent NaN or infinity (under none): training probably diverged there" in text
     rows = {one["defense"]: one for one in report.data["utility"]}
     assert rows["none"]["rejected"] == lost["rejected"] and rows["none"]["skipped_rounds"] == 2
     assert rows["no-first-bias"]["rejected"] == {} and rows["no-first-bias"]["skipped_rounds"] == 0
+
+
+def test_rounds_that_brought_nothing_are_not_called_divergence_without_a_sign_of_it(run_dir: Path) -> None:
+    edit(run_dir / "metrics.json", lambda m: m["cells"][CELL].update(skipped_rounds=1, rejected={"keys": 1}))
+    # Elsewhere there is a NaN, but no round was lost to it.
+    edit(run_dir / "metrics.json", lambda m: m["cells"]["dp-sgd-train-s7"].update(rejected={"not-finite": 1}))
+    (text,) = told(build(run_dir).data, "enough usable updates")
+    assert text.startswith("1 of 12 rounds") and "diverged" not in text
+
+
+def test_updates_that_came_too_late_and_clients_that_never_contributed_are_told(run_dir: Path) -> None:
+    slow = {"asked": 40, "late": 13, "stopped": 0, "never_contributed": [3, 7]}
+    many = {"asked": 40, "late": 0, "stopped": 1, "never_contributed": list(range(11))}
+    edit(run_dir / "metrics.json", lambda m: m["cells"][CELL].update(slow))
+    edit(run_dir / "metrics.json", lambda m: m["cells"]["dp-sgd-train-s7"].update(many))
+    report = build(run_dir)
+    (text,) = told(report.data, "too late")
+    assert text.startswith("13 updates ") and "(none: 13 of 40)" in text
+    (text,) = told(report.data, "enough others had come")
+    assert text.startswith("1 update ") and "(dp-sgd: 1 of 40)" in text
+    (text,) = told(report.data, "never contributed")
+    assert "(none: clients 3 and 7; dp-sgd: 11 clients)" in text
+    rows = {one["defense"]: one for one in report.data["utility"]}
+    assert {key: rows["none"][key] for key in slow} == slow
+    assert rows["no-first-bias"]["late"] == 0 and rows["no-first-bias"]["never_contributed"] == []
+
+
+def test_clients_that_never_contributed_are_those_of_any_seed(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", seeds=(7, 8), defenses=("none",))
+    for seed, clients in ((7, [2, 4]), (8, [4])):
+        change = {"asked": 8, "late": 3, "never_contributed": clients}
+        edit(run / "metrics.json", lambda m, s=seed, c=change: m["cells"][f"none-train-s{s}"].update(c))  # type: ignore[misc]
+    data = build(run).data
+    assert told(data, "(none: 6 of 16)") and told(data, "at least one seed (none: clients 2 and 4)")
+
+
+def test_where_no_update_was_observed_the_advice_is_another(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", defenses=("dp-sgd",))
+    cell = "dp-sgd-train-s7"
+    nothing = {"victims": [], "observed": 0, "empty": 0, "eligible": 0}
+    edit(run / "truth" / f"{cell}.json", lambda truth: truth.update(nothing))
+    for path in (run / "attacks" / cell).glob("*.json"):
+        edit(path, lambda file: file.update(victims=[], control=[]))
+    report = build(run)
+    found = row(report.data, "linear-layer", "dp-sgd")
+    assert found["level"] == "unattacked" and "Poisson" not in found["refusal"]
+    assert "no valid update of the observed rounds reached the server" in found["refusal"]
+    (text,) = told(report.data, "no valid update of the observed rounds")
+    assert text.startswith(cell) and "audit.rounds" in text
 
 
 def test_virtual_time_is_shown_where_it_says_more_than_the_number_of_rounds(run_dir: Path) -> None:

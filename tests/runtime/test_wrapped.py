@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
@@ -169,6 +170,34 @@ def test_the_tap_sees_what_a_wrapper_beneath_lets_through() -> None:
     picky._clocked = deployed
     tapped = TappedGrid(picky, lambda message, reply: seen.append(message.metadata.dst_node_id))
     assert seen == nodes(tapped.send_and_receive(train_messages([2, 3, 4]), timeout=1.0)) == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "enough", "expected"),
+    [
+        (None, None, []),
+        (2.5, None, [("late", [4, 5])]),
+        (None, 3, [("stopped", [5])]),
+        (2.5, 3, [("late", [4, 5])]),  # two of three when time was up
+        (2.5, 2, [("stopped", [4, 5])]),
+        (2.0, 2, [("stopped", [4, 5])]),  # enough at the last moment
+        (0.5, None, [("late", [2, 3, 4, 5])]),
+    ],
+)
+def test_the_tap_tells_who_came_too_late_and_who_was_told_to_stop(
+    timeout: float | None, enough: int | None, expected: list[tuple[str, list[int]]]
+) -> None:
+    """Nodes 2 to 5 answer after 1, 2, 3 and 4 seconds."""
+    _, grid, deployed = deployment(1.0, 2.0, 3.0, 4.0)
+    told: list[tuple[str, list[int]]] = []
+
+    def unanswered(messages: Sequence[Message], why: str) -> None:
+        told.append((why, [message.metadata.dst_node_id for message in messages]))
+
+    tapped = TappedGrid(grid, lambda message, reply: None, unanswered)
+    tapped._clocked = deployed
+    tapped.send_and_receive(train_messages([2, 3, 4, 5]), timeout=timeout, enough=enough)
+    assert told == expected and not tapped._open
 
 
 def test_the_tap_forgets_what_is_cancelled() -> None:

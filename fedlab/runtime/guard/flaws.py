@@ -8,7 +8,9 @@ at together, so that a client costs microseconds.
 Rules that are not obvious:
 
 * An array may have any type in which the server itself ever sent it: flwr's FedAvg turns the integers
-  of round 1 (a batch counter) into floats, which clients then go on answering with integers.
+  of round 1 (a batch counter) into floats, which clients then go on answering with integers. Checkpoints
+  do not hold these types: compositions always send the same ones, and Flower's strategies begin anew
+  when a run is resumed. A strategy of one's own that resumes in the middle must not change types.
 * One-dimensional uint8 arrays are opaque bytes (flwr's XGBoost strategies send trees like that): they
   may have any length, and have no norm.
 * The weight (`num-examples`) may be fractional, as Flower allows, but not zero: a reply that must not

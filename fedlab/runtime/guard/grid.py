@@ -55,7 +55,7 @@ class GuardedGrid(WrappedGrid):
         quorum: valid training replies that a round needs.
         weight: the metric by which the strategy weighs replies (`weighted_by_key` of flwr's strategies),
             checked in training and evaluation replies; None if it uses none.
-        rejected: hears of each reply that is turned away.
+        rejected: hears of each reply that is turned away; one of the kind "quorum" is valid.
 
     Raises:
         UsageError: max_norm or quorum out of range.
