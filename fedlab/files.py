@@ -13,12 +13,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from fedlab.errors import BackendError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write(path: Path, content: bytes) -> None:
@@ -54,6 +54,8 @@ def write_json(path: Path, data: Mapping[str, Any], *, indent: int = 1) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """As `write`, in safetensors, which holds no two names for one memory: views are copied."""
+    from safetensors.torch import save  # and torch: whoever only looks at a run need not wait for it
+
     write(path, save({name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}))
 
 

@@ -8,7 +8,8 @@ scenario can be compared.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import IO
 
@@ -21,7 +22,10 @@ from rich.text import Text
 from fedlab.progress import Progress, Quiet
 
 SHORT = 20
-"""A job of fewer steps gets no lines between its first and its last in a log."""
+"""A job of fewer steps gets no tenths in a log."""
+
+SILENCE = 30.0
+"""Seconds after which a log gets a line, even if no tenth is done."""
 
 NARROW = 80
 """A terminal of fewer columns shows neither bars nor notes."""
@@ -41,10 +45,16 @@ def watch(*, quiet: bool = False, console: Console | None = None) -> Iterator[Pr
 
 
 class Plain:
-    """One line when a job starts, about ten while a long one runs, and one when it ends."""
+    """One line when a job starts, about ten while a long one runs (more if they are far apart), and
+    one when it ends.
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
-        self.stream = stream or sys.stderr
+    Args:
+        clock: seconds, for the silence between two lines.
+    """
+
+    def __init__(self, stream: IO[str] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.stream, self.clock = stream or sys.stderr, clock
+        self.spoken = clock()
         self.totals: dict[str, int] = {}
         self.tenths: dict[str, int] = {}
 
@@ -54,10 +64,10 @@ class Plain:
 
     def advance(self, job: str, done: int, note: str = "") -> None:
         total = self.totals.get(job, 0)
-        if total < SHORT or done >= total:
+        if done >= total:
             return
-        tenth = 10 * done // total
-        if tenth > self.tenths[job]:
+        tenth = 10 * done // total if total >= SHORT else 0
+        if tenth > self.tenths[job] or self.clock() - self.spoken >= SILENCE:
             self.tenths[job] = tenth
             self._line(f"{job}: {done} of {total}", note)
 
@@ -70,6 +80,7 @@ class Plain:
 
     def _line(self, text: str, note: str = "") -> None:
         print(one_line(f"{text}, {note}" if note else text), file=self.stream, flush=True)
+        self.spoken = self.clock()
 
 
 class Live:

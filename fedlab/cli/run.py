@@ -45,6 +45,8 @@ def run(
 
     fedlab run quickstart --set strategy.rounds=50
     """
+    if not quiet:  # what follows takes seconds to load
+        stderr().print(f"reading {scenario}", markup=False, soft_wrap=True)
     from fedlab.scenario import load
     from fedlab.terminal import watch
 
@@ -80,12 +82,36 @@ def resume(
 
     RUN is its directory, which the message of the interruption names. A finished run is left as it is.
     """
+    if _is_finished(directory):
+        from fedlab.report import AuditReport
+
+        if not quiet:
+            stderr().print(f"{directory} is finished; nothing is left to do", markup=False, soft_wrap=True)
+        _show(AuditReport.load(directory), json=json)
+        return
+    if not quiet:
+        stderr().print(f"opening {directory}", markup=False, soft_wrap=True)
     from fedlab.experiment import resume as resume_run
     from fedlab.terminal import watch
 
     with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
         audit = resume_run(directory, overrides=overrides or [], force=force, progress=progress)
     _show(audit, json=json)
+
+
+def _is_finished(path: Path) -> bool:
+    """Whether a run has ended, before torch, Flower and Ray are loaded to go on with it.
+
+    Raises:
+        UsageError, DataError: no run, or another process works on it.
+    """
+    from fedlab.experiment.directory import RunDirectory
+
+    directory = RunDirectory.open(path)
+    if directory.manifest.get("status") == "finished":
+        return True
+    with directory.locked():
+        return False
 
 
 def report(
@@ -102,7 +128,7 @@ def report(
     _show(audit, json=json)
     if status := _unfinished(audit.data):
         stderr().print(
-            f"note: this run is marked {status}: parts of it are missing; fedlab resume {directory} goes on",
+            f"note: this run is marked {status}: parts of it are missing; {_remedy(status, directory)}",
             markup=False,
             soft_wrap=True,
         )
@@ -112,6 +138,13 @@ def _unfinished(data: dict[str, Any]) -> str:
     """The status of a run that did not end well; nothing for one that did."""
     status = str(data.get("run", data).get("status", "finished"))
     return "" if status == "finished" else status
+
+
+def _remedy(status: str, directory: Path) -> str:
+    """What may be done about it."""
+    if status == "failed":
+        return f"fedlab resume {directory} would fail again, unless the cause lay outside and is gone"
+    return f"fedlab resume {directory} goes on"
 
 
 def _command(scenario: str, overrides: Sequence[str]) -> str:

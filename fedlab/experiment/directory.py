@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
 from fedlab import files
 from fedlab.errors import BackendError, DataError, UsageError
-from fedlab.tasks import State
+
+if TYPE_CHECKING:
+    from fedlab.tasks import State
 
 
 class RunDirectory:
@@ -42,10 +44,19 @@ class RunDirectory:
         """A directory that `create` made.
 
         Raises:
+            UsageError: there is no such directory.
             DataError: it holds no manifest, or a damaged one.
         """
+        if not path.is_dir():
+            what = "is a file" if path.exists() else "there is no such directory"
+            raise UsageError(f"{path}: {what}; expected the directory of a run, as in runs/quickstart-1")
         file = path / "manifest.json"
         if not file.is_file():
+            if not any(path.iterdir()):
+                raise DataError(
+                    f"{path} is empty: no manifest.json; expected the directory of a run, as in"
+                    " runs/quickstart-1"
+                )
             raise DataError(
                 f"{path}: no manifest.json; expected the directory of a run. A run that was stopped before"
                 " it wrote one has done nothing yet: run it again"

@@ -85,7 +85,7 @@ def resume(
         task, aggregator, grid: as given to `run`, if they were.
 
     Raises:
-        UsageError: another process works on it, or the scenario was changed (with a diff).
+        UsageError: no such directory, another process works on it, or the scenario was changed (with a diff).
         DataError: no run, or a file of it or the data set was altered.
         BackendError: other versions of the software, without `force`.
     """
@@ -101,6 +101,9 @@ def resume(
         resuming.same_versions(directory, force=force)
         setup = set_up(resuming.same_scenario(directory, overrides), task, aggregator, grid)
         resuming.same_data(directory, setup)
+        if resuming.untrained(directory):  # what may have changed only now counts from the start
+            directory.write_text("scenario.toml", resolved_toml(setup.scenario))
+            directory.update_manifest(**_description(setup))
         directory.event("resumed", overrides=list(overrides), versions=versions())
         directory.update_manifest(status="running", error=None, finished=None)
         return proceed(directory, setup, listener)

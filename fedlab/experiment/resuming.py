@@ -19,21 +19,39 @@ FREE = {
 """Keys that change no bit of the result: a run may go on elsewhere."""
 
 
+WHILE_UNTRAINED = {"runtime": ("num_gpus", "chunk")}
+"""Keys that decide how numbers are rounded, so that they are free only until there is a number."""
+
+
+def untrained(directory: RunDirectory) -> bool:
+    """Whether no round has left anything: no checkpoint, no noise, no observation, no model."""
+    left = ("checkpoints", "privacy", "observations", "models")
+    return not any((directory.path / name).exists() for name in left)
+
+
 def same_scenario(directory: RunDirectory, overrides: Sequence[str]) -> Scenario:
     """The run's scenario, with `overrides` of keys that do not change the result.
 
     Raises:
         UsageError: scenario.toml was changed, or an override would change the result; with a diff.
-        DataError: the manifest lacks the scenario that the run began with.
+        DataError: the scenario that the run began with, or its trace of devices, is missing or changed.
     """
     began = directory.manifest.get("scenario")
     if not isinstance(began, dict):
         raise DataError(f"{directory.path}: the manifest holds no scenario; run again")
-    before, after = Scenario.model_validate(began), load(directory.path / "scenario.toml", overrides)
-    if _deciding(before) != _deciding(after):
+    if not directory.has("scenario.toml"):
+        raise DataError(
+            f"{directory.path} is damaged: scenario.toml is missing; restore it from a copy (manifest.json"
+            ' holds the same as JSON, under "scenario"), or run again'
+        )
+    before = Scenario.model_validate(began)
+    _same_trace(directory, before)
+    after = load(directory.path / "scenario.toml", overrides)
+    tables: list[Mapping[str, Sequence[str]]] = [FREE, WHILE_UNTRAINED] if untrained(directory) else [FREE]
+    if _deciding(before, tables) != _deciding(after, tables):
         old, new = (resolved_toml(one).splitlines() for one in (before, after))
         diff = "\n".join(difflib.unified_diff(old, new, "as the run began", "now", lineterm="", n=0))
-        free = ", ".join(f"{table}.{key}" for table, keys in FREE.items() for key in keys)
+        free = ", ".join(f"{table}.{key}" for one in tables for table, keys in one.items() for key in keys)
         raise UsageError(
             f"{directory.path}: the scenario is not the one that this run began with:\n{diff}\n"
             f"Put scenario.toml back, or start a new run with the changed one. Only {free} may differ"
@@ -59,14 +77,11 @@ def same_objects(directory: RunDirectory, given: Mapping[str, object | None]) ->
 
 
 def same_data(directory: RunDirectory, setup: Setup) -> None:
-    """Whether the records, and the trace of devices, are the same, bit for bit.
+    """Whether the records are the same, bit for bit.
 
     Raises:
         DataError: they are not.
     """
-    trace = setup.scenario.devices.trace
-    if directory.manifest.get("trace_sha256") != describe_trace(trace):
-        raise DataError(f"the trace {trace} was changed since {directory.path} began; restore it")
     before, now = directory.manifest["dataset"], describe_data(setup.task)
     if before["sha256"] != now["sha256"]:
         raise DataError(
@@ -95,10 +110,23 @@ def same_versions(directory: RunDirectory, *, force: bool) -> None:
         )
 
 
-def _deciding(scenario: Scenario) -> dict[str, Any]:
+def _same_trace(directory: RunDirectory, scenario: Scenario) -> None:
+    trace = scenario.devices.trace
+    try:
+        now = describe_trace(trace)
+    except OSError as error:
+        raise DataError(
+            f"the trace {trace} with which {directory.path} began cannot be read ({error.strerror});"
+            " restore it, or resume from the directory in which the run was started"
+        ) from error
+    if directory.manifest.get("trace_sha256") != now:
+        raise DataError(f"the trace {trace} was changed since {directory.path} began; restore it")
+
+
+def _deciding(scenario: Scenario, free: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, Any]:
     """What the result depends on."""
     data = scenario.model_dump()
-    return data | {
-        table: {key: value for key, value in data[table].items() if key not in free}
-        for table, free in FREE.items()
-    }
+    for one in free:
+        for table, keys in one.items():
+            data[table] = {key: value for key, value in data[table].items() if key not in keys}
+    return data

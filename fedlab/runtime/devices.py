@@ -149,6 +149,11 @@ class SimulatedFleet:
                 raise UsageError("no times; expected at least one")
             for seconds in self.time:
                 at_least_zero(seconds=seconds)
+        elif not callable(getattr(self.time, "quantile", None)):
+            raise UsageError(
+                f"time = {self.time!r}; expected a spread such as Constant(5.0), or a list of times, one per"
+                " device"
+            )
         for name, rate in (("download_mbps", self.download_mbps), ("upload_mbps", self.upload_mbps)):
             if rate is not None:
                 above_zero(**{name: rate})
@@ -192,5 +197,5 @@ def _share(seed: int, device: int, *purpose: int | str) -> float:
 
 
 def _at_least_one_device(count: int) -> None:
-    if count < 1:
-        raise UsageError(f"a fleet needs at least one device, got {count}")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise UsageError(f"a fleet needs at least one device, got {count!r}; expected an integer")

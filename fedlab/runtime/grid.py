@@ -15,6 +15,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
+from fedlab import seeds
 from fedlab.errors import UsageError
 from fedlab.runtime import storage
 from fedlab.runtime._flower import (
@@ -60,8 +61,10 @@ class SimulationGrid(Grid):
         seed: int = 0,
         chunk: int = 16,
     ) -> None:
-        if chunk < 1:
-            raise UsageError(f"chunk must be >= 1, got {chunk}")
+        if not isinstance(chunk, int) or chunk < 1:
+            raise UsageError(f"chunk must be >= 1, got {chunk!r}")
+        if not isinstance(devices, int) and not callable(getattr(devices, "visit", None)):
+            raise UsageError(f"devices = {devices!r}; expected how many there are, or a Fleet")
         self.fleet: Fleet = UniformFleet(devices) if isinstance(devices, int) else devices
         self.executor: Executor = executor if executor is not None else InlineExecutor()
         self.seed, self.chunk = seed, chunk
@@ -191,7 +194,8 @@ class SimulationGrid(Grid):
         if flight.message is None:
             raise RuntimeError(f"message {flight.id} was executed before")
         kept = self._contexts.get(flight.device)
-        return Delivery(flight.message, self._blank(flight.device) if kept is None else kept)
+        context = self._blank(flight.device) if kept is None else kept
+        return Delivery(flight.message, context, seeds.derive(self.seed, "client", flight.sequence))
 
     def _finish(self, device: int) -> None:
         """Let the device's client remember what it has been through by now."""

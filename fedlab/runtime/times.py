@@ -6,15 +6,24 @@ and expected values can be written down.
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field
 
 from fedlab.errors import DataError, UsageError
+
+AboveZero = Annotated[float, Field(gt=0)]
+AtLeastZero = Annotated[float, Field(ge=0)]
+"""Ranges that a scenario is checked against; the constructors check them again."""
 
 _NORMAL = statistics.NormalDist()
 
@@ -34,7 +43,7 @@ class Constant:
         seconds: virtual seconds per message, at least 0.
     """
 
-    seconds: float = 1.0
+    seconds: AtLeastZero = 1.0
 
     def __post_init__(self) -> None:
         at_least_zero(seconds=self.seconds)
@@ -55,8 +64,8 @@ class HalfNormal:
         minimum: virtual seconds that the fastest device takes, at least 0.
     """
 
-    scale: float = 1.0
-    minimum: float = 0.0
+    scale: AboveZero = 1.0
+    minimum: AtLeastZero = 0.0
 
     def __post_init__(self) -> None:
         above_zero(scale=self.scale)
@@ -75,8 +84,8 @@ class LogNormal:
         sigma: standard deviation of the logarithm, above 0 and at most 10.
     """
 
-    median: float = 1.0
-    sigma: float = 0.5
+    median: AboveZero = 1.0
+    sigma: Annotated[float, Field(gt=0, le=10)] = 0.5
 
     def __post_init__(self) -> None:
         above_zero(median=self.median, sigma=self.sigma)
@@ -96,8 +105,8 @@ class Exponential:
         minimum: virtual seconds that the fastest device takes, at least 0.
     """
 
-    mean: float = 1.0
-    minimum: float = 0.0
+    mean: AboveZero = 1.0
+    minimum: AtLeastZero = 0.0
 
     def __post_init__(self) -> None:
         above_zero(mean=self.mean)
@@ -128,28 +137,34 @@ def read_trace(path: str | Path) -> tuple[float, ...]:
         UsageError: a line is not as expected; the message names it.
     """
     try:
-        path = Path(path).expanduser()
+        given, path = path, Path(path).expanduser()
         if not path.is_file():
-            raise DataError(f"the trace {path} is no file; give the path of a CSV file")
+            raise DataError(f'the trace "{given}" is no file; give the path of a CSV file')
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"cannot read the trace {path}: {error}") from error
-    times: list[float] = []
-    lines: dict[str, int] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            if header != ["device", "seconds"]:
-                raise UsageError(f"{path}, line 1: got {','.join(header)!r}; expected device,seconds")
-            for row in reader:
-                if row:
-                    times.append(_timed(row, f"{path}, line {reader.line_num}", lines, reader.line_num))
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(
             f"cannot read the trace {path}: {error.strerror}; give the path of a CSV file"
         ) from error
-    except (csv.Error, UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{path}, line {len(times) + 2}: no CSV text in UTF-8 ({error})") from error
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UsageError(f"{path}, line {line}: no CSV text in UTF-8 ({error})") from error
+    times: list[float] = []
+    lines: dict[str, int] = {}
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        if header != ["device", "seconds"]:
+            raise UsageError(f"{path}, line 1: got {','.join(header)!r}; expected device,seconds")
+        for row in reader:
+            if row:
+                times.append(_timed(row, f"{path}, line {reader.line_num}", lines, reader.line_num))
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {reader.line_num}: no CSV text in UTF-8 ({error})") from error
     if not times:
         raise UsageError(f"{path}: no device; expected a line such as 0,12.5 after the first")
     return tuple(times)
@@ -175,12 +190,16 @@ def _timed(row: list[str], where: str, lines: dict[str, int], line: int) -> floa
 def at_least_zero(**values: float) -> None:
     """Raises UsageError for a value that is negative or not finite."""
     for name, value in values.items():
-        if not 0.0 <= value < math.inf:
-            raise UsageError(f"{name} = {value}; expected a finite number >= 0")
+        if not _is_number(value) or not 0.0 <= value < math.inf:
+            raise UsageError(f"{name} = {value!r}; expected a finite number >= 0")
 
 
 def above_zero(**values: float) -> None:
     """Raises UsageError for a value that is not positive or not finite."""
     for name, value in values.items():
-        if not 0.0 < value < math.inf:
-            raise UsageError(f"{name} = {value}; expected a finite number > 0")
+        if not _is_number(value) or not 0.0 < value < math.inf:
+            raise UsageError(f"{name} = {value!r}; expected a finite number > 0")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

@@ -90,7 +90,7 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
         path = _in_data(item["loc"], data, missing=item["type"] == "missing")
         node = _node(path)
         if item["type"] == "extra_forbidden":
-            known = _node(path[:-1]).get("properties", {})
+            known = changes.properties(changes.alternatives(_node(path[:-1]), SCHEMA))
             where = f"in [{'.'.join(map(str, path[:-1]))}]" if path[:-1] else "at the top"
             hint = did_you_mean(str(path[-1]), known)
             found.append((path, f"unknown key.{hint} Keys {where}: {', '.join(known)}"))

@@ -24,7 +24,7 @@ EXCLUSIVE = {
     ("clients", "local_steps"): ("clients", "local_epochs"),
     ("devices", "trace"): ("devices", "time"),
 }
-"""Pairs of which a scenario has one; the later word counts, so an override drops the other."""
+"""Pairs of which a scenario has one: an override drops the file's other, but not another override."""
 
 
 def apply(data: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any], set[Path], list[Problem]]:
@@ -45,11 +45,17 @@ def apply(data: dict[str, Any], overrides: Sequence[str]) -> tuple[dict[str, Any
             problems.append(Problem(f"--set {key.strip()}", str(error)))
             continue
         data = changed
+        for pair in EXCLUSIVE.items():
+            for one, other in (pair, pair[::-1]):
+                if path[: len(one)] == one and not any(_overlap(other, earlier) for earlier in touched):
+                    _drop(data, other)
         touched.add(path)
-        for one, other in EXCLUSIVE.items():
-            if path in (one, other):
-                _drop(data, other if path == one else one)
     return data, touched, problems
+
+
+def _overlap(one: Path, other: Path) -> bool:
+    """Whether one path lies within the other."""
+    return all(mine == theirs for mine, theirs in zip(one, other, strict=False))
 
 
 def _breadth(override: str) -> tuple[int, bool]:
@@ -78,10 +84,10 @@ def _set(data: dict[str, Any], parts: tuple[str, ...], text: str) -> Path:
                 here[index] = _table(here[index])
                 here = here[index]
             continue
-        properties = _properties(options)
-        if not properties:
+        known = properties(options)
+        if not known:
             raise ValueError(f'{where} holds a value, not a table; there is no "{part}" in it')
-        node = properties.get(part) or _parameter(options, here, path, part, where, properties)
+        node = known.get(part) or _parameter(options, here, path, part, where, known)
         path += (part,)
         if last:
             here[part] = _value(text, node, root)
@@ -131,7 +137,8 @@ def alternatives(node: dict[str, Any], root: dict[str, Any]) -> list[dict[str, A
     return [node]
 
 
-def _properties(options: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def properties(options: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What stands in a table that may be any of `options`, by key."""
     return {name: node for option in options for name, node in option.get("properties", {}).items()}
 
 

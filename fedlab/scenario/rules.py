@@ -19,7 +19,8 @@ Mistake = tuple[Path, str]
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """All broken rules, each with the path that should change."""
-    return [*_exclusive(data), *_cohort(data), *_availability(data), *_audit(data), *_twice(data)]
+    checks = (_exclusive, _cohort, _availability, _runtime, _audit, _twice)
+    return [mistake for check in checks for mistake in check(data)]
 
 
 def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
@@ -75,6 +76,21 @@ def _availability(data: dict[str, Any]) -> Iterator[Mistake]:
             ("devices", "availability", where),
             f"up is {up:g} and period {period:g}; expected a device to be there for the period at most",
         )
+
+
+def _runtime(data: dict[str, Any]) -> Iterator[Mistake]:
+    runtime = _table(data, "runtime")
+    gpus, address = runtime.get("num_gpus"), runtime.get("address")
+    if _number(gpus) and gpus > 1 and gpus != int(gpus):
+        yield ("runtime", "num_gpus"), f"got {gpus}; expected a fraction up to 1, or a whole number"
+    if isinstance(address, str) and address != "auto":
+        host, _, port = address.rpartition(":")
+        known = port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 65536
+        if not host or "/" in host or not known:
+            yield (
+                ("runtime", "address"),
+                f'got "{address}"; expected "auto" or "host:port" (no ray:// address)',
+            )
 
 
 def _audit(data: dict[str, Any]) -> Iterator[Mistake]:

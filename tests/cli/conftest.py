@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fedlab import experiment
 from fedlab.cli import main
 
 
@@ -119,10 +118,17 @@ class FakeRun:
 
 
 @pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """The directory of a run that has not ended."""
+    path = tmp_path / "begun"
+    path.mkdir()
+    (path / "manifest.json").write_text('{"schema": 1, "status": "interrupted"}')
+    return path
+
+
+@pytest.fixture
 def fake_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
     fake = FakeRun(tmp_path / "runs" / "small-1")
-    module = types.ModuleType("fedlab.experiment")
-    module.run = fake  # type: ignore[attr-defined]
-    module.resume = fake.resume  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "fedlab.experiment", module)
+    monkeypatch.setattr(experiment, "run", fake, raising=False)
+    monkeypatch.setattr(experiment, "resume", fake.resume, raising=False)
     return fake

@@ -99,7 +99,14 @@ def test_report_of_what_is_no_run_directory(fedlab: Any, tmp_path: Path) -> None
     assert answer.code == 3 and answer.out == "" and len(answer.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(("status", "told"), [("finished", ""), ("interrupted", "marked interrupted")])
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        ("finished", ""),
+        ("interrupted", "goes on"),
+        ("failed", "would fail again, unless the cause lay outside"),
+    ],
+)
 def test_report_of_a_run_that_did_not_end_says_so_on_stderr(
     fedlab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: str, told: str
 ) -> None:

@@ -56,6 +56,21 @@ def test_a_short_job_gets_two_lines_and_a_jump_one() -> None:
     ]
 
 
+def test_a_log_is_never_silent_for_more_than_half_a_minute() -> None:
+    """Steps of 7 s: the fifth is the first after 30 s, and the tenth the next; a tenth is 2,000 steps."""
+    stream, now = io.StringIO(), [0.0]
+    plain = Plain(stream, clock=lambda: now[0])
+    plain.start("train", 20_000)
+    for done in range(1, 12):
+        now[0] += 7.0
+        plain.advance("train", done)
+    assert stream.getvalue().splitlines() == [
+        "train: started",
+        "train: 5 of 20000",
+        "train: 10 of 20000",
+    ]
+
+
 def test_the_listener_fits_the_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     with (

@@ -212,6 +212,15 @@ def test_a_changed_scenario_is_refused_with_a_diff(tmp_path: Path) -> None:
     assert manifest(out)["status"] == "interrupted"
 
 
+def test_before_the_first_round_what_rounds_may_change_too(tmp_path: Path) -> None:
+    out = interrupted(tmp_path / "run", stop_at("train none", 2))
+    for left in ("checkpoints", "privacy", "observations", "models"):
+        shutil.rmtree(out / left, ignore_errors=True)
+    fedlab.resume(out, overrides=["runtime.chunk=1"])
+    assert manifest(out)["chunk_size"] == manifest(out)["scenario"]["runtime"]["chunk"] == 1
+    assert load(out / "scenario.toml").runtime.chunk == 1
+
+
 def test_where_it_runs_may_change(whole: Path, tmp_path: Path) -> None:
     out = interrupted(tmp_path / "run", stop_at("train none", 3))
     fedlab.resume(out, overrides=["checkpoint.every=1", "runtime.num_cpus=0.5"])
@@ -244,6 +253,16 @@ def test_another_trace_is_refused(tmp_path: Path) -> None:
     out = interrupted(tmp_path / "run", stop_at("train none", 3), devices={"trace": str(trace)})
     trace.write_text("device,seconds\na,1\nb,3\n")
     with pytest.raises(DataError, match=r"trace\.csv was changed"):
+        fedlab.resume(out)
+    trace.unlink()
+    with pytest.raises(DataError, match=r"trace\.csv with which .* began cannot be read"):
+        fedlab.resume(out)
+
+
+def test_a_directory_without_its_scenario_is_damaged(tmp_path: Path) -> None:
+    out = interrupted(tmp_path / "run", stop_at("train none", 2))
+    (out / "scenario.toml").unlink()
+    with pytest.raises(DataError, match=r"is damaged: scenario\.toml is missing.*manifest\.json holds"):
         fedlab.resume(out)
 
 

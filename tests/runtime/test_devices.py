@@ -136,6 +136,9 @@ def test_drop_out_happens_as_often_as_it_should() -> None:
         (lambda: SimulatedFleet(1, download_mbps=0.0), "download_mbps = 0.0; expected a finite number > 0"),
         (lambda: SimulatedFleet(1, upload_mbps=math.nan), "upload_mbps = nan"),
         (lambda: SimulatedFleet(1, dropout=1.0), "dropout = 1.0; expected at least 0 and below 1"),
+        (lambda: SimulatedFleet("ten"), "at least one device, got 'ten'; expected an integer"),  # type: ignore[arg-type]
+        (lambda: SimulatedFleet(10, time=5), "time = 5; expected a spread"),  # type: ignore[arg-type]
+        (lambda: SimulatedFleet(10, time=["a"]), "seconds = 'a'; expected a finite number"),  # type: ignore[list-item]
         (lambda: Availability(0.0, 1.0), "period = 0.0"),
         (lambda: Availability(1.0, 2.0), "up = 2.0; expected at most the period, 1.0"),
         (lambda: Constant(-1.0), "seconds = -1.0"),
@@ -187,9 +190,10 @@ def test_a_broken_trace_is_refused_with_its_line(tmp_path: Path, text: str, mess
 
 def test_a_trace_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     binary = tmp_path / "trace.csv"
-    binary.write_bytes(b"device,seconds\n\xff\xfe,1\n")
-    with pytest.raises(UsageError, match="no CSV text in UTF-8"):
-        read_trace(binary)
+    for content, line in ((b"device,seconds\na,1\n\xff\xfe,1\n", 3), (b"\xff\x00", 1)):
+        binary.write_bytes(content)
+        with pytest.raises(UsageError, match=f"line {line}: no CSV text in UTF-8"):
+            read_trace(binary)
     for path in (tmp_path, tmp_path / "missing.csv", "a\0b", "/dev/zero"):
         with pytest.raises(DataError):
             read_trace(path)

@@ -397,3 +397,9 @@ def test_nothing_is_sent_if_one_message_is_wrong() -> None:
         answered.metadata.dst_node_id = grid.get_node_ids()[0]
         grid.push_messages([*good, answered])
     assert not list(grid._flights) and grid.push_messages(good) == ["m1", "m2"]
+
+
+@pytest.mark.parametrize("devices", ["ten", 2.5, None])
+def test_what_is_neither_a_number_of_devices_nor_a_fleet_is_refused(devices: Any) -> None:
+    with pytest.raises(UsageError, match=f"devices = {devices!r}; expected how many there are, or a Fleet"):
+        SimulationGrid(ClientApp(), devices)

@@ -94,10 +94,11 @@ up = 20.0
             "devices.time.scale",
             "got -1; expected a finite number > 0",
         ),
-        ("devices", {"time": {"name": "log-normal", "sigma": 11}}, "devices.time.sigma", "at most 10"),
+        ("devices", {"time": {"name": "log-normal", "sigma": 11}}, "devices.time.sigma", "> 0 and <= 10"),
         ("devices", {"time": {"name": "exponential", "mean": "1"}}, "devices.time.mean", 'got "1"'),
-        ("devices", {"trace": "no/such.csv"}, "devices.trace", "the trace no/such.csv is no file"),
+        ("devices", {"trace": "no/such.csv"}, "devices.trace", 'the trace "no/such.csv" is no file'),
         ("devices", {"trace": "a\0b"}, "devices.trace", "trace"),
+        ("devices", {"trace": ""}, "devices.trace", 'the trace "" is no file'),
         ("devices", {"trace": 3}, "devices.trace", "expected a string"),
         ("devices", {"availability": {"up": 1e9}}, "devices.availability.up", "period 86400"),
         ("devices", {"availability": {"period": 60.0}}, "devices.availability.period", "up is 28800"),
@@ -108,6 +109,11 @@ up = 20.0
         ("strategy", {"deadline": "1"}, "strategy.deadline", "expected a finite number > 0"),
         ("guard", {"max_norm": 0.0}, "guard.max_norm", "> 0"),
         ("checkpoint", {"every": -1}, "checkpoint.every", "from 0"),
+        ("runtime", {"num_gpus": 1.5}, "runtime.num_gpus", "expected a fraction up to 1, or a whole number"),
+        ("runtime", {"address": ""}, "runtime.address", 'expected "auto" or "host:port"'),
+        ("runtime", {"address": "foo"}, "runtime.address", 'expected "auto" or "host:port"'),
+        ("runtime", {"address": "foo:70000"}, "runtime.address", 'expected "auto" or "host:port"'),
+        ("runtime", {"address": "ray://foo:1"}, "runtime.address", 'expected "auto" or "host:port"'),
         ("runtime", {"placement": "heap"}, "runtime.placement", '"pack" or "spread"'),
     ],
 )
@@ -147,3 +153,46 @@ def test_overrides_reach_devices_and_a_trace_takes_the_place_of_a_time(tmp_path:
 def test_editors_know_the_times() -> None:
     times = json_schema()["$defs"]["times"]["properties"]["name"]["enum"]
     assert times == ["constant", "exponential", "half-normal", "log-normal"]
+
+
+@pytest.mark.parametrize(
+    "good", [{"num_gpus": 0.25}, {"num_gpus": 2}, {"address": "auto"}, {"address": "[::1]:6379"}]
+)
+def test_resources_and_addresses_that_ray_takes(good: dict[str, Any]) -> None:
+    found = load(SMALLEST | {"runtime": good}).runtime
+    assert {key: getattr(found, key) for key in good} == good
+
+
+def test_an_unknown_key_of_a_table_that_may_be_left_out_is_told_with_the_known_ones() -> None:
+    problems = told(SMALLEST | {"devices": {"availability": {"foo": 1}}})
+    assert problems["devices.availability.foo"].endswith("Keys in [devices.availability]: period, up")
+
+
+def test_all_mistakes_in_a_spread_are_told_with_the_ranges() -> None:
+    time = {"name": "exponential", "mean": "abc", "minimum": -2, "foo": 3}
+    problems = told(SMALLEST | {"devices": {"time": time}})
+    assert problems["devices.time.mean"] == 'got "abc"; expected a finite number > 0'
+    assert problems["devices.time.minimum"] == "got -2; expected a finite number >= 0"
+    assert set(problems) == {f"devices.time.{key}" for key in ("mean", "minimum", "foo")}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "place"),
+    [
+        ("devices.trace={trace}", "devices.time=exponential", "devices.trace (--set)"),
+        ("devices.trace={trace}", "devices.time.seconds=2", "devices.trace (--set)"),
+        ("clients.local_steps=1", "clients.local_epochs=2", "clients.local_steps (--set)"),
+        ("seed=1", "seeds=[1, 2]", "seed (--set)"),
+    ],
+)
+def test_an_override_drops_what_the_file_says_and_contradicts_another_override(
+    tmp_path: Path, one: str, other: str, place: str
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("device,seconds\na,1\n")
+    one = one.format(trace=trace)
+    for pair in ((one, other), (other, one)):
+        problems = told(SMALLEST, *pair)
+        assert list(problems) == [place] and "are both given" in problems[place]
+    base = SMALLEST | {"devices": {"trace": str(trace)}, "clients": {"local_steps": 3}, "seed": 7}
+    assert load(base, [other]) != load(base)

@@ -258,5 +258,5 @@ def _unreachable(address: str, why: str) -> str:
 def _gone(what: str, endpoint: tuple[str, int]) -> str:
     return (
         f"Ray's {what} at {endpoint[0]}:{endpoint[1]} is gone: killed, or out of memory."
-        " Nothing that was already written is lost: `fedlab resume RUN` goes on from there"
+        " Nothing that was already written is lost."
     )
