@@ -163,15 +163,19 @@ class Watcher:
             self.missed(round, why, clients)
 
     def reject(self, message: Message | None, reply: Message, kind: str, reason: str) -> None:
-        """A reply that the guard turned away, and why."""
+        """A reply that the guard turned away, and why; what reached the server is charged all the same.
+
+        A surplus one has no flaw: it counts as stopped, of which the tap tells.
+        """
         round, client = self._round_of(message), client_of(reply.metadata.src_node_id)
-        reason = shortened(reason)  # it may quote names that the client chose
-        self.rejections.append((round, client, kind, reason))
-        if self.rejected is not None:
-            self.rejected(round, client, kind, reason)
+        if kind != "surplus":
+            reason = shortened(reason)  # it may quote names that the client chose
+            self.rejections.append((round, client, kind, reason))
+            if self.rejected is not None:
+                self.rejected(round, client, kind, reason)
         if message is not None and reply.has_content():
             self._charge(round, client, reply)
-            if kind == "quorum" and round in self.rounds:  # a valid one, which the server holds
+            if kind in ("quorum", "surplus") and round in self.rounds:  # valid ones, which the server holds
                 self._observe(round, client, message, reply)
 
     def _round_of(self, message: Message | None) -> int:
@@ -182,8 +186,8 @@ class Watcher:
 
     def _charge(self, round: int, client: int, reply: Message) -> None:
         """Put what the client says about its noisy steps into the ledger; what makes no sense is no noise."""
-        metrics = reply.content.get("metrics")
-        if not isinstance(metrics, MetricRecord) or metrics.keys().isdisjoint(NOISY):
+        metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
+        if metrics.keys().isdisjoint(NOISY):
             return
         sigma, rate, steps = (metrics.get(name) for name in NOISY)
         if _within(sigma, math.inf) and _within(rate, 1.0) and _within(steps, 1e12):
@@ -193,11 +197,14 @@ class Watcher:
         self.ledger.add(event)
 
     def _observe(self, round: int, client: int, message: Message, reply: Message) -> None:
-        examples = int(float(str(reply.content.metric_records["metrics"]["num-examples"])))
-        sent = message.content.array_records["arrays"]
+        # By kind, not by name: what a client calls its records is its own affair.
+        (metrics,) = reply.content.metric_records.values()
+        (sent,) = message.content.array_records.values()
+        (answered,) = reply.content.array_records.values()
+        examples = int(float(str(metrics["num-examples"])))
         if self._sent[0] is not sent:  # one model goes to the whole cohort: unpack it once
             self._sent = (sent, tensors(sent))
-        before, after = self._sent[1], tensors(reply.content.array_records["arrays"])
+        before, after = self._sent[1], tensors(answered)
         seen = Observation(
             round=round,
             client=client,

@@ -52,7 +52,8 @@ def watched(grid: Grid, scenario: Scenario, strategy: Strategy, watcher: Watcher
 
 @contextmanager
 def global_draws(cell: Cell) -> Iterator[Callable[[int], None]]:
-    """Seeds what Flower's own strategies and mods draw from, the global generators, round by round.
+    """Seeds what Flower's own strategies draw from, the global generators, round by round (clients have
+    their own: `runtime.executors`).
 
     Gives a function to call with a round's number before it begins; puts the generators back.
     """

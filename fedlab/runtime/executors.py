@@ -7,12 +7,15 @@ Contexts are always the client's own, and count only if the client answers.
 
 from __future__ import annotations
 
+import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -29,10 +32,15 @@ Tick = Callable[[int, int, int], None]
 
 @dataclass(frozen=True)
 class Delivery:
-    """A message on its way to a client, with that client's context."""
+    """A message on its way to a client, with that client's context.
+
+    Attributes:
+        seed: of the global generators (Python's, numpy's, torch's) while a foreign app answers.
+    """
 
     message: Message
     context: Context
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,8 @@ def execute(app: ClientApp, chunk: Chunk) -> list[Reply]:
     """
     if isinstance(app, CohortClientApp):
         return _execute_cohort(app, chunk)
-    return [_execute_one(app, delivery) for delivery in chunk]
+    with _generators_kept():
+        return [_execute_one(app, delivery) for delivery in chunk]
 
 
 def _execute_cohort(app: CohortClientApp, chunk: Chunk) -> list[Reply]:
@@ -106,6 +115,9 @@ def _execute_cohort(app: CohortClientApp, chunk: Chunk) -> list[Reply]:
 
 def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
     context = own_context(delivery.context)
+    random.seed(delivery.seed)
+    np.random.seed(delivery.seed % 2**32)
+    torch.manual_seed(delivery.seed)
     try:
         answer = app(own_message(delivery.message), context)
         if not isinstance(answer, Message):
@@ -114,6 +126,18 @@ def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
     except (Exception, SystemExit) as error:
         _blame_the_machine(error, 1)
         return _failed(delivery)
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    """What clients draw from the global generators must not move those of the server."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 
 def _blame_the_machine(error: BaseException, chunk: int) -> None:

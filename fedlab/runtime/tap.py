@@ -13,7 +13,7 @@ from typing import Literal
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedlab.runtime.wrapped import WrappedGrid
+from fedlab.runtime.wrapped import WrappedGrid, gather
 
 Watcher = Callable[[Message, Message], None]
 """Called with (message, reply)."""
@@ -53,7 +53,16 @@ class TappedGrid(WrappedGrid):
         """As the inner Grid does it; what is then without a reply came too late, or was told to stop."""
         outgoing = list(messages)
         deadline = math.inf if timeout is None else self.now + timeout
-        replies = super().send_and_receive(outgoing, timeout=timeout, enough=enough)
+        if isinstance(self.grid, WrappedGrid):
+            replies = super().send_and_receive(outgoing, timeout=timeout, enough=enough)
+        else:  # what a bare Grid would drop, since enough had come, has reached the server as well
+            ids = self.push_messages(outgoing)
+
+            def surplus(reply: Message) -> None:
+                self._arrived([reply])
+
+            found = gather(self._clocked, ids, timeout=timeout, enough=enough, surplus=surplus)
+            replies = self._arrived(found)
         # The guard may have turned good ones away since there were enough: then the clock tells.
         good = sum(not reply.has_error() for reply in replies)
         stopped = enough is not None and (good >= enough or self.now < deadline)

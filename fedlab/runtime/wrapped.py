@@ -41,12 +41,18 @@ class Clocked(Protocol):
 
 
 def gather(
-    grid: Clocked, message_ids: Sequence[str], *, timeout: float | None, enough: int | None
+    grid: Clocked,
+    message_ids: Sequence[str],
+    *,
+    timeout: float | None,
+    enough: int | None,
+    surplus: Callable[[Message], None] | None = None,
 ) -> list[Message]:
     """Replies in the order of arrival, until all are in, `timeout` seconds have passed, or `enough`
     of them carry no error; the rest is cancelled.
 
-    Of several that arrive at the same time as the last one needed, those sent first count.
+    Of several that arrive at the same time as the last one needed, those sent first count; the others
+    have reached the server, and `surplus` is told of them.
     """
     deadline = float("inf") if timeout is None else grid.now + timeout
     waiting = dict.fromkeys(filter(None, message_ids))  # Flower: no id for what could not be sent
@@ -61,6 +67,8 @@ def gather(
             if enough is None or good < enough:
                 replies.append(reply)
                 good += not reply.has_error()
+            elif surplus is not None:
+                surplus(reply)
     grid.cancel(waiting)
     return replies
 

@@ -59,3 +59,23 @@ def test_everything_at_once_has_the_same_bits_everywhere(tmp_path: Path) -> None
     assert all(cell["failures"] > 0 for cell in metrics.values()), "some device fell silent"
     for workers in (1, 2):
         assert left_by(tmp_path / f"ray{workers}", executor="ray", workers=workers) == here
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_what_reached_the_server_is_charged_also_when_enough_others_had_come(
+    tmp_path: Path, guarded: bool
+) -> None:
+    """Devices of equal speed: of six asked all six answer at once, and four are used."""
+    scenario = SCENARIO | {
+        "devices": {},
+        "guard": {"enabled": guarded},
+        "strategy": {"rounds": 3, "cohort": 4, "over_selection": 1.5},
+        "defenses": [{"name": "dp-sgd", "noise_multiplier": 1.0}],
+        "runtime": {"executor": "inline"},
+        "audit": {"rounds": [1], "victims": 2},
+    }
+    fedlab.run(scenario, out=tmp_path / "run")
+    lines = (tmp_path / "run" / "privacy" / "dp-sgd-train-s5.journal.jsonl").read_text().splitlines()
+    assert len(lines) == len(set(lines)) == 3 * 6
+    index = json.loads((tmp_path / "run" / "observations" / "dp-sgd-train-s5" / "index.json").read_text())
+    assert len(index["observations"]) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from fedlab.errors import BackendError
+from fedlab.runtime import SimulationGrid
 from fedlab.runtime._flower import enter_run, new_context
 from fedlab.runtime.arrays import Stack, TensorArray, array_record, array_records
 from fedlab.runtime.copies import same_state
@@ -21,6 +23,7 @@ from fedlab.runtime.memory import as_backend_error, out_of_memory
 from fedlab.runtime.ray.breaker import Breaker
 from fedlab.runtime.ray.pool import _failure
 from fedlab.runtime.ray.shipping import VERSIONS, Receiver, Sender, returned, to_return
+from tests.runtime.apps import train_messages
 
 Client = Callable[[Message, Context], None]
 
@@ -385,3 +388,30 @@ def test_the_breaker_does_not_wait_long_for_a_slow_machine(monkeypatch: pytest.M
             quick.death(now[0] - 6.0, now[0], frozenset([client]), "killed")
     with pytest.raises(BackendError, match=r"4 died one after the other .* killed"):
         quick.death(now[0] - 6.0, now[0], frozenset([3]), "killed")
+
+
+def drawing_app() -> ClientApp:
+    """Answers with what the three global generators give."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        drawn = [random.random(), float(np.random.rand()), float(torch.rand(()))]
+        return Message(RecordDict({"metrics": MetricRecord({"drawn": drawn})}), reply_to=message)
+
+    return app
+
+
+def test_what_a_foreign_client_draws_comes_from_the_seed() -> None:
+    """Each message has numbers of its own, the same in every run; the server's generators stand still."""
+
+    def drawn(seed: int) -> list[object]:
+        grid = SimulationGrid(drawing_app(), 3, seed=seed)
+        messages = train_messages([*grid.get_node_ids(), grid.get_node_ids()[0]])
+        return [reply.content["metrics"]["drawn"] for reply in grid.send_and_receive(messages)]
+
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    first = drawn(7)
+    assert first == drawn(7) and len({str(one) for one in first + drawn(8)}) == 8
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    assert before[:2] == after[:2] and torch.equal(before[2], after[2])

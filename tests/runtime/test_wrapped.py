@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
-from fedlab.runtime import SimulationGrid, TappedGrid, WrappedGrid
+from fedlab.runtime import GuardedGrid, SimulationGrid, TappedGrid, WrappedGrid, client_of
 from fedlab.runtime._flower import enter_run, number
 from fedlab.runtime.wrapped import POLL_SECONDS, Clocked, Deployed, gather
 from tests.runtime.apps import adding_app, train_messages
@@ -207,3 +207,25 @@ def test_the_tap_forgets_what_is_cancelled() -> None:
     tapped.cancel(ids[:1])
     assert nodes(tapped.pull_messages(ids)) == nodes(seen) == [3]
     assert not tapped._open
+
+
+def test_what_came_when_there_was_enough_has_reached_the_server_all_the_same() -> None:
+    """Four devices of equal speed, two answers needed: the strategy gets two, the watcher knows of all."""
+    seen: list[int] = []
+    turned: list[tuple[int, str]] = []
+    bare = TappedGrid(
+        SimulationGrid(adding_app(), 4), lambda m, r: seen.append(client_of(r.metadata.src_node_id))
+    )
+    guarded = TappedGrid(
+        GuardedGrid(
+            SimulationGrid(adding_app(), 4),
+            rejected=lambda m, r, kind, reason: turned.append((client_of(r.metadata.src_node_id), kind)),
+        ),
+        lambda m, r: seen.append(client_of(r.metadata.src_node_id)),
+    )
+    for grid, expected in ((bare, [2, 3, 0, 1]), (guarded, [0, 1])):
+        seen.clear()
+        replies = grid.send_and_receive(train_messages(grid.get_node_ids()), enough=2)
+        assert [client_of(r.metadata.src_node_id) for r in replies] == [0, 1]
+        assert seen == expected and not grid._open
+    assert turned == [(2, "surplus"), (3, "surplus")]

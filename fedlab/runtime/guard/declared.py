@@ -26,6 +26,7 @@ Kind = Literal[
     "norm",
     "num-examples",
     "quorum",
+    "surplus",
     "duplicate",
     "late",
     "foreign",

@@ -46,6 +46,9 @@ class _Open(NamedTuple):
     sent: Sent | None
 
 
+SURPLUS = Flaw("surplus", "valid, but enough others had come")
+
+
 class GuardedGrid(WrappedGrid):
     """Passes on valid replies untouched, and the others as failed ones.
 
@@ -85,8 +88,14 @@ class GuardedGrid(WrappedGrid):
     ) -> list[Message]:
         """Push, then wait for all replies, for `enough` valid ones, or for `timeout` seconds."""
         outgoing = list(messages)
-        replies = gather(self, self.push_messages(outgoing), timeout=timeout, enough=enough)
+        ids = self.push_messages(outgoing)
         asked = {message.metadata.message_id: message for message in outgoing}
+
+        def surplus(reply: Message) -> None:
+            if not reply.has_error():
+                self._tell(asked[reply.metadata.reply_to_message_id], reply, SURPLUS)
+
+        replies = gather(self, ids, timeout=timeout, enough=enough, surplus=surplus)
         return self._with_quorum(asked, self._agreeing(asked, replies))
 
     def cancel(self, message_ids: Iterable[str]) -> None:
@@ -163,8 +172,8 @@ class GuardedGrid(WrappedGrid):
         return found
 
     def _agreeing(self, asked: dict[str, Message], replies: list[Message]) -> list[Message]:
-        """Turn away whose records and metrics are not named as those of most others (of as many: as those
-        of the lowest node)."""
+        """Turn away whose records and metrics are not named as those of most others; of as many, as those
+        that call the arrays what the server calls them; then, as those of the lowest node."""
         groups: dict[str, dict[int, Layout]] = {}
         for index, reply in enumerate(replies):
             if not reply.has_error() and _category(reply) != "query":
@@ -173,7 +182,14 @@ class GuardedGrid(WrappedGrid):
         for layouts in groups.values():
             counts = Counter(layouts.values())
             order = sorted(layouts, key=lambda index: replies[index].metadata.src_node_id)
-            usual = max((layouts[index] for index in order), key=counts.__getitem__)
+
+            def standing(
+                index: int, layouts: dict[int, Layout] = layouts, counts: Counter[Layout] = counts
+            ) -> tuple[int, bool]:
+                message = asked[replies[index].metadata.reply_to_message_id]
+                return counts[layouts[index]], layout(message.content) <= layouts[index]
+
+            usual = layouts[max(order, key=standing)]
             for index, mine in layouts.items():
                 if mine != usual:
                     reason = f"not named as in {counts[usual]} other replies: {differences(mine, usual)}"

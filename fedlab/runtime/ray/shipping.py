@@ -64,7 +64,7 @@ class Sender:
         stream = io.BytesIO()
         buffers: list[pickle.PickleBuffer] = []
         outgoing = {id(r) for d in chunk if d.message.has_content() for r in d.message.content.values()}
-        _Pickler(stream, buffers, outgoing, model_of).dump([(d.message, d.context) for d in chunk])
+        _Pickler(stream, buffers, outgoing, model_of).dump([(d.message, d.context, d.seed) for d in chunk])
         return Parcel(stream.getvalue(), buffers, models)
 
     def _store(self, record: ArrayRecord, models: dict[int, Any]) -> int:
@@ -127,7 +127,7 @@ class Receiver:
         """The chunk; messages that shared a record share it again."""
         records = {number: self._model(number, reference) for number, reference in parcel.models.items()}
         unpickler = _Unpickler(io.BytesIO(parcel.payload), parcel.buffers, records)
-        return [Delivery(message, context) for message, context in unpickler.load()]
+        return [Delivery(*delivery) for delivery in unpickler.load()]
 
     def _model(self, number: int, reference: Any) -> ArrayRecord:
         if number not in self._models:
