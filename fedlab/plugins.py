@@ -32,13 +32,37 @@ __all__ = [
     "shadowed",
 ]
 
-GIVEN = {"strategies": 0, "aggregators": 2, "attacks": 0, "defenses": 0, "datasets": 0, "models": 2}
+GIVEN = {
+    "strategies": 0,
+    "local_rules": 0,
+    "samplers": 4,
+    "preaggregators": 0,
+    "aggregators": 2,
+    "server_optimizers": 0,
+    "adversaries": 0,
+    "attacks": 0,
+    "defenses": 0,
+    "datasets": 0,
+    "models": 2,
+}
 """Per kind, how many leading arguments fedlab itself passes (a model's input shape and classes)."""
+
+FUNCTIONS = ("aggregators", "samplers")
+"""Kinds whose plugins may be plain functions, used as they are."""
 
 KINDS = tuple(GIVEN)
 HOME = "fedlab-audit"
 
-_METHODS = {"aggregators": "aggregate", "attacks": "run", "defenses": "guarantee"}
+_METHODS = {
+    "local_rules": "direction",
+    "samplers": "__call__",
+    "preaggregators": "__call__",
+    "aggregators": "aggregate",
+    "server_optimizers": "step",
+    "adversaries": "craft",
+    "attacks": "run",
+    "defenses": "guarantee",
+}
 """Per kind, the method by which its classes are known: this bottom layer cannot import their bases."""
 
 
@@ -100,7 +124,7 @@ def load(kind: str, name: str) -> Callable[..., Any]:
         raise PluginError(f"{who} is a {type(plugin).__name__}; expected a class or a function")
     if method and inspect.isclass(plugin) and not callable(getattr(plugin, method, None)):
         raise PluginError(f"{who} is a class without `{method}`; expected one, as {kind} have it")
-    if kind in ("attacks", "defenses") and not inspect.isclass(plugin):
+    if method and kind not in FUNCTIONS and not inspect.isclass(plugin):
         raise PluginError(f"{who} is a function; expected a class, as {kind} are")
     return plugin
 
@@ -147,20 +171,20 @@ def bind(kind: str, spec: str | Mapping[str, Any] | Spec, **params: Any) -> Call
 def build(kind: str, spec: str | Mapping[str, Any] | Spec, *args: Any, **params: Any) -> Any:
     """Make a plugin: `build("models", {"name": "mlp", "width": 64}, (1, 8, 8), 10)`.
 
-    An aggregator that is a function comes back as `bind` leaves it; everything else is called.
+    An aggregator or a sampler that is a function comes back as `bind` leaves it; everything else is called.
 
     Raises:
         UnknownName, PluginError, UsageError: as `bind`.
     """
     bound = bind(kind, spec, **params)
     plain = bound.func if isinstance(bound, functools.partial) else bound
-    return bound if kind == "aggregators" and not inspect.isclass(plain) else bound(*args)
+    return bound if kind in FUNCTIONS and not inspect.isclass(plain) else bound(*args)
 
 
 def parameters(kind: str, name: str) -> list[Parameter]:
     """The knobs of a plugin that a scenario may set, in the order of its signature."""
     plugin = load(kind, name)
-    given = 0 if kind == "aggregators" and inspect.isclass(plugin) else GIVEN[kind]
+    given = 0 if kind in FUNCTIONS and inspect.isclass(plugin) else GIVEN[kind]
     return signature.parameters(plugin, given)
 
 
@@ -185,4 +209,5 @@ def _distribution(entry: metadata.EntryPoint) -> str:
 
 
 def _singular(kind: str) -> str:
-    return {"strategies": "strategy", "datasets": "data set"}.get(kind, kind[:-1])
+    names = {"strategies": "strategy", "datasets": "data set", "adversaries": "adversary"}
+    return names.get(kind, kind[:-1].replace("_", " "))

@@ -29,7 +29,7 @@ from torch.func import vmap
 from fedlab.audit.defense import Defense, NetworkFactory
 from fedlab.clients.config import ClientConfig, Federation
 from fedlab.clients.plan import steps_per_round
-from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule
+from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, WrappedRule
 from fedlab.errors import UsageError
 from fedlab.privacy import Assumption, Guarantee, Ledger, epsilon_of, noise_multiplier_for
 from fedlab.tasks import BatchNorm, State
@@ -150,14 +150,28 @@ def sample_rate(batch_size: int, records: int) -> float:
     return min(batch_size or records, records) / records
 
 
-class PrivateRule(LocalRule):
-    """Another rule, with every gradient that it asks for made private, and nothing else sent."""
+class PrivateRule(WrappedRule):
+    """Another rule, with every gradient that it asks for made private, and nothing else sent.
 
-    shares_buffers = False
+    Raises:
+        UsageError: the rule looks at records more often than once a step, which no noise covers.
+    """
 
     def __init__(self, inner: LocalRule, noise_multiplier: float, clip: float, batch_size: int) -> None:
-        self.inner, self.noise_multiplier = inner, noise_multiplier
-        self.clip, self.batch_size = clip, batch_size
+        super().__init__(inner)
+        if inner.gradients > 1 or inner.full_gradient:
+            raise UsageError(
+                f"dp-sgd cannot protect the local rule {type(inner).__name__}: it takes"
+                + (
+                    " a gradient of all records at once"
+                    if inner.full_gradient
+                    else " several gradients a step"
+                )
+                + ", and the noise is accounted for one batch a step; choose another rule (or SCAFFOLD's"
+                " option II)"
+            )
+        self.shares_buffers = False
+        self.noise_multiplier, self.clip, self.batch_size = noise_multiplier, clip, batch_size
 
     def draws(self, parameters: State, generator: torch.Generator) -> State:
         noise = {
@@ -166,9 +180,6 @@ class PrivateRule(LocalRule):
         }
         return noise | self.inner.draws(parameters, generator)
 
-    def start(self, parameters: State, client_state: State, server_state: State) -> Carry:
-        return self.inner.start(parameters, client_state, server_state)
-
     def direction(
         self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
     ) -> tuple[State, Aux, Carry]:
@@ -176,9 +187,6 @@ class PrivateRule(LocalRule):
             return privatise(grad_fn, values, part, self.clip, self.noise_multiplier)
 
         return self.inner.direction(private, parameters, batch, carry)
-
-    def finish(self, anchor: State, parameters: State, steps: Tensor, carry: Carry) -> tuple[State, State]:
-        return self.inner.finish(anchor, parameters, steps, carry)
 
     def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
         """What the accountant needs, and no loss: that is a function of the records without noise."""

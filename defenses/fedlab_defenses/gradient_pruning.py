@@ -11,11 +11,10 @@ not carried over to the next round.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from fedlab.audit.defense import Defense
 from fedlab.clients.config import Federation
-from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule
+from fedlab.clients.rules import Carry, LocalRule, Sent, WrappedRule, Work
 from fedlab.errors import UsageError
 from fedlab.tasks import State
 
@@ -38,30 +37,21 @@ class GradientPruning(Defense):
         return PrunedRule(rule, self.ratio)
 
 
-class PrunedRule(LocalRule):
+class PrunedRule(WrappedRule):
     """Another rule, with its update pruned."""
 
     def __init__(self, inner: LocalRule, ratio: float) -> None:
-        self.inner, self.ratio, self.shares_buffers = inner, ratio, inner.shares_buffers
+        super().__init__(inner)
+        self.ratio = ratio
 
-    def draws(self, parameters: State, generator: torch.Generator) -> State:
-        return self.inner.draws(parameters, generator)
-
-    def start(self, parameters: State, client_state: State, server_state: State) -> Carry:
-        return self.inner.start(parameters, client_state, server_state)
-
-    def direction(
-        self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
-    ) -> tuple[State, Aux, Carry]:
-        return self.inner.direction(grad_fn, parameters, batch, carry)
-
-    def finish(self, anchor: State, parameters: State, steps: Tensor, carry: Carry) -> tuple[State, State]:
-        sent, memory = self.inner.finish(anchor, parameters, steps, carry)
-        delta = {name: sent[name] - anchor[name] for name in anchor}
+    def finish(self, anchor: State, parameters: State, work: Work, carry: Carry) -> Sent:
+        sent = self.inner.finish(anchor, parameters, work, carry)
+        delta = {name: sent.parameters[name] - anchor[name] for name in anchor}
         sizes = torch.cat([value.reshape(-1).abs() for value in delta.values()])
         kept = sizes.numel() - int(self.ratio * sizes.numel())
         threshold = sizes.topk(kept).values[-1]
-        return {n: torch.where(d.abs() >= threshold, sent[n], anchor[n]) for n, d in delta.items()}, memory
-
-    def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
-        return self.inner.metrics(records, steps, loss)
+        pruned = {
+            name: torch.where(value.abs() >= threshold, sent.parameters[name], anchor[name])
+            for name, value in delta.items()
+        }
+        return sent._replace(parameters=pruned)

@@ -19,7 +19,8 @@ KINDS = (*plugins.KINDS, *CLOSED, "scenarios")
 
 _ALIASES = {
     **{kind.removesuffix("s"): kind for kind in KINDS},
-    **{"strategy": "strategies", "data": "datasets", "data-sets": "datasets", "defences": "defenses"},
+    **{"strategy": "strategies", "data": "datasets", "data_sets": "datasets", "defences": "defenses"},
+    **{"adversary": "adversaries", "rules": "local_rules", "optimizers": "server_optimizers"},
 }
 
 
@@ -76,7 +77,8 @@ def kind_of(word: str) -> str:
     Raises:
         UnknownName: no kind is called so.
     """
-    kind = _ALIASES.get(word.lower(), word.lower())
+    word = word.lower().replace("-", "_")
+    kind = _ALIASES.get(word, word)
     if kind not in KINDS:
         raise UnknownName("kind", word, KINDS)
     return kind
@@ -84,7 +86,8 @@ def kind_of(word: str) -> str:
 
 def singular(kind: str) -> str:
     """One of a kind: `attacks` is `attack`."""
-    return {"strategies": "strategy", "datasets": "data set"}.get(kind, kind.removesuffix("s"))
+    names = {"strategies": "strategy", "datasets": "data set", "adversaries": "adversary"}
+    return names.get(kind, kind.removesuffix("s").replace("_", " "))
 
 
 def names(kind: str) -> list[str]:

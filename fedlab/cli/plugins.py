@@ -33,7 +33,8 @@ def list_(
 ) -> None:
     """List the plugins of a kind; without one, the names of all.
 
-    KIND is strategies, aggregators, attacks, defenses, datasets, models, partitions, times or scenarios.
+    KIND is strategies, local-rules, samplers, preaggregators, aggregators, server-optimizers, adversaries,
+    attacks, defenses, datasets, models, partitions, times or scenarios.
     """
     from rich.text import Text
 
@@ -45,7 +46,7 @@ def list_(
             return
         table = grid("kind", "names")
         for one, names in found.items():
-            table.add_row(Text(one, style="bold"), Text(", ".join(names) or "none"))
+            table.add_row(Text(one.replace("_", "-"), style="bold"), Text(", ".join(names) or "none"))
         console.print(table)
         return
     kind = catalogue.kind_of(kind)
@@ -147,14 +148,20 @@ def usage(entry: catalogue.Entry) -> str:
             values.append(f'{item.name} = "..."')
         elif isinstance(item.default, bool | int | float | str):
             values.append(f"{item.name} = {catalogue.default(item)}")
-    if entry.kind in ("attacks", "defenses"):
+    if entry.kind == "adversaries":
+        values.append("fraction = 0.2")
+    if entry.kind in ("attacks", "defenses", "adversaries"):
         return "\n".join(f"  {line}" for line in (f"[[{entry.kind}]]", *values))
     section, key = {
         "datasets": ("task", "dataset"),
         "models": ("task", "model"),
         "partitions": ("clients", "partition"),
         "times": ("devices", "time"),
+        "local_rules": ("strategy", "local_rule"),
+        "samplers": ("strategy", "sampling"),
+        "preaggregators": ("strategy", "pre_aggregation"),
         "aggregators": ("strategy", "aggregator"),
+        "server_optimizers": ("strategy", "server_optimizer"),
         "strategies": ("strategy", "name"),
     }[entry.kind]
     if entry.kind == "strategies":

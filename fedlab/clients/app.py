@@ -7,6 +7,7 @@ over all the messages of a chunk, which then train stacked. Both give the same n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -26,12 +27,24 @@ from fedlab.errors import BackendError, UsageError
 from fedlab.runtime.arrays import Stack, aligned, array_record, array_records, reply_content, tensors
 from fedlab.tasks import State, Task
 
-MEMORY = "fedlab.memory"
-"""Key of a client's own tensors in `Context.state`."""
+EVALUATION_BATCH = 1000
+"""Test records that one pass looks at."""
+
+MEMORY, PERSONAL = "fedlab.memory", "fedlab.personal"
+"""Keys in `Context.state` of what a client's rule remembers, and of the parameters that it keeps."""
+
+SERVER, UPLINK = "server", "uplink"
+"""Records that travel beside "arrays": what a rule's server tells clients, and what they tell it."""
+
+EPOCHS = "local-epochs"
+"""Key of a message's "config" by which a client is told to do less (or more) than the others."""
 
 
 class CohortApp(ClientApp):
-    """Trains clients of one task; messages carry "arrays" (a state) and "config" (server-round)."""
+    """Trains clients of one task; messages carry "arrays" (a state) and "config" (server-round).
+
+    A rule's personal parameters are not among the arrays: they stay in the client's context.
+    """
 
     def __init__(
         self,
@@ -48,6 +61,7 @@ class CohortApp(ClientApp):
         self.task, self.owners, self.config, self.seed = task, owners, config, seed
         self.rule, self.stacked, self.device = rule, stacked, device
         self._training: LocalTraining | None = None
+        self._kept: frozenset[str] | None = None
         self.train()(self._train_one)
         self.evaluate()(self._evaluate)
 
@@ -98,17 +112,22 @@ class CohortApp(ClientApp):
     ) -> list[Message]:
         """Train stacked; the replies are rows of common tensors."""
         result = self.training(jobs)
-        sent = array_records({name: Stack(value) for name, value in result.state.items()}, len(jobs))
-        if result.memory:
-            for row, context in enumerate(contexts):  # its own: as a view it would keep the whole stack
-                own = {name: value[row].clone() for name, value in result.memory.items()}
-                context.state[MEMORY] = array_record(own)
+        kept = self._personal_names()
+        shared = {name: Stack(value) for name, value in result.state.items() if name not in kept}
+        sent = array_records(shared, len(jobs))
+        beside = array_records({name: Stack(value) for name, value in result.uplink.items()}, len(jobs))
+        for row, context in enumerate(contexts):
+            _remember(context, MEMORY, {name: value[row] for name, value in result.memory.items()})
+            _remember(context, PERSONAL, {name: result.state[name][row] for name in kept})
         replies = []
         for row, (message, job) in enumerate(zip(messages, jobs, strict=True)):
-            records = len(job.records)
-            metrics: dict[str, float] = {"num-examples": records}
-            metrics |= self.rule.metrics(records, result.steps[row], result.losses[row])
-            replies.append(Message(reply_content(sent[row], metrics), reply_to=message))
+            records, steps = len(job.records), result.steps[row]
+            metrics: dict[str, float] = {"num-examples": records, "steps": steps}
+            metrics |= self.rule.metrics(records, steps, result.losses[row])
+            content = reply_content(sent[row], metrics)
+            if result.uplink:
+                content[UPLINK] = beside[row]
+            replies.append(Message(content, reply_to=message))
         return replies
 
     def _train_one(self, message: Message, context: Context) -> Message:
@@ -119,25 +138,58 @@ class CohortApp(ClientApp):
         if not 0 <= client < len(self.owners):
             raise UsageError(f"partition-id {client}; expected 0 to {len(self.owners) - 1}")
         arrays = cast(ArrayRecord, message.content["arrays"])
-        if id(arrays) not in states:
-            states[id(arrays)] = tensors(arrays)
-        round = int(str(cast(ConfigRecord, message.content["config"])["server-round"]))
+        beside = cast(ArrayRecord | None, message.content.get(SERVER))
+        for record in (arrays, beside):
+            if record is not None and id(record) not in states:
+                states[id(record)] = tensors(record)
+        state = states[id(arrays)]
+        if self._personal_names():
+            own = context.state.get(PERSONAL)
+            state = state | (tensors(cast(ArrayRecord, own)) if own else self._personal(client))
+        told = cast(ConfigRecord, message.content["config"])
+        round, config = int(str(told["server-round"])), self.config
+        if EPOCHS in told:
+            config = replace(config, local_steps=None, local_epochs=int(str(told[EPOCHS])))
         memory = context.state.get(MEMORY)
         return ClientJob(
             client=client,
             round=round,
-            state=states[id(arrays)],
+            state=state,
             memory=tensors(cast(ArrayRecord, memory)) if memory else {},
             records=self.owners[client],
-            plan=plan_batches(len(self.owners[client]), self.config, self.seed, round, client),
+            plan=plan_batches(len(self.owners[client]), config, self.seed, round, client),
+            server={} if beside is None else states[id(beside)],
         )
 
+    def _personal_names(self) -> frozenset[str]:
+        """The parameters that stay with the client."""
+        if self._kept is None:
+            self._kept = frozenset(self._personal(0))
+        return self._kept
+
+    def _personal(self, client: int) -> State:
+        """The same, as a client begins with them."""
+        model = self.training.model
+        generator = seeds.torch_generator(self.seed, "personal", client)
+        return self.rule.personal(model.parameters_of(model.state()), generator)
+
     def _evaluate(self, message: Message, context: Context) -> Message:
-        """Loss and accuracy of the received model on the client's own records."""
+        """Loss and accuracy of the received model (with the client's own part) on the client's own records;
+        "on" = "test" in the config asks for test records in the client's mix of labels instead."""
         job = self._job(message, context, {})
-        loss, accuracy = evaluate(self.training, job.state, job.records)
+        told = cast(ConfigRecord, message.content["config"])
+        if told.get("on") == "test":
+            loss, accuracy = evaluate_mix(self.training, self.task, job)
+        else:
+            loss, accuracy = evaluate(self.training, job.state, job.records)
         metrics = MetricRecord({"num-examples": len(job.records), "loss": loss, "accuracy": accuracy})
         return Message(RecordDict({"metrics": metrics, "config": ConfigRecord()}), reply_to=message)
+
+
+def _remember(context: Context, key: str, state: State) -> None:
+    """As copies: a view would keep the whole stack alive."""
+    if state:
+        context.state[key] = array_record({name: value.clone() for name, value in state.items()})
 
 
 def with_mods(app: CohortApp, mods: Sequence[Mod]) -> ClientApp:
@@ -158,3 +210,19 @@ def evaluate(training: LocalTraining, state: State, ids: NDArray[np.int64]) -> t
         labels = data.labels(ids)
         loss = float(training.loss(outputs, labels).mean())
         return loss, float((outputs.argmax(1) == labels).double().mean())
+
+
+def evaluate_mix(training: LocalTraining, task: Task, job: ClientJob) -> tuple[float, float]:
+    """Mean loss and accuracy on the test set, each class weighted by its share of the client's records."""
+    data, losses, hits = task.test, [], []
+    state = aligned(job.state)
+    with torch.no_grad():
+        for ids in np.array_split(np.arange(len(data)), -(-len(data) // EVALUATION_BATCH)):
+            outputs, _ = training.model(state, data.images(ids), training=False)
+            labels = data.labels(ids)
+            losses.append(task.loss(outputs, labels).double())
+            hits.append((outputs.argmax(1) == labels).double())
+    present = np.bincount(data.y, minlength=task.classes)
+    mix = np.bincount(training.data.y[job.records], minlength=task.classes) * (present > 0)
+    each = torch.from_numpy((mix / mix.sum() / np.maximum(present, 1))[data.y])
+    return float(torch.cat(losses) @ each), float(torch.cat(hits) @ each)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,10 +18,17 @@ from fedlab.tasks import Dataset, FunctionalModel, State
 RESIDENT_BYTES = 256 << 20
 """Data sets up to this size are converted to float32 once, and stay on the device."""
 
+PIECE = 256
+"""Records that a pass over everything looks at together."""
+
 
 @dataclass(frozen=True)
 class ClientJob:
-    """One client's work in one round: where it starts, which records it uses in which step."""
+    """One client's work in one round: where it starts, which records it uses in which step.
+
+    `memory` is what its rule remembers (empty before the first round), `server` what the server sent
+    beside the model.
+    """
 
     client: int
     round: int
@@ -29,6 +36,7 @@ class ClientJob:
     memory: State
     records: np.ndarray
     plan: Plan
+    server: State = field(default_factory=dict)
 
 
 class Batches:
@@ -51,7 +59,9 @@ class Batches:
         self.data, self.model, self.rule = data, model, rule
         self.config, self.seed, self.device = config, seed, device
         self._drops = config.mode == "train" and bool(model.mask_shapes)
-        self._draws = type(rule).draws is not LocalRule.draws
+        trial = torch.Generator()
+        self._draws = bool(rule.draws(model.parameters_of(model.state()), trial))
+        self._noise = bool(rule.noise(torch.Size((1, *data.shape)), trial))
         everything = np.arange(len(data))
         resident = 4 * len(data) * int(np.prod(data.shape)) <= RESIDENT_BYTES
         self._images = data.images(everything).to(device) if resident else None
@@ -63,8 +73,11 @@ class Batches:
         sizes = [float(min(asked or len(job.records), len(job.records))) for job in jobs]
         return torch.tensor(sizes, device=self.device)
 
-    def step(self, jobs: Sequence[ClientJob], sizes: Tensor, step: int) -> Batch:
-        """The batches of one step; a client whose plan has ended gets padding only."""
+    def step(self, jobs: Sequence[ClientJob], sizes: Tensor, step: int, purpose: str = "") -> Batch:
+        """The batches of one step; a client whose plan has ended gets padding only.
+
+        `purpose` sets its random streams apart from those of the plan's own steps.
+        """
         picks = [job.records[job.plan[step]] if step < len(job.plan) else job.records[:0] for job in jobs]
         lengths = [len(pick) for pick in picks]
         longest = max(1, *lengths)
@@ -82,14 +95,27 @@ class Batches:
             x=self._pixels(ids, where),
             y=self._labels[where],
             rows=rows.to(self.device),
-            masks=self._stacked(
-                [self._masks(job, step, n, longest) for job, n in zip(jobs, lengths, strict=True)]
-            )
+            masks=self._per_record(self._masks, "dropout" + purpose, jobs, step, lengths, longest)
             if self._drops
             else {},
-            draws=self._stacked([self._draw(job, step) for job in jobs]) if self._draws else {},
+            draws=self._stacked([self._draw(job, "rule" + purpose, step) for job in jobs])
+            if self._draws
+            else {},
             size=sizes,
+            noise=self._per_record(self._own_noise, "noise" + purpose, jobs, step, lengths, longest)
+            if self._noise
+            else {},
         )
+
+    def everything(self, jobs: Sequence[ClientJob]) -> Iterator[Batch]:
+        """All records of each client, in pieces."""
+        whole = [
+            replace(job, plan=np.split(np.arange(len(job.records)), range(PIECE, len(job.records), PIECE)))
+            for job in jobs
+        ]
+        sizes = self.sizes(jobs)
+        for piece in range(max(len(job.plan) for job in whole)):
+            yield self.step(whole, sizes, piece, purpose="-full")
 
     def _pixels(self, ids: np.ndarray, where: Tensor) -> Tensor:
         """(clients, batch, C, H, W)."""
@@ -97,17 +123,32 @@ class Batches:
             return self._images.index_select(0, where.reshape(-1)).reshape(*ids.shape, *self.data.shape)
         return self.data.images(ids.reshape(-1)).reshape(*ids.shape, *self.data.shape).to(self.device)
 
-    def _masks(self, job: ClientJob, step: int, real: int, longest: int) -> State:
-        generator = seeds.torch_generator(self.seed, "dropout", job.round, job.client, step)
-        drawn = self.model.draw_masks(real, generator)
-        if real == longest:
-            return drawn
-        return {
-            n: torch.cat([mask, mask.new_ones(longest - real, *mask.shape[1:])]) for n, mask in drawn.items()
-        }
+    def _per_record(
+        self,
+        draw: Callable[[int, torch.Generator], State],
+        purpose: str,
+        jobs: Sequence[ClientJob],
+        step: int,
+        lengths: Sequence[int],
+        longest: int,
+    ) -> State:
+        """What `draw` draws for each client's real rows, filled up with ones."""
+        drawn = []
+        for job, real in zip(jobs, lengths, strict=True):
+            own = draw(real, seeds.torch_generator(self.seed, purpose, job.round, job.client, step))
+            if real < longest:
+                own = {n: torch.cat([v, v.new_ones(longest - real, *v.shape[1:])]) for n, v in own.items()}
+            drawn.append(own)
+        return self._stacked(drawn)
 
-    def _draw(self, job: ClientJob, step: int) -> State:
-        generator = seeds.torch_generator(self.seed, "rule", job.round, job.client, step)
+    def _masks(self, real: int, generator: torch.Generator) -> State:
+        return self.model.draw_masks(real, generator)
+
+    def _own_noise(self, real: int, generator: torch.Generator) -> State:
+        return self.rule.noise(torch.Size((real, *self.data.shape)), generator)
+
+    def _draw(self, job: ClientJob, purpose: str, step: int) -> State:
+        generator = seeds.torch_generator(self.seed, purpose, job.round, job.client, step)
         return self.rule.draws(self.model.parameters_of(job.state), generator)
 
     def _stacked(self, states: Sequence[State]) -> State:

@@ -23,18 +23,20 @@ from torch.utils._pytree import tree_map
 
 from fedlab.clients.batches import Batches, ClientJob, stack
 from fedlab.clients.config import ClientConfig
-from fedlab.clients.rules import Aux, Batch, Carry, LocalRule
+from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work
 from fedlab.clients.tracing import Traced
+from fedlab.errors import FedlabError
 from fedlab.runtime.arrays import aligned
 from fedlab.tasks import Dataset, FunctionalModel, State
 
 
 @dataclass(frozen=True)
 class ClientResult:
-    """What one client sends back: parameters and buffers, its memory, its mean training loss."""
+    """What one client sends back: parameters and buffers, its memory, what else it sends, its mean training loss."""
 
     state: State
     memory: State
+    uplink: State
     loss: float
     steps: int
 
@@ -45,6 +47,7 @@ class CohortResult:
 
     state: State
     memory: State
+    uplink: State
     losses: list[float]
     steps: list[int]
 
@@ -56,6 +59,7 @@ class CohortResult:
         return ClientResult(
             {name: value[client] for name, value in self.state.items()},
             {name: value[client] for name, value in self.memory.items()},
+            {name: value[client] for name, value in self.uplink.items()},
             self.losses[client],
             self.steps[client],
         )
@@ -68,6 +72,7 @@ class CohortResult:
         return CohortResult(
             {name: value[:1] for name, value in self.state.items()},
             {name: value[:1] for name, value in self.memory.items()},
+            {name: value[:1] for name, value in self.uplink.items()},
             self.losses[:1],
             self.steps[:1],
         )
@@ -117,23 +122,25 @@ class LocalTraining:
         self.device = torch.device(device)
         self.batches = Batches(data, model, rule, config, seed, self.device)
         mapped: Callable[[Callable[..., Any]], Callable[..., Any]] = vmap if stacked else _alone
-        self._begin = Traced(mapped(self._carry))
+        self._begin = Traced(mapped(rule.start))
         self._directions = Traced(mapped(self._direction))
         self._finish = Traced(mapped(rule.finish))
+        self._sums = mapped(self._sum)
 
     def __call__(self, jobs: Sequence[ClientJob]) -> CohortResult:
         """Train every job from its own state; results in the jobs' order."""
         if len(jobs) == 1 and self.stacked:
             return self([jobs[0], jobs[0]]).first()
-        start = self._start(jobs)
-        anchor = self.model.parameters_of(start)
-        memory = {name: value.to(self.device) for name, value in stack([job.memory for job in jobs]).items()}
+        start = self._common([job.state for job in jobs])
+        anchor, buffers = self.model.parameters_of(start), self.model.buffers_of(start)
+        server = self._common([job.server for job in jobs])
+        work = self._work(jobs, anchor, buffers)
         now = _Stack(
             clients=list(range(len(jobs))),
             parameters=anchor,
-            buffers=self.model.buffers_of(start),
+            buffers=buffers,
             velocity={},
-            carry=self._begin(anchor, memory),
+            carry=self._begin(anchor, self._memories(jobs), server, work),
         )
         ended: list[_Stack] = []
         steps = [len(job.plan) for job in jobs]
@@ -148,22 +155,66 @@ class LocalTraining:
                 now = now.only(kept)
             self._advance(now, jobs, sizes, losses, step)
         parameters, buffers, carry = _joined([*ended, now])
-        counts = torch.tensor(steps, dtype=torch.float32, device=self.device)
-        sent, memory = self._finish(anchor, parameters, counts, carry)
+        sent: Sent = self._finish(anchor, parameters, work, carry)
         return CohortResult(
-            state={name: value.cpu() for name, value in (sent | buffers).items()},
-            memory={name: value.cpu() for name, value in memory.items()},
+            state={name: value.cpu() for name, value in (sent.parameters | buffers).items()},
+            memory={name: value.cpu() for name, value in sent.memory.items()},
+            uplink={name: value.cpu() for name, value in sent.uplink.items()},
             losses=[total / max(n, 1) for total, n in zip(losses.tolist(), steps, strict=True)],
             steps=steps,
         )
 
-    def _start(self, jobs: Sequence[ClientJob]) -> State:
-        """Where each client starts, stacked; a model that all share is not copied."""
-        first = jobs[0].state
-        if all(job.state is first for job in jobs):
+    def _common(self, states: Sequence[State]) -> State:
+        """A state of each client, stacked; one that all share is not copied."""
+        first = states[0]
+        if all(state is first for state in states):
             own = aligned(first)
-            return {n: value.to(self.device).expand(len(jobs), *value.shape) for n, value in own.items()}
-        return {name: value.to(self.device) for name, value in stack([job.state for job in jobs]).items()}
+            return {n: value.to(self.device).expand(len(states), *value.shape) for n, value in own.items()}
+        return {name: value.to(self.device) for name, value in stack(states).items()}
+
+    def _memories(self, jobs: Sequence[ClientJob]) -> State:
+        """What the rule remembers of each client, stacked; of a new client, how it begins.
+
+        Raises:
+            FedlabError: the memory is another rule's.
+        """
+        fresh = self.rule.memory(self.model.parameters_of(jobs[0].state))
+        for job in jobs:
+            shapes = {name: value.shape for name, value in job.memory.items()}
+            if shapes and shapes != {name: value.shape for name, value in fresh.items()}:
+                raise FedlabError(
+                    f"client {job.client} remembers {', '.join(sorted(shapes)) or 'nothing'}; the local rule"
+                    f" {type(self.rule).__name__} expects {', '.join(sorted(fresh)) or 'nothing'}: that memory"
+                    " comes from another algorithm or another model; start a new run"
+                )
+        kept = stack([job.memory or fresh for job in jobs])
+        return {name: value.to(self.device) for name, value in kept.items()}
+
+    def _work(self, jobs: Sequence[ClientJob], parameters: State, buffers: State) -> Work:
+        """What each client does in this round, stacked."""
+        kind = next(iter(parameters.values())).dtype
+        size = self.config.batch_size
+
+        def column(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, dtype=kind, device=self.device)
+
+        return Work(
+            steps=column([len(job.plan) for job in jobs]),
+            epoch=column([-(-len(job.records) // (size or len(job.records))) for job in jobs]),
+            learning_rate=column([self.config.learning_rate] * len(jobs)),
+            momentum=column([self.config.momentum] * len(jobs)),
+            gradient=self._full(jobs, parameters, buffers) if self.rule.full_gradient else {},
+        )
+
+    def _full(self, jobs: Sequence[ClientJob], parameters: State, buffers: State) -> State:
+        """The mean gradient over all records of each client."""
+        total = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        for batch in self.batches.everything(jobs):
+            for name, value in self._sums(parameters, buffers, batch).items():
+                total[name] = total[name] + value
+        kind = next(iter(parameters.values())).dtype
+        counts = torch.tensor([len(job.records) for job in jobs], dtype=kind, device=self.device)
+        return {n: value / counts.view(-1, *([1] * (value.dim() - 1))) for n, value in total.items()}
 
     def _advance(
         self, now: _Stack, jobs: Sequence[ClientJob], sizes: Tensor, losses: Tensor, step: int
@@ -207,14 +258,29 @@ class LocalTraining:
             now.velocity = slopes
         return slopes
 
-    def _carry(self, parameters: State, memory: State) -> Carry:
-        return self.rule.start(parameters, memory, {})
-
     def _direction(
         self, parameters: State, buffers: State, carry: Carry, batch: Batch
     ) -> tuple[State, State, Carry, Tensor]:
         """One client's direction, buffers, carry and loss of one step; mapped over clients."""
 
+        def by_inputs(values: State, x: Tensor, y: Tensor) -> Tensor:
+            def total(pixels: Tensor) -> Tensor:
+                outputs, _ = self.model({**values, **buffers}, pixels, training=False)
+                return self.loss(outputs, y).sum()
+
+            return grad(total)(x)
+
+        batch = self.rule.perturb(by_inputs, parameters, batch)
+        gradients = self._gradients(buffers)
+        direction, aux, carry = self.rule.direction(gradients, parameters, batch, carry)
+        return direction, aux.buffers if self.rule.shares_buffers else buffers, carry, aux.loss
+
+    def _sum(self, parameters: State, buffers: State, batch: Batch) -> State:
+        """The sum of one client's gradients over the real rows of a batch."""
+        gradient, _ = self._gradients(buffers)(parameters, batch)
+        return {name: value * batch.rows.sum() for name, value in gradient.items()}
+
+    def _gradients(self, buffers: State) -> GradFn:
         def objective(values: State, part: Batch) -> tuple[Tensor, Aux]:
             outputs, after = self.model(
                 {**values, **buffers},
@@ -227,8 +293,8 @@ class LocalTraining:
             mean = losses.sum() / part.rows.sum().clamp(min=1.0)
             return mean, Aux(mean.detach(), after)
 
-        direction, aux, carry = self.rule.direction(grad(objective, has_aux=True), parameters, batch, carry)
-        return direction, aux.buffers if self.rule.shares_buffers else buffers, carry, aux.loss
+        gradients: GradFn = grad(objective, has_aux=True)
+        return gradients
 
 
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
@@ -17,11 +18,14 @@ from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
+from fedlab.clients.rules import ServerSide
 from fedlab.clients.stacking import Chunking, chunking
-from fedlab.errors import UsageError
+from fedlab.errors import PluginError, UsageError
+from fedlab.experiment.root import RootUpdate
 from fedlab.scenario import Scenario
 from fedlab.scenario.schema import Strategy as StrategySettings
-from fedlab.strategies import SGD, Aggregator
+from fedlab.strategies import Aggregator, Stragglers
+from fedlab.strategies.aggregators import minimum, needs_root
 from fedlab.tasks import FunctionalModel, Task
 
 
@@ -60,6 +64,7 @@ class Parts:
 
     Attributes:
         chunking: how cohorts are cut; a function of the scenario alone, so that workers change no bit.
+        personal: names of the parameters that never leave the clients.
     """
 
     task: Task
@@ -68,6 +73,7 @@ class Parts:
     app: ClientApp
     strategy: Strategy
     chunking: Chunking
+    personal: frozenset[str] = frozenset()
 
 
 def assemble(
@@ -91,36 +97,74 @@ def assemble(
             weight_decay=clients.weight_decay,
         )
     )
-    task = replace(task, network=defense.network(task.network))
+    rule = plugins.build("local_rules", settings.local_rule)
+    if not isinstance(rule, LocalRule):
+        raise PluginError(
+            f"the local rule {settings.local_rule.name!r} (from"
+            f" {plugins.provider('local_rules', settings.local_rule.name)}) is a {type(rule).__name__};"
+            " expected a subclass of fedlab.clients.LocalRule"
+        )
+    task = replace(task, network=defense.network(rule.network(task.network)))
     federation = Federation(tuple(len(ids) for ids in owners), settings.rounds, config)
-    rule = defense.local_rule(LocalRule(), federation)
+    rule = defense.local_rule(rule, federation)
     model = task.model(seeds.derive(cell.seed, "init"))
-    strategy = defense.strategy(_strategy(settings, aggregator, cell.seed, model))
+    kept = frozenset(rule.personal(model.parameters_of(model.state()), torch.Generator()))
+    arguments = _arguments(scenario, cell, model, rule, kept, aggregator, config, federation)
+    if needs_root(aggregator):
+        arguments["root"] = RootUpdate(task, config, cell.seed, aggregator)
+    strategy = defense.strategy(_strategy(settings, arguments))
     cut = chunking(model, config, max(federation.records), settings.cohort, scenario.runtime.chunk)
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, device=device)
-    return Parts(task, model, config, with_mods(app, defense.mods()), strategy, cut)
+    return Parts(task, model, config, with_mods(app, defense.mods()), strategy, cut, kept)
 
 
-def _strategy(
-    settings: StrategySettings, aggregator: Aggregator, seed: int, model: FunctionalModel
-) -> Strategy:
-    """The scenario's strategy. What a plugin may not know is passed only where it is asked for.
+def _arguments(
+    scenario: Scenario,
+    cell: Cell,
+    model: FunctionalModel,
+    rule: LocalRule,
+    kept: frozenset[str],
+    aggregator: Aggregator,
+    config: ClientConfig,
+    federation: Federation,
+) -> dict[str, Any]:
+    """What a strategy is made of; what the scenario leaves at its default is not among it."""
+    settings, slow = scenario.strategy, scenario.clients.stragglers
+    least = minimum(aggregator)
+    if settings.cohort < least:
+        raise UsageError(
+            f"the aggregator {settings.aggregator.name!r} combines at least {least} updates as it is set, but a"
+            f" round asks {settings.cohort} clients; raise strategy.cohort, or expect fewer attackers (f)"
+        )
+    arguments: dict[str, Any] = {
+        "aggregator": aggregator,
+        "optimizer": plugins.build("server_optimizers", settings.server_optimizer),
+        "cohort": settings.cohort,
+        "seed": cell.seed,
+        "parameters": [name for name in model.parameter_names if name not in kept],
+    }
+    if settings.over_selection != 1.0:
+        arguments["over_selection"] = settings.over_selection
+    if settings.quorum != 1:
+        arguments["quorum"] = settings.quorum
+    if settings.sampling.name != "uniform" or settings.sampling.params:
+        arguments["sampler"] = plugins.build("samplers", settings.sampling)
+        arguments["records"] = federation.records
+    if type(rule.server) is not ServerSide:
+        arguments |= {"server": rule.server, "config": config}
+    if slow is not None:
+        arguments["stragglers"] = Stragglers(slow.fraction, config.local_epochs, slow.partial, cell.seed)
+    return arguments
+
+
+def _strategy(settings: StrategySettings, arguments: Mapping[str, Any]) -> Strategy:
+    """The scenario's strategy.
 
     Raises:
-        UsageError: the plugin does not know it.
+        UsageError: the plugin does not take what the scenario asks for.
     """
-    optimizer = settings.server_optimizer
     factory = plugins.load("strategies", settings.name)
-    arguments = {
-        "aggregator": aggregator,
-        "optimizer": SGD(optimizer.learning_rate, optimizer.momentum),
-        "cohort": settings.cohort,
-        "seed": seed,
-        "parameters": model.parameter_names,
-        **({"over_selection": settings.over_selection} if settings.over_selection != 1.0 else {}),
-        **({"quorum": settings.quorum} if settings.quorum != 1 else {}),
-    }
     try:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:

@@ -78,7 +78,8 @@ class Training:
         self.checkpoints = Checkpoints(
             checkpoints_of(directory, cell), scenario.checkpoint.every, scenario.checkpoint.seconds
         )
-        self.state: State = self.parts.model.state()
+        whole = self.parts.model.state()
+        self.state: State = {name: v for name, v in whole.items() if name not in self.parts.personal}
         self.done, self.skipped = 0, 0
         self.train_loss: float | None = None
         self.history: list[dict[str, Any]] = []
@@ -177,7 +178,8 @@ class Training:
         self.done, self.state = round.number, tensors(round.arrays)
         if not round.updated:
             self.skipped += 1
-            reason = self.watcher.why_lost(round.number) or "the strategy made no model of the replies"
+            reason = getattr(self.parts.strategy, "why_skipped", "") or self.watcher.why_lost(round.number)
+            reason = reason or "the strategy made no model of the replies"
             self.directory.event("skipped round", cell=self.cell.name, round=round.number, reason=reason)
         if seen := self.watcher.take():
             archive.add(self.directory.path / "observations" / self.cell.name, seen)

@@ -17,14 +17,26 @@ KINDS: dict[Path, str] = {
     ("task", "model"): "models",
     ("clients", "partition"): "partitions",
     ("devices", "time"): "times",
+    ("strategy", "local_rule"): "local_rules",
+    ("strategy", "sampling"): "samplers",
+    ("strategy", "pre_aggregation"): "preaggregators",
     ("strategy", "aggregator"): "aggregators",
+    ("strategy", "server_optimizer"): "server_optimizers",
     ("attacks",): "attacks",
     ("defenses",): "defenses",
+    ("adversaries",): "adversaries",
 }
-"""Path -> kind of the plugin that stands there; below the last two, one plugin per element."""
+"""Path -> kind of the plugin that stands there; below a path of one part, one plugin per element."""
 
-OWN_KEYS = {"name", "label"}
-"""Keys beside the parameters; `label` counts only in attacks and defenses."""
+LISTS = tuple(path[0] for path in KINDS if len(path) == 1)
+
+OWN_KEYS = {"attacks": {"name", "label"}, "defenses": {"name", "label"}} | {
+    "adversaries": {"name", "label", "fraction", "clients"}
+}
+"""Keys of a list's elements beside the plugins' parameters."""
+
+CHEAP = (*LISTS, "strategy")
+"""Tables whose plugins cost nothing to make, so that their constructors are asked about their ranges."""
 
 
 CLOSED = {"partitions": "partition", "times": "computing time"}
@@ -57,8 +69,12 @@ def closed_parameters(kind: str, name: str) -> list[Parameter]:
 
 def parameters_at(path: Path, name: str) -> list[Parameter]:
     """The parameters of the plugin `name` that stands at a path of the scenario."""
-    kind = KINDS[path[:1] if path[0] in ("attacks", "defenses") else path[:2]]
+    kind = _kind_at(path)
     return closed_parameters(kind, name) if kind in CLOSED else plugins.parameters(kind, name)
+
+
+def _kind_at(path: Path) -> str:
+    return KINDS[path[:1] if path[0] in LISTS else path[:2]]
 
 
 def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
@@ -66,7 +82,7 @@ def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     sound: list[tuple[Path, str, dict[str, Any]]] = []
     for path, name_path, item in _places(data):
-        own = OWN_KEYS if path[0] in ("attacks", "defenses") else {"name"}
+        own = OWN_KEYS.get(str(path[0]), {"name"})
         name = item["name"]
         params = {key: value for key, value in item.items() if key not in own}
         try:
@@ -76,8 +92,8 @@ def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
             continue
         found += [((*path, key), text) for key, text in faults if not infinite(params.get(key))]
         refused = []
-        if not faults and path[0] in ("attacks", "defenses"):
-            refused = [(path, text) for text in _refusal(str(path[0]), name, params)]
+        if not faults and path[0] in CHEAP:
+            refused = [(path, text) for text in _refusal(_kind_at(path), name, params)]
         found += refused
         if not faults and not refused:
             sound.append((path, name, params))
@@ -98,7 +114,7 @@ def infinite(value: object) -> bool:
 
 
 def _refusal(kind: str, name: str, params: dict[str, Any]) -> list[str]:
-    """Ranges are known to a plugin's constructor only; attacks and defenses cost nothing to make."""
+    """Ranges are known to a plugin's constructor only."""
     try:
         plugins.build(kind, {**params, "name": name})
     except FedlabError as error:

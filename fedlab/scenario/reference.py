@@ -54,21 +54,24 @@ def json_schema() -> dict[str, Any]:
     schema = Scenario.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     definitions = schema["$defs"]
-    for table, key in (("Strategy", "cohort"), ("Labelled", "label")):
+    for table, key in (("Strategy", "cohort"), ("Labelled", "label"), ("Adversary", "label")):
         del definitions[table]["properties"][key]["default"]  # it hangs on another key
     definitions["Strategy"]["properties"]["name"] |= {"enum": plugins.names("strategies")}
     for path, kind in plugged.KINDS.items():
         known = sorted(plugged.closed(kind)) if kind in plugged.CLOSED else plugins.names(kind)
         listed = len(path) == 1
-        definitions[kind] = copy.deepcopy(definitions["Labelled" if listed else "Plugin"])
+        shape = {"adversaries": "Adversary"}.get(kind, "Labelled" if listed else "Plugin")
+        definitions[kind] = copy.deepcopy(definitions[shape])
         definitions[kind]["properties"]["name"] |= {"enum": known}
         reference = {"$ref": f"#/$defs/{kind}"}
         if listed:
             schema["properties"][path[0]]["items"] = reference
         else:
             section = definitions[str(path[0]).capitalize()]
-            section["properties"][path[1]]["anyOf"] = [{"type": "string", "enum": known}, reference]
-    del definitions["Plugin"], definitions["Labelled"]
+            node = section["properties"][path[1]]
+            absent = [one for one in node["anyOf"] if one.get("type") == "null"]
+            node["anyOf"] = [{"type": "string", "enum": known}, reference, *absent]
+    del definitions["Plugin"], definitions["Labelled"], definitions["Adversary"]
     return schema
 
 

@@ -19,7 +19,7 @@ Mistake = tuple[Path, str]
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """All broken rules, each with the path that should change."""
-    checks = (_exclusive, _cohort, _availability, _runtime, _audit, _twice)
+    checks = (_exclusive, _cohort, _adversaries, _availability, _runtime, _audit, _twice)
     return [mistake for check in checks for mistake in check(data)]
 
 
@@ -34,6 +34,11 @@ def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
             " passes over the client's records",
         )
 
+    if "local_steps" in clients and "stragglers" in clients:
+        yield (
+            ("clients", "stragglers"),
+            "stragglers get through some of their epochs, but local_steps is given; expected local_epochs",
+        )
     devices = _table(data, "devices")
     if "trace" in devices and "time" in devices:
         yield (
@@ -64,6 +69,35 @@ def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
             ("strategy", "over_selection"),
             f"got {factor}; {factor} times a cohort of {cohort} is more than {count}, the number of clients;"
             f" expected at most {math.floor(100 * count / cohort) / 100:g}, or a smaller cohort",
+        )
+
+
+def _adversaries(data: dict[str, Any]) -> Iterator[Mistake]:
+    count, taken = _count(data, "clients", "count"), 0
+    given = data.get("adversaries")
+    for index, item in enumerate(given if isinstance(given, list) else []):
+        if not isinstance(item, dict):
+            continue
+        fraction, clients = item.get("fraction"), item.get("clients")
+        if (fraction is None) == (clients is None):
+            yield (
+                ("adversaries", index),
+                "expected either fraction, a share of the clients, or clients, a list of their numbers",
+            )
+        if isinstance(clients, list) and count is not None:
+            strangers = [one for one in clients if isinstance(one, int) and one >= count]
+            if strangers:
+                yield (
+                    ("adversaries", index, "clients"),
+                    f"got {', '.join(map(str, strangers))}; expected numbers below {count} (clients.count)",
+                )
+            taken += len(clients)
+        elif _number(fraction) and count is not None:
+            taken += round(fraction * count)
+    if count is not None and taken > count:
+        yield (
+            ("adversaries",),
+            f"{taken} adversaries, but there are {count} clients (clients.count); lower the fractions",
         )
 
 
@@ -120,7 +154,7 @@ def _audit(data: dict[str, Any]) -> Iterator[Mistake]:
 
 def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
     """Labels name files, so they differ; a seed, a mode or a round given twice is a slip."""
-    for key in ("attacks", "defenses"):
+    for key in ("attacks", "defenses", "adversaries"):
         seen: set[str] = set()
         items = data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else []):

@@ -64,7 +64,7 @@ class Plugin(Section):
 
 
 class Labelled(Plugin):
-    """An attack or a defense: the same plugin can stand in a scenario twice, under two labels."""
+    """An attack, a defense or an adversary: the same plugin can stand in a scenario twice, under two labels."""
 
     label: Name = ""
     """How reports and files call it; the plugin's name unless given."""
@@ -73,6 +73,15 @@ class Labelled(Plugin):
     @classmethod
     def _default_label(cls, data: Any) -> Any:
         return {"label": data["name"], **data} if isinstance(data, dict) and "name" in data else data
+
+
+class Adversary(Labelled):
+    """Clients that do not do what they are told: give a `fraction`, or name the `clients`."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the clients, rounded; which ones, the seed decides."""
+    clients: Annotated[tuple[Annotated[int, Field(ge=0, lt=10**9)], ...], Field(strict=False)] | None = None
+    """Which clients, by number."""
 
 
 PluginOrName = Annotated[Plugin, BeforeValidator(_as_table, json_schema_input_type=Name | Plugin)]
@@ -90,6 +99,15 @@ class Task(Section):
     """Data set, by name or as a table of name and parameters: `fedlab list datasets`."""
     model: PluginOrName
     """Network, by name or as a table of name and parameters: `fedlab list models`."""
+
+
+class Stragglers(Section):
+    """Clients that do not finish in time: FedProx's systems heterogeneity."""
+
+    fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of each round's clients that get through only some of their `local_epochs`: one to all but one."""
+    partial: bool = True
+    """Whether what they get done counts; if not, they are left out of the round, as FedAvg does."""
 
 
 class Clients(Section):
@@ -114,22 +132,13 @@ class Clients(Section):
     """Of the clients' SGD."""
     weight_decay: NotNegative = 0.0
     """Of the clients' SGD."""
+    stragglers: Stragglers | None = None
+    """Clients that do less than the others; none unless given."""
 
     @property
     def modes(self) -> list[Mode]:
         """`mode` as a list."""
         return list(self.mode)
-
-
-class ServerOptimizer(Section):
-    """How the server steps along the aggregated update."""
-
-    name: Literal["sgd"] = "sgd"
-    """Kind of optimizer."""
-    learning_rate: Positive = 1.0
-    """1 takes the aggregated update as it is."""
-    momentum: Momentum = 0.0
-    """Of the server's SGD; above 0 this is FedAvgM."""
 
 
 class Strategy(Section):
@@ -141,10 +150,16 @@ class Strategy(Section):
     """Number of rounds."""
     cohort: Count = 1
     """Clients that train in each round; all of them unless given."""
+    local_rule: PluginOrName = Plugin(name="fedavg")
+    """What clients make of their gradients, and what their server knows of it: `fedlab list local-rules`."""
+    sampling: PluginOrName = Plugin(name="uniform")
+    """How the clients of a round are drawn: `fedlab list samplers`."""
+    pre_aggregation: PluginOrName | None = None
+    """What happens to updates before they are aggregated; nothing unless given: `fedlab list preaggregators`."""
     aggregator: PluginOrName = Plugin(name="weighted-mean")
     """What makes one update of many: `fedlab list aggregators`."""
-    server_optimizer: ServerOptimizer = ServerOptimizer()
-    """What the server does with that one update."""
+    server_optimizer: PluginOrName = Plugin(name="sgd")
+    """What the server does with that one update: `fedlab list server-optimizers`."""
     evaluate_every: Count | None = None
     """Test the global model after every so many rounds; only at the end unless given."""
     over_selection: Annotated[float, Field(ge=1, le=100)] = 1.0
@@ -291,6 +306,8 @@ class Scenario(Section):
         Labelled(name="none", label="none"),
     )
     """Each `[[defenses]]` is trained once per mode and seed: `fedlab list defenses`."""
+    adversaries: Annotated[tuple[Adversary, ...], Field(strict=False)] = ()
+    """Each `[[adversaries]]` are clients that attack the training: `fedlab list adversaries`."""
 
     @property
     def seeds(self) -> list[int]:

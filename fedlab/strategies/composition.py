@@ -1,7 +1,7 @@
-"""A federated algorithm as a composition: aggregator × server optimizer × schedule.
+"""A federated algorithm as a composition: local rule × aggregator × server optimizer × schedule.
 
-(The fourth part, the local rule, runs in the clients.) The composition is a Flower `Strategy`, so it
-runs on any Grid. FedAvg (McMahan et al., AISTATS 2017, https://arxiv.org/abs/1602.05629) is the
+Of the local rule only the server's half is here (`fedlab.clients.rules.ServerSide`); the other runs in
+the clients. The composition is a Flower `Strategy`, so it runs on any Grid. FedAvg (McMahan et al., AISTATS 2017, https://arxiv.org/abs/1602.05629) is the
 weighted mean, plain averaging and the synchronous schedule.
 
 Deviations from flwr's FedAvg: aggregation works on deltas, in float64, in the order of client ids
@@ -11,7 +11,8 @@ without a valid reply leaves the model as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -21,12 +22,17 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from fedlab.errors import FedlabError
+from fedlab import seeds
+from fedlab.clients import ClientConfig
+from fedlab.clients.app import EPOCHS, SERVER, UPLINK
+from fedlab.clients.rules import Facts, ServerSide, ServerState, slotted
+from fedlab.errors import DataError, FedlabError, PluginError
 from fedlab.runtime.arrays import array_record, tensors
 from fedlab.snapshot import Snapshot
-from fedlab.strategies.aggregators import Aggregator, AggregatorState, FunctionAggregator, Updates, checked
+from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked, minimum
 from fedlab.strategies.deltas import BLOCK, deltas, flatten, unflatten
-from fedlab.strategies.schedules import Synchronous
+from fedlab.strategies.sampling import Sampler, uniform
+from fedlab.strategies.schedules import Stragglers, Synchronous
 from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer
 from fedlab.tasks import State
 
@@ -35,9 +41,17 @@ class Composition(Strategy):
     """One synchronous federated algorithm.
 
     Args:
-        parameters: names of the learned tensors; all other arrays (batch-norm statistics) are
+        parameters: names of the learned tensors that travel; all other arrays (batch-norm statistics) are
             averaged with the clients' weights and take no optimizer step.
         quorum: usable replies that a round needs; with fewer the model stays as it was.
+        server: the server's half of the clients' local rule.
+        config: how the clients train, for rules whose server must know it.
+        root: the update (d,) that the server's own records make of a model in a round, for aggregators
+            that compare clients with it.
+        stragglers: clients of a round that do less than the others, or drop out.
+
+    Attributes:
+        why_skipped: why the last round left the model as it was; empty if it did not.
     """
 
     def __init__(
@@ -47,12 +61,22 @@ class Composition(Strategy):
         schedule: Synchronous,
         parameters: Sequence[str],
         quorum: int = 1,
+        *,
+        server: ServerSide | None = None,
+        config: ClientConfig | None = None,
+        root: Callable[[State, int], Tensor] | None = None,
+        stragglers: Stragglers | None = None,
     ) -> None:
         self.aggregator, self.optimizer, self.schedule = aggregator, optimizer, schedule
         self.parameters, self.quorum = tuple(parameters), quorum
-        self.aggregator_state: AggregatorState = {}
+        self.server, self.config = server or ServerSide(), config or ClientConfig()
+        self.root, self.stragglers = root, stragglers
+        self.aggregator_states: dict[str, AggregatorState] = {}
         self.optimizer_state: OptimizerState = {}
+        self.server_state: ServerState | None = None
+        self.why_skipped = ""
         self._sent: State = {}
+        self._population = 0
 
     def summary(self) -> None:
         """Flower prints this at the start of a run; the scenario says it all already."""
@@ -60,42 +84,83 @@ class Composition(Strategy):
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The same model to each client of this round's cohort."""
+        """The same model to each client of this round's cohort, and what the rule's server tells them."""
         self._sent = tensors(arrays)
         nodes = grid.get_node_ids()
         ids = nodes if isinstance(nodes, range) else sorted(nodes)
-        content = RecordDict(
-            {"arrays": arrays, "config": ConfigRecord({**config, "server-round": server_round})}
-        )
+        self._population = len(ids)
+        if self.server_state is None:
+            self.server_state = self.server.begin(flatten(self._sent, self.parameters))
+        records = {"arrays": arrays}
+        if self.server.sends:
+            told = {name: self.server_state[name] for name in self.server.sends}
+            records[SERVER] = array_record(
+                {
+                    key: value
+                    for name, vector in told.items()
+                    for key, value in slotted(name, unflatten(vector, self._sent, self.parameters)).items()
+                }
+            )
+        cohort = self.schedule.sample(ids, server_round)
+        work = dict.fromkeys(cohort, 0) if self.stragglers is None else self.stragglers(cohort, server_round)
+        about = {**config, "server-round": server_round}
+        contents = {  # the messages of a round share their records
+            epochs: RecordDict(
+                {**records, "config": ConfigRecord(about | ({EPOCHS: epochs} if epochs else {}))}
+            )
+            for epochs in sorted(set(work.values()))
+        }
         return [
-            Message(content, dst_node_id=node, message_type=MessageType.TRAIN)
-            for node in self.schedule.sample(ids, server_round)
+            Message(contents[epochs], dst_node_id=node, message_type=MessageType.TRAIN)
+            for node, epochs in work.items()
         ]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The next model, or None (keep the old one) when nobody sent a usable update."""
+        """The next model, or None (keep the old one) when too few sent a usable update."""
         answers = sorted(replies, key=lambda reply: reply.metadata.src_node_id)
         valid = [reply for reply in answers if not reply.has_error()]
-        if len(valid) < max(1, self.quorum):
+        needed = max(1, self.quorum, minimum(self.aggregator))
+        self.why_skipped = ""
+        if len(valid) < needed:
+            self.why_skipped = f"{len(valid)} usable updates; the aggregator and the quorum need {needed}"
             return None, None
-        records = [_only(ArrayRecord, reply) for reply in valid]
         metrics = [_metrics(reply) for reply in valid]
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
-        clients = tuple(reply.metadata.src_node_id for reply in valid)
-        delta = self._aggregate(
-            records, Updates(torch.empty(0), weights, clients, tuple(metrics)), server_round
+        share = weights / weights.sum()
+        counted = torch.ones_like(weights) if self.server.uniform else weights
+        steps = [one.get("steps", math.nan) for one in metrics]
+        facts = Facts(
+            self._population,
+            counted / counted.sum(),
+            torch.tensor(steps, dtype=torch.float64),
+            self.config,
         )
-        step, self.optimizer_state = self.optimizer.step(delta, self.optimizer_state)
+        clients = tuple(reply.metadata.src_node_id for reply in valid)
+        about = Updates(
+            deltas=torch.empty(0),
+            weights=counted,
+            clients=clients,
+            metrics=tuple(metrics),
+            steps=None if math.nan in steps else facts.steps,
+        )
+        records = [_only(ArrayRecord, reply, "arrays") for reply in valid]
         before = flatten(self._sent, self.parameters)
+        try:
+            delta, uplinks, states = self._combined(valid, records, about, facts, server_round)
+            delta, state = self.server.end(before, delta, uplinks, self.server_state or {}, facts)
+            step, optimizer_state = self.optimizer.step(delta, self.optimizer_state)
+        except PluginError as error:
+            self.why_skipped = str(error)
+            return None, None
+        self.aggregator_states, self.server_state, self.optimizer_state = states, state, optimizer_state
         after = unflatten(before + step, self._sent, self.parameters)
         if not all(finite(value) for value in after.values()):
             raise FedlabError(
                 f"the model left the range of its number type in round {server_round}: training diverged;"
                 " lower clients.learning_rate or strategy.server_optimizer.learning_rate"
             )
-        share = weights / weights.sum()
         for name in self._sent.keys() - set(self.parameters):
             like = self._sent[name]
             (moved,) = deltas(records, self._sent, [name])
@@ -106,16 +171,57 @@ class Composition(Strategy):
             MetricRecord({**_averages(metrics, share), "participants": len(valid)}),
         )
 
-    def _aggregate(self, records: Sequence[ArrayRecord], about: Updates, server_round: int) -> Tensor:
-        """One delta (d,) of all; `about` says whose and with which weights.
+    def _combined(
+        self,
+        replies: Sequence[Message],
+        records: Sequence[ArrayRecord],
+        about: Updates,
+        facts: Facts,
+        server_round: int,
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, AggregatorState]]:
+        """The aggregated delta, the aggregated uplinks, and the aggregator's state for each of them."""
+        factors = self.server.factors(facts)
+        if factors is not None and about.steps is None:
+            raise FedlabError(
+                f"the local rule's server ({type(self.server).__name__}) counts steps, but clients of round"
+                f' {server_round} sent no "steps" among their metrics; use fedlab\'s clients with it'
+            )
+        states = {"": self.aggregator_states.get("", {})}
+        root = self.root(self._sent, server_round) if self.root is not None else None
+        delta, states[""] = self._aggregate(
+            records, self._sent, self.parameters, about, states[""], server_round, factors, root
+        )
+        uplinks = {}
+        for name in self.server.uplinks:
+            names = [f"{name}/{key}" for key in self.parameters]
+            zero = {f"{name}/{key}": torch.zeros_like(self._sent[key]) for key in self.parameters}
+            sent = [_only(ArrayRecord, reply, UPLINK) for reply in replies]
+            uplinks[name], states[name] = self._aggregate(
+                sent, zero, names, about, self.aggregator_states.get(name, {}), server_round
+            )
+        return delta, uplinks, states
+
+    def _aggregate(
+        self,
+        records: Sequence[ArrayRecord],
+        before: State,
+        names: Sequence[str],
+        about: Updates,
+        state: AggregatorState,
+        server_round: int,
+        factors: Tensor | None = None,
+        root: Tensor | None = None,
+    ) -> tuple[Tensor, AggregatorState]:
+        """One vector (d,) of all; `about` says whose and with which weights.
 
         Raises:
             FedlabError: an update is not finite.
             PluginError: the aggregator failed.
         """
-        blocks = isinstance(self.aggregator, FunctionAggregator) and self.aggregator.coordinatewise
         parts = []
-        for block in deltas(records, self._sent, self.parameters, BLOCK if blocks else None):
+        for block in deltas(
+            records, before, names, BLOCK if getattr(self.aggregator, "coordinatewise", False) else None
+        ):
             if not finite(block):
                 pairs = zip(about.clients, block, strict=True)
                 broken = [node for node, delta in pairs if not finite(delta)]
@@ -123,24 +229,46 @@ class Composition(Strategy):
                     f"nodes {', '.join(map(str, broken))} sent updates with NaN or infinite numbers in round"
                     f" {server_round}: training diverged; lower clients.learning_rate or clip"
                 )
-            updates = replace(about, deltas=block)
-            part, self.aggregator_state = checked(self.aggregator, updates, self.aggregator_state)
+            if factors is not None:
+                block.mul_(factors[:, None])
+            generator = seeds.torch_generator(self.schedule.seed, "aggregator", server_round)
+            updates = replace(about, deltas=block, root=root, generator=generator)
+            part, state = checked(self.aggregator, updates, state)
             parts.append(part.clone())  # it may be a view of the block
-        return torch.cat(parts)
+        return torch.cat(parts), state
 
     def snapshot(self) -> Snapshot:
-        """What the aggregator and the optimizer remember.
+        """What the aggregator, the optimizer and the rule's server remember.
 
         Raises:
             PluginError: one of them remembers what a checkpoint cannot hold.
         """
-        parts = {"aggregator": self.aggregator_state, "optimizer": self.optimizer_state}
-        return Snapshot.of({name: Snapshot.of_state(f"the {name}", state) for name, state in parts.items()})
+        whole = Snapshot.of({"optimizer": Snapshot.of_state("the optimizer", self.optimizer_state)})
+        whole.values["aggregators"] = list(self.aggregator_states)
+        for name, state in self.aggregator_states.items():
+            whole.put(f"aggregator:{name}", Snapshot.of_state("the aggregator", state))
+        whole.values["began"] = self.server_state is not None
+        whole.put("server", Snapshot.of_state("the local rule's server", self.server_state or {}))
+        return whole
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Remember it again."""
-        self.aggregator_state = snapshot.get("aggregator").state()
+        """Remember it again.
+
+        Raises:
+            DataError: the state of another algorithm.
+        """
         self.optimizer_state = snapshot.get("optimizer").state()
+        self.aggregator_states = {
+            name: snapshot.get(f"aggregator:{name}").state() for name in snapshot.values["aggregators"]
+        }
+        state = snapshot.get("server").state()
+        missing = set(self.server.sends) - set(state)
+        if snapshot.values["began"] and missing:
+            raise DataError(
+                f"the checkpoint holds no {', '.join(sorted(missing))}, which {type(self.server).__name__}"
+                " remembers: it comes from another algorithm; start a new run"
+            )
+        self.server_state = state if snapshot.values["began"] else None
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -162,25 +290,43 @@ def fedavg(
     parameters: Sequence[str],
     over_selection: float = 1.0,
     quorum: int = 1,
+    sampler: Sampler = uniform,
+    server: ServerSide | None = None,
+    config: ClientConfig | None = None,
+    root: Callable[[State, int], Tensor] | None = None,
+    stragglers: Stragglers | None = None,
 ) -> Strategy:
-    """FedAvg with any aggregator and server optimizer, on the synchronous schedule."""
-    schedule = Synchronous(cohort, seed, over_selection)
-    return Composition(aggregator, optimizer, schedule, parameters, quorum)
+    """The synchronous schedule, with any local rule, aggregator and server optimizer; FedAvg by default."""
+    return Composition(
+        aggregator,
+        optimizer,
+        Synchronous(cohort, seed, over_selection, sampler),
+        parameters,
+        quorum,
+        server=server,
+        config=config,
+        root=root,
+        stragglers=stragglers,
+    )
 
 
 Record = TypeVar("Record", ArrayRecord, MetricRecord)
 
 
-def _only(kind: type[Record], reply: Message) -> Record:
-    """The reply's one record of a kind, whatever the client calls it.
+def _only(kind: type[Record], reply: Message, name: str | None = None) -> Record:
+    """The reply's record of that name, or else its one record of the kind, whatever the client calls it.
 
     Raises:
         FedlabError: there is none, or there are several.
     """
+    named = reply.content.get(name) if name is not None else None
+    if isinstance(named, kind):
+        return named
     found = [record for record in reply.content.values() if isinstance(record, kind)]
-    if len(found) != 1:
+    if len(found) != 1 or name == UPLINK:
+        wanted = f"one called {name!r}" if name == UPLINK else "one"
         raise FedlabError(
-            f"node {reply.metadata.src_node_id} sent {len(found)} {kind.__name__}s; expected one."
+            f"node {reply.metadata.src_node_id} sent {len(found)} {kind.__name__}s; expected {wanted}."
             " A guard in front of the strategy turns such replies away (guard.enabled = true)"
         )
     return found[0]

@@ -1,18 +1,20 @@
-"""Schedules: whom the server asks, and when."""
+"""Schedules: whom the server asks, when, and for how much."""
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedlab import seeds
 from fedlab.errors import UsageError
+from fedlab.strategies.sampling import Sampler, uniform
 
 
 @dataclass(frozen=True)
 class Synchronous:
-    """Each round asks `cohort` clients, drawn uniformly without replacement, and waits for them.
+    """Each round asks `cohort` clients and waits for them; whom, the sampler says.
 
     With over-selection it asks more, and whoever runs the rounds goes on with the first `cohort` good
     replies (Bonawitz et al., "Towards Federated Learning at Scale", MLSys 2019,
@@ -25,6 +27,7 @@ class Synchronous:
         cohort: clients whose replies a round needs.
         seed: of the draws.
         over_selection: asks this many times the cohort, rounded up, and never more than there are.
+        sampler: how clients are drawn; uniformly without replacement unless given.
 
     Raises:
         UsageError: a number out of range.
@@ -33,6 +36,7 @@ class Synchronous:
     cohort: int
     seed: int
     over_selection: float = 1.0
+    sampler: Sampler = uniform
 
     def __post_init__(self) -> None:
         if self.cohort < 1:
@@ -58,7 +62,40 @@ class Synchronous:
                 f"a cohort of {self.cohort} cannot be drawn from {len(nodes)} clients;"
                 " lower strategy.cohort or raise clients.count"
             )
-        picks = seeds.numpy_generator(self.seed, "sampling", round).choice(
-            len(nodes), size=self.size(len(nodes)), replace=False
-        )
-        return sorted(nodes[int(i)] for i in picks)
+        generator = seeds.numpy_generator(self.seed, "sampling", round)
+        return self.sampler(nodes, self.size(len(nodes)), round, generator)
+
+
+@dataclass(frozen=True)
+class Stragglers:
+    """A share of each round's clients does not finish its work: the systems heterogeneity of FedProx.
+
+    Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127,
+    section 5.2: of the clients that a round asks, round((1 − fraction) cohort) do all their epochs; each
+    other gets through 1 to E − 1 of them, drawn uniformly, or is dropped as FedAvg would do.
+
+    Args:
+        fraction: share of a round's clients that are too slow.
+        epochs: E, the epochs of the others.
+        partial: whether what stragglers get done counts; if not, they are not asked at all.
+        seed: of the draws, which depend on (seed, round) alone: every algorithm meets the same stragglers.
+    """
+
+    fraction: float
+    epochs: int
+    partial: bool
+    seed: int
+
+    def __call__(self, cohort: Sequence[int], round: int) -> dict[int, int]:
+        """Epochs of each client that is asked, ascending by client."""
+        generator = seeds.numpy_generator(self.seed, "stragglers", round)
+        order = generator.permutation(len(cohort))
+        slow = order[builtins.round((1.0 - self.fraction) * len(cohort)) :]
+        done = generator.integers(1, max(self.epochs, 2), size=len(cohort))
+        work = dict.fromkeys(cohort, self.epochs)
+        for position in slow.tolist():
+            work[cohort[position]] = int(done[position])
+        if not self.partial:
+            late = {cohort[position] for position in slow.tolist()}
+            work = {node: epochs for node, epochs in work.items() if node not in late}
+        return work

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedlab import seeds
 from fedlab.clients import ClientConfig, LocalRule, plan_batches
 from fedlab.clients.batches import ClientJob
 from fedlab.clients.loop import LocalTraining
-from fedlab.clients.rules import Aux, Batch, Carry, GradFn
+from fedlab.clients.rules import Aux, Batch, Carry, GradFn, Sent, Work
 from fedlab.tasks import Dataset, FunctionalModel, State, cross_entropy
 from tests.conftest import batch_norm_mlp, dropout_mlp
 
@@ -99,7 +99,7 @@ def test_any_stack_gives_each_client_the_same_bits(small_data: Dataset, sizes: l
 class Remembering(LocalRule):
     """Carries the parameters of the step before, and sends them instead of the last ones."""
 
-    def start(self, parameters: State, client_state: State, server_state: State) -> Carry:
+    def start(self, parameters: State, memory: State, server: State, work: Work) -> Carry:
         return dict(parameters)
 
     def direction(
@@ -108,8 +108,8 @@ class Remembering(LocalRule):
         gradient, aux = grad_fn(parameters, batch)
         return gradient, aux, dict(parameters)
 
-    def finish(self, anchor: State, parameters: State, steps: Tensor, carry: Carry) -> tuple[State, State]:
-        return carry, {}
+    def finish(self, anchor: State, parameters: State, work: Work, carry: Carry) -> Sent:
+        return Sent(carry, {}, {})
 
 
 def test_a_rule_may_carry_old_parameters_on(small_data: Dataset) -> None:

@@ -11,9 +11,11 @@ from torch import nn
 
 from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
+from fedlab.clients.rules import Work
 from fedlab.errors import UsageError
 
 FEDERATION = Federation((10,), 1, ClientConfig())
+WORK = Work(torch.ones(()), torch.ones(()), torch.ones(()), torch.zeros(()), {})
 
 
 def test_no_defense_changes_nothing() -> None:
@@ -28,14 +30,14 @@ def test_pruning_keeps_the_largest_coordinates() -> None:
     rule = GradientPruning(ratio=0.5).local_rule(LocalRule(), FEDERATION)
     anchor = {"a": torch.tensor([1.0, 1.0, 1.0]), "b": torch.tensor([2.0])}
     moved = {"a": torch.tensor([2.0, -3.0, 3.0]), "b": torch.tensor([5.0])}
-    sent, _ = rule.finish(anchor, moved, torch.tensor(1.0), {})
+    sent = rule.finish(anchor, moved, WORK, {}).parameters
     assert sent["a"].tolist() == [1.0, -3.0, 1.0] and sent["b"].tolist() == [5.0]
 
 
 def test_pruning_nothing_sends_all() -> None:
     rule = GradientPruning(ratio=0.0).local_rule(LocalRule(), FEDERATION)
     anchor, moved = {"a": torch.zeros(5)}, {"a": torch.tensor([0.0, 1.0, -2.0, 1e-9, 3.0])}
-    assert torch.equal(rule.finish(anchor, moved, torch.tensor(1.0), {})[0]["a"], moved["a"])
+    assert torch.equal(rule.finish(anchor, moved, WORK, {}).parameters["a"], moved["a"])
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])

@@ -27,12 +27,18 @@ class Updates:
         weights: (n,) float64, the records that each client holds.
         clients: n client ids, ascending.
         metrics: what each client sent along.
+        steps: (n,) float64, how many steps each took; None where they did not say.
+        root: (d,) float64, the update of the server's own records, for aggregators that need it.
+        generator: of the round's own draws (an aggregator that shuffles, say).
     """
 
     deltas: Tensor
     weights: Tensor
     clients: tuple[int, ...]
     metrics: tuple[dict[str, float], ...] = field(default=())
+    steps: Tensor | None = None
+    root: Tensor | None = None
+    generator: torch.Generator = field(default_factory=torch.Generator)
 
 
 AggregatorState = dict[str, Any]
@@ -40,7 +46,12 @@ AggregatorState = dict[str, Any]
 
 @runtime_checkable
 class Aggregator(Protocol):
-    """Combines updates, with a state of its own (empty in the first round)."""
+    """Combines updates, with a state of its own (empty in the first round).
+
+    Beside its method it may have two attributes: `minimum`, the fewest updates that it can combine (a
+    cohort that is smaller is refused before the run, a round with fewer is skipped), and `needs_root`,
+    whether it needs `Updates.root`.
+    """
 
     def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
         """The combined delta (d,), and the state for the next round."""
@@ -116,24 +127,12 @@ def checked(
     return delta.double(), new_state
 
 
-@coordinatewise
-def mean(deltas: Tensor, weights: Tensor) -> Tensor:
-    """Every client counts the same."""
-    return deltas.mean(0)
+def minimum(aggregator: object) -> int:
+    """The fewest updates that it can combine."""
+    function = aggregator.function if isinstance(aggregator, FunctionAggregator) else aggregator
+    return int(getattr(function, "minimum", 1))
 
 
-@coordinatewise
-def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
-    """Clients count by their records (McMahan et al. 2017, Algorithm 1)."""
-    return (weights / weights.sum()) @ deltas
-
-
-@coordinatewise
-def median(deltas: Tensor, weights: Tensor) -> Tensor:
-    """Coordinate-wise median; the mean of the middle two for an even number of clients.
-
-    Yin et al., ICML 2018, https://arxiv.org/abs/1803.01498.
-    """
-    ordered = deltas.sort(0).values
-    n = len(deltas)
-    return (ordered[(n - 1) // 2] + ordered[n // 2]) / 2.0
+def needs_root(aggregator: object) -> bool:
+    """Whether it needs the update of the server's own records."""
+    return bool(getattr(aggregator, "needs_root", False))
