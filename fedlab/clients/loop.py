@@ -32,7 +32,7 @@ from fedlab.tasks import Dataset, FunctionalModel, State
 
 @dataclass(frozen=True)
 class ClientResult:
-    """What one client sends back: parameters and buffers, its memory, what else it sends, its mean training loss."""
+    """What one client comes to: its state, its memory, what else it sends, its mean training loss."""
 
     state: State
     memory: State
@@ -183,9 +183,9 @@ class LocalTraining:
             shapes = {name: value.shape for name, value in job.memory.items()}
             if shapes and shapes != {name: value.shape for name, value in fresh.items()}:
                 raise FedlabError(
-                    f"client {job.client} remembers {', '.join(sorted(shapes)) or 'nothing'}; the local rule"
-                    f" {type(self.rule).__name__} expects {', '.join(sorted(fresh)) or 'nothing'}: that memory"
-                    " comes from another algorithm or another model; start a new run"
+                    f"client {job.client} remembers {', '.join(sorted(shapes))}; the local rule"
+                    f" {type(self.rule).__name__} expects {', '.join(sorted(fresh)) or 'nothing'}: that"
+                    " memory comes from another algorithm or another model; start a new run"
                 )
         kept = stack([job.memory or fresh for job in jobs])
         return {name: value.to(self.device) for name, value in kept.items()}
@@ -268,7 +268,8 @@ class LocalTraining:
                 outputs, _ = self.model({**values, **buffers}, pixels, training=False)
                 return self.loss(outputs, y).sum()
 
-            return grad(total)(x)
+            slope: Tensor = grad(total)(x)
+            return slope
 
         batch = self.rule.perturb(by_inputs, parameters, batch)
         gradients = self._gradients(buffers)

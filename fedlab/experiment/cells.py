@@ -134,8 +134,8 @@ def _arguments(
     least = minimum(aggregator)
     if settings.cohort < least:
         raise UsageError(
-            f"the aggregator {settings.aggregator.name!r} combines at least {least} updates as it is set, but a"
-            f" round asks {settings.cohort} clients; raise strategy.cohort, or expect fewer attackers (f)"
+            f"the aggregator {settings.aggregator.name!r} combines at least {least} updates as it is set, but"
+            f" a round asks {settings.cohort} clients; raise strategy.cohort, or expect fewer attackers (f)"
         )
     arguments: dict[str, Any] = {
         "aggregator": aggregator,

@@ -115,9 +115,7 @@ def _execute_cohort(app: CohortClientApp, chunk: Chunk) -> list[Reply]:
 
 def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
     context = own_context(delivery.context)
-    random.seed(delivery.seed)
-    np.random.seed(delivery.seed % 2**32)
-    torch.manual_seed(delivery.seed)
+    _seed_generators(delivery.seed)
     try:
         answer = app(own_message(delivery.message), context)
         if not isinstance(answer, Message):
@@ -126,6 +124,16 @@ def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
     except (Exception, SystemExit) as error:
         _blame_the_machine(error, 1)
         return _failed(delivery)
+
+
+def _seed_generators(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:  # manual_seed would note a stack trace per kind of accelerator, in case that one comes up later:
+        torch.default_generator.manual_seed(seed)  # three times what all the rest of a message costs
 
 
 @contextmanager

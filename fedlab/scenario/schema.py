@@ -64,7 +64,7 @@ class Plugin(Section):
 
 
 class Labelled(Plugin):
-    """An attack, a defense or an adversary: the same plugin can stand in a scenario twice, under two labels."""
+    """A plugin that can stand in a scenario twice, under two labels."""
 
     label: Name = ""
     """How reports and files call it; the plugin's name unless given."""
@@ -105,7 +105,7 @@ class Stragglers(Section):
     """Clients that do not finish in time: FedProx's systems heterogeneity."""
 
     fraction: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Share of each round's clients that get through only some of their `local_epochs`: one to all but one."""
+    """Share of each round's clients that get through only some of their `local_epochs`."""
     partial: bool = True
     """Whether what they get done counts; if not, they are left out of the round, as FedAvg does."""
 
@@ -155,7 +155,7 @@ class Strategy(Section):
     sampling: PluginOrName = Plugin(name="uniform")
     """How the clients of a round are drawn: `fedlab list samplers`."""
     pre_aggregation: PluginOrName | None = None
-    """What happens to updates before they are aggregated; nothing unless given: `fedlab list preaggregators`."""
+    """What happens to updates before they are aggregated: `fedlab list preaggregators`."""
     aggregator: PluginOrName = Plugin(name="weighted-mean")
     """What makes one update of many: `fedlab list aggregators`."""
     server_optimizer: PluginOrName = Plugin(name="sgd")

@@ -1,8 +1,9 @@
 """A federated algorithm as a composition: local rule × aggregator × server optimizer × schedule.
 
 Of the local rule only the server's half is here (`fedlab.clients.rules.ServerSide`); the other runs in
-the clients. The composition is a Flower `Strategy`, so it runs on any Grid. FedAvg (McMahan et al., AISTATS 2017, https://arxiv.org/abs/1602.05629) is the
-weighted mean, plain averaging and the synchronous schedule.
+the clients. The composition is a Flower `Strategy`, so it runs on any Grid. FedAvg (McMahan et al.,
+AISTATS 2017, https://arxiv.org/abs/1602.05629) is the weighted mean, plain averaging and the synchronous
+schedule.
 
 Deviations from flwr's FedAvg: aggregation works on deltas, in float64, in the order of client ids
 (flwr sums float32 weights in the order of arrival); sampling comes from the seed tree; a round

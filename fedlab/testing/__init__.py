@@ -1,0 +1,1 @@
+"""Contract tests that any plugin author can run on a plugin of their own."""
