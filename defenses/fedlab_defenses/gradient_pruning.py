@@ -14,7 +14,7 @@ import torch
 
 from fedlab.audit.defense import Defense
 from fedlab.clients.config import Federation
-from fedlab.clients.rules import Carry, LocalRule, Sent, WrappedRule, Work
+from fedlab.clients.rules import Carry, LocalRule, Sent, Work, WrappedRule
 from fedlab.errors import UsageError
 from fedlab.tasks import State
 
