@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import random
 from collections.abc import Callable, Sequence
@@ -415,3 +416,11 @@ def test_what_a_foreign_client_draws_comes_from_the_seed() -> None:
     assert first == drawn(7) and len({str(one) for one in first + drawn(8)}) == 8
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     assert before[:2] == after[:2] and torch.equal(before[2], after[2])
+
+
+def test_a_foreign_client_gets_what_torch_gives_for_its_seed() -> None:
+    """Seeded without torch.manual_seed, which is slow; the numbers must be its own."""
+    delivery = dataclasses.replace(chunk_of(full_content(), 1)[0], seed=2**63 + 5)
+    [reply] = execute(drawing_app(), [delivery])
+    torch.manual_seed(2**63 + 5)
+    assert reply.message.content["metrics"]["drawn"][2] == float(torch.rand(()))
