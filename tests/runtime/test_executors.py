@@ -23,6 +23,7 @@ from fedlab.runtime.executors import Delivery, Reply, execute
 from fedlab.runtime.memory import as_backend_error, out_of_memory
 from fedlab.runtime.ray.breaker import Breaker
 from fedlab.runtime.ray.pool import _failure
+from fedlab.runtime.ray import shipping
 from fedlab.runtime.ray.shipping import VERSIONS, Receiver, Sender, returned, to_return
 from tests.runtime.apps import train_messages
 
@@ -318,6 +319,17 @@ def test_old_versions_are_forgotten_on_both_sides_and_come_again_when_needed() -
         assert sent(store, receiver, sender, [record])[0]["w"].numpy()[0] == record["w"].numpy()[0]
     assert len(store.kept) == VERSIONS + 2
     assert len(sender._models) == len(receiver._models) == VERSIONS
+
+
+def test_large_versions_are_forgotten_sooner_but_for_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of 160,012 bytes are over a limit of 200,000 bytes; one alone over a limit of 1 stays."""
+    for limit, kept in ((400_000, 2), (200_000, 1), (1, 1)):
+        monkeypatch.setattr(shipping, "VERSION_BYTES", limit)
+        store = Store()
+        sender, receiver = Sender(store.put), Receiver(store.fetch)
+        for value in range(4):
+            sent(store, receiver, sender, [model(float(value))])
+        assert len(sender._models) == len(receiver._models) == kept
 
 
 def test_small_records_travel_with_their_chunk() -> None:

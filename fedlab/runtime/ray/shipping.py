@@ -27,7 +27,9 @@ from fedlab.runtime.executors import Chunk, Delivery, Reply
 INLINE_BYTES = 100_000
 """Smaller records travel with their chunk: Ray itself puts arguments beyond this into its store."""
 VERSIONS = 8
-"""How many versions of the model the driver and each worker keep at hand."""
+"""How many versions of the model the driver and each worker keep at hand, at most."""
+VERSION_BYTES = 1 << 30
+"""Together they take no more than that, but for the newest: each is pinned in Ray's object store."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,7 @@ class Sender:
             kept = own_arrays(record)  # keeps alive what the identity stands for; the original may change
             self._count += 1
             self._models[key] = (self._count, self._put(kept), kept)
-            while len(self._models) > VERSIONS:
-                self._models.popitem(last=False)
+            _forget(self._models, [_bytes(one) for _, _, one in self._models.values()])
         self._models.move_to_end(key)
         number, reference, _ = self._models[key]
         models[number] = reference
@@ -106,10 +107,19 @@ class _Pickler(pickle.Pickler):
 
 
 def _large(record: ArrayRecord) -> bool:
-    size = 0
-    for array in record.values():
-        size += array.tensor.nbytes if isinstance(array, TensorArray) else len(array.data)
-    return size > INLINE_BYTES
+    return _bytes(record) > INLINE_BYTES
+
+
+def _bytes(record: ArrayRecord) -> int:
+    arrays = record.values()
+    return sum(a.tensor.nbytes if isinstance(a, TensorArray) else len(a.data) for a in arrays)
+
+
+def _forget(models: OrderedDict[Any, Any], sizes: list[int]) -> None:
+    """Drop the oldest of models of these sizes, as far as the limits ask."""
+    while len(sizes) > VERSIONS or (len(sizes) > 1 and sum(sizes) > VERSION_BYTES):
+        models.popitem(last=False)
+        sizes.pop(0)
 
 
 class Receiver:
@@ -132,8 +142,7 @@ class Receiver:
     def _model(self, number: int, reference: Any) -> ArrayRecord:
         if number not in self._models:
             self._models[number] = self._fetch(reference)
-            while len(self._models) > VERSIONS:
-                self._models.popitem(last=False)
+            _forget(self._models, [_bytes(one) for one in self._models.values()])
         self._models.move_to_end(number)
         return self._models[number]
 
