@@ -21,9 +21,9 @@ from fedlab.runtime.arrays import Stack, TensorArray, array_record, array_record
 from fedlab.runtime.copies import same_state
 from fedlab.runtime.executors import Delivery, Reply, execute
 from fedlab.runtime.memory import as_backend_error, out_of_memory
+from fedlab.runtime.ray import shipping
 from fedlab.runtime.ray.breaker import Breaker
 from fedlab.runtime.ray.pool import _failure
-from fedlab.runtime.ray import shipping
 from fedlab.runtime.ray.shipping import VERSIONS, Receiver, Sender, returned, to_return
 from tests.runtime.apps import train_messages
 
