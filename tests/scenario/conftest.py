@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field
 
+from fedlab.errors import UsageError
+
 
 def mlp(
     input_shape: tuple[int, ...],
@@ -44,6 +46,59 @@ def fedavg(*, rounds: int) -> None:
     """A strategy."""
 
 
+class FedAvg:
+    """A local rule."""
+
+    def direction(self) -> None: ...
+
+
+class FedProx:
+    """A local rule with a range, which its constructor knows as well."""
+
+    def __init__(self, *, mu: Annotated[float, Field(ge=0)] = 1.0, steps: int = 1) -> None:
+        if steps < 1:
+            raise UsageError(f"steps = {steps}; expected at least 1")
+
+    def direction(self) -> None: ...
+
+
+def uniform(population: Any, size: int, round: int, generator: Any) -> None:
+    """A sampler."""
+
+
+def cyclic(population: Any, size: int, round: int, generator: Any, *, reshuffle: bool = False) -> None:
+    """Another one."""
+
+
+class SGD:
+    """A server optimizer."""
+
+    def __init__(
+        self,
+        *,
+        learning_rate: Annotated[float, Field(gt=0)] = 1.0,
+        momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    ) -> None: ...
+
+    def step(self) -> None: ...
+
+
+class Clipping:
+    """A pre-aggregation."""
+
+    def __init__(self, *, max_norm: Annotated[float, Field(gt=0)]) -> None: ...
+
+    def __call__(self) -> None: ...
+
+
+class SignFlip:
+    """An adversary."""
+
+    def __init__(self, *, scale: Annotated[float, Field(gt=0)] = 1.0) -> None: ...
+
+    def craft(self) -> None: ...
+
+
 class Inverting:
     """An attack."""
 
@@ -73,6 +128,11 @@ PLUGINS = {
     "datasets": {"digits": "digits", "npz": "npz"},
     "aggregators": {"weighted-mean": "weighted_mean"},
     "strategies": {"fedavg": "fedavg"},
+    "local_rules": {"fedavg": "FedAvg", "fedprox": "FedProx"},
+    "samplers": {"uniform": "uniform", "cyclic": "cyclic"},
+    "preaggregators": {"clipping": "Clipping"},
+    "server_optimizers": {"sgd": "SGD"},
+    "adversaries": {"sign-flip": "SignFlip"},
     "attacks": {"inverting": "Inverting"},
     "defenses": {"none": "NoDefense", "noise": "Noise", "broken": "NotThere"},
 }

@@ -84,7 +84,7 @@ name = "noise"
         ("clients", "partition", 3, "got 3; expected a name"),
         ("strategy", "name", "fedag", 'Did you mean "fedavg"'),
         ("strategy", "aggregator", "weighted-meen", 'Did you mean "weighted-mean"'),
-        ("strategy", "server_optimizer", "sgd", "expected a table"),
+        ("strategy", "server_optimizer", 3, "got 3; expected a name"),
         ("strategy", "rounds", 0, "expected an integer from 1"),
         ("strategy", "evaluate_every", 0, "expected an integer from 1"),
         ("runtime", "workers", 0, 'expected "auto" or an integer from 1'),

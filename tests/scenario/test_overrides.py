@@ -40,7 +40,14 @@ BASE: dict[str, Any] = {
         ("seed=3", lambda s: s.seeds, [3]),
         ("seeds=[3, 4]", lambda s: s.seeds, [3, 4]),
         ("threat.labels=true", lambda s: s.threat.labels, True),
-        ("strategy.server_optimizer.momentum=0.9", lambda s: s.strategy.server_optimizer.momentum, 0.9),
+        (
+            "strategy.server_optimizer.momentum=0.9",
+            lambda s: s.strategy.server_optimizer.params,
+            {"momentum": 0.9},
+        ),
+        ("strategy.local_rule.name=fedprox", lambda s: s.strategy.local_rule.name, "fedprox"),
+        ("strategy.sampling=cyclic", lambda s: s.strategy.sampling.name, "cyclic"),
+        ("clients.stragglers.fraction=0.9", lambda s: s.clients.stragglers.fraction, 0.9),
         ("defenses=[{name='none'}]", lambda s: len(s.defenses), 1),
     ],
 )
