@@ -86,6 +86,13 @@ class SimulationGrid(Grid):
         """Node ids, stable from run to run; a range, however many devices there are."""
         return range(FIRST_NODE_ID, FIRST_NODE_ID + self.fleet.count)
 
+    def available(self, node: int) -> bool:
+        """Whether the node's device is there and free: a message would be started on at once."""
+        device = node - FIRST_NODE_ID
+        free = max(self.now, self._flights.free_at(device))
+        visit = self.fleet.visit(Errand(device, self._sequence + 1, free), self.seed)
+        return visit.start <= self.now
+
     def create_message(
         self,
         content: RecordDict,

@@ -122,6 +122,10 @@ class RosterGrid(WrappedGrid):
     def get_node_ids(self) -> range:
         return range(FIRST_NODE_ID, FIRST_NODE_ID + len(self.nodes))
 
+    def available(self, node: int) -> bool:
+        """Whether the holder of that partition is there now."""
+        return super().available(self.nodes[node - FIRST_NODE_ID])
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send; the messages get the ids under which they went out.
 

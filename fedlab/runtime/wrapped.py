@@ -101,6 +101,11 @@ class WrappedGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return self.grid.get_node_ids()
 
+    def available(self, node: int) -> bool:
+        """Whether a node is there now; of a deployed Grid every one is that it lists."""
+        there = getattr(self.grid, "available", None)
+        return there is None or bool(there(node))
+
     def create_message(
         self,
         content: RecordDict,

@@ -6,8 +6,13 @@ from fedlab.strategies.aggregators import as_aggregator as as_aggregator
 from fedlab.strategies.aggregators import coordinatewise as coordinatewise
 from fedlab.strategies.composition import Composition as Composition
 from fedlab.strategies.composition import fedavg as fedavg
+from fedlab.strategies.sampling import Population as Population
 from fedlab.strategies.sampling import Sampler as Sampler
 from fedlab.strategies.schedules import Stragglers as Stragglers
 from fedlab.strategies.schedules import Synchronous as Synchronous
 from fedlab.strategies.server_optimizers import SGD as SGD
+from fedlab.strategies.server_optimizers import Adagrad as Adagrad
+from fedlab.strategies.server_optimizers import Adam as Adam
+from fedlab.strategies.server_optimizers import Momentum as Momentum
 from fedlab.strategies.server_optimizers import ServerOptimizer as ServerOptimizer
+from fedlab.strategies.server_optimizers import Yogi as Yogi

@@ -77,7 +77,7 @@ class Composition(Strategy):
         self.server_state: ServerState | None = None
         self.why_skipped = ""
         self._sent: State = {}
-        self._population = 0
+        self._population, self._asked = 0, 0
 
     def summary(self) -> None:
         """Flower prints this at the start of a run; the scenario says it all already."""
@@ -102,8 +102,9 @@ class Composition(Strategy):
                     for key, value in slotted(name, unflatten(vector, self._sent, self.parameters)).items()
                 }
             )
-        cohort = self.schedule.sample(ids, server_round)
+        cohort = self.schedule.sample(ids, server_round, getattr(grid, "available", None))
         work = dict.fromkeys(cohort, 0) if self.stragglers is None else self.stragglers(cohort, server_round)
+        self._asked = len(work)
         about = {**config, "server-round": server_round}
         contents = {  # the messages of a round share their records
             epochs: RecordDict(
@@ -126,6 +127,8 @@ class Composition(Strategy):
         self.why_skipped = ""
         if len(valid) < needed:
             self.why_skipped = f"{len(valid)} usable updates; the aggregator and the quorum need {needed}"
+            if not self._asked:
+                self.why_skipped = "nobody was asked: the sampler drew no client, or all were stragglers"
             return None, None
         metrics = [_metrics(reply) for reply in valid]
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
@@ -245,7 +248,7 @@ class Composition(Strategy):
             PluginError: one of them remembers what a checkpoint cannot hold.
         """
         whole = Snapshot.of({"optimizer": Snapshot.of_state("the optimizer", self.optimizer_state)})
-        whole.values["aggregators"] = list(self.aggregator_states)
+        whole.values |= {"parts": self._parts(), "aggregators": list(self.aggregator_states)}
         for name, state in self.aggregator_states.items():
             whole.put(f"aggregator:{name}", Snapshot.of_state("the aggregator", state))
         whole.values["began"] = self.server_state is not None
@@ -258,18 +261,28 @@ class Composition(Strategy):
         Raises:
             DataError: the state of another algorithm.
         """
+        saved, parts = snapshot.values["parts"], self._parts()
+        if saved != parts:
+            raise DataError(
+                f"the checkpoint comes from another algorithm: {', '.join(saved.values())}, but this one is"
+                f" {', '.join(parts.values())}; start a new run"
+            )
         self.optimizer_state = snapshot.get("optimizer").state()
         self.aggregator_states = {
             name: snapshot.get(f"aggregator:{name}").state() for name in snapshot.values["aggregators"]
         }
         state = snapshot.get("server").state()
-        missing = set(self.server.sends) - set(state)
-        if snapshot.values["began"] and missing:
-            raise DataError(
-                f"the checkpoint holds no {', '.join(sorted(missing))}, which {type(self.server).__name__}"
-                " remembers: it comes from another algorithm; start a new run"
-            )
         self.server_state = state if snapshot.values["began"] else None
+
+    def _parts(self) -> dict[str, str]:
+        """What remembers something, by name."""
+        return {
+            "aggregator": getattr(
+                getattr(self.aggregator, "function", None), "__name__", type(self.aggregator).__name__
+            ),
+            "optimizer": type(self.optimizer).__name__,
+            "server": type(self.server).__name__,
+        }
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -292,6 +305,7 @@ def fedavg(
     over_selection: float = 1.0,
     quorum: int = 1,
     sampler: Sampler = uniform,
+    records: Sequence[int] | None = None,
     server: ServerSide | None = None,
     config: ClientConfig | None = None,
     root: Callable[[State, int], Tensor] | None = None,
@@ -301,7 +315,7 @@ def fedavg(
     return Composition(
         aggregator,
         optimizer,
-        Synchronous(cohort, seed, over_selection, sampler),
+        Synchronous(cohort, seed, over_selection, sampler, records),
         parameters,
         quorum,
         server=server,

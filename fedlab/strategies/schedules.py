@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import builtins
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fedlab import seeds
-from fedlab.errors import UsageError
-from fedlab.strategies.sampling import Sampler, uniform
+from fedlab.errors import PluginError, UsageError
+from fedlab.strategies.sampling import Population, Sampler, uniform
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Synchronous:
         seed: of the draws.
         over_selection: asks this many times the cohort, rounded up, and never more than there are.
         sampler: how clients are drawn; uniformly without replacement unless given.
+        records: how many records each client holds, in the order of ids, for samplers that need it.
 
     Raises:
         UsageError: a number out of range.
@@ -37,6 +38,7 @@ class Synchronous:
     seed: int
     over_selection: float = 1.0
     sampler: Sampler = uniform
+    records: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.cohort < 1:
@@ -51,19 +53,29 @@ class Synchronous:
         # 10 x 1.1 is 11.000000000000002 in floating point, and still means 11.
         return min(clients, math.ceil(round(self.cohort * self.over_selection, 9)))
 
-    def sample(self, nodes: Sequence[int], round: int) -> list[int]:
-        """The nodes to ask in `round`, ascending.
+    def sample(
+        self, nodes: Sequence[int], round: int, available: Callable[[int], bool] | None = None
+    ) -> list[int]:
+        """The nodes to ask in `round`, ascending; some samplers ask fewer than the cohort, or none.
+
+        Args:
+            nodes: the ids of all, ascending.
+            available: whether a node is there now; all are, if None.
 
         Raises:
-            UsageError: the cohort is larger than the population.
+            UsageError: the cohort is larger than the population, or the sampler lacks what it needs.
+            PluginError: the sampler returned something else.
         """
         if self.cohort > len(nodes):
             raise UsageError(
                 f"a cohort of {self.cohort} cannot be drawn from {len(nodes)} clients;"
                 " lower strategy.cohort or raise clients.count"
             )
+        population = Population(nodes, self.records, available, self.seed)
         generator = seeds.numpy_generator(self.seed, "sampling", round)
-        return self.sampler(nodes, self.size(len(nodes)), round, generator)
+        return _checked(
+            self.sampler, self.sampler(population, self.size(len(nodes)), round, generator), nodes
+        )
 
 
 @dataclass(frozen=True)
@@ -99,3 +111,23 @@ class Stragglers:
             late = {cohort[position] for position in slow.tolist()}
             work = {node: epochs for node, epochs in work.items() if node not in late}
         return work
+
+
+def _checked(sampler: Sampler, picks: Sequence[int], nodes: Sequence[int]) -> list[int]:
+    """What a sampler returned, ascending.
+
+    Raises:
+        PluginError: it is something else than ids of different nodes.
+    """
+    known = nodes if isinstance(nodes, range) else frozenset(nodes)
+    try:
+        found = sorted({int(node) for node in picks})
+    except (TypeError, ValueError):
+        found = []
+    if len(found) != len(picks) or any(node not in known for node in found):
+        name = getattr(sampler, "__name__", type(sampler).__name__)
+        raise PluginError(
+            f"the sampler {name} returned {str(picks)[:80]}; expected ids of different clients, from"
+            f" {nodes[0]} to {nodes[-1]}"
+        )
+    return found
