@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,9 +20,9 @@ from fedlab.clients.config import Mode
 from fedlab.clients.rules import ServerSide
 from fedlab.clients.stacking import Chunking, chunking
 from fedlab.errors import PluginError, UsageError
+from fedlab.experiment.own import Own, make_strategy
 from fedlab.experiment.root import RootUpdate
 from fedlab.scenario import Scenario
-from fedlab.scenario.schema import Strategy as StrategySettings
 from fedlab.strategies import Aggregator, Stragglers
 from fedlab.strategies.aggregators import minimum, needs_root
 from fedlab.tasks import FunctionalModel, Task
@@ -83,6 +82,7 @@ def assemble(
     owners: Sequence[NDArray[np.int64]],
     defense: Defense,
     aggregator: Aggregator,
+    own: Own = Own(),  # noqa: B008 (frozen)
 ) -> Parts:
     """The cell's clients and its strategy, with the defense in its places."""
     settings, clients = scenario.strategy, scenario.clients
@@ -97,7 +97,7 @@ def assemble(
             weight_decay=clients.weight_decay,
         )
     )
-    rule = plugins.build("local_rules", settings.local_rule)
+    rule = own.local_rule or plugins.build("local_rules", settings.local_rule)
     if not isinstance(rule, LocalRule):
         raise PluginError(
             f"the local rule {settings.local_rule.name!r} (from"
@@ -112,7 +112,9 @@ def assemble(
     arguments = _arguments(scenario, cell, model, rule, kept, aggregator, config, federation)
     if needs_root(aggregator):
         arguments["root"] = RootUpdate(task, config, cell.seed, aggregator)
-    strategy = defense.strategy(_strategy(settings, arguments))
+    if own.server_optimizer is not None:
+        arguments["optimizer"] = own.server_optimizer
+    strategy = defense.strategy(make_strategy(settings, arguments, own, rule.server))
     cut = chunking(model, config, max(federation.records), settings.cohort, scenario.runtime.chunk)
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, device=device)
@@ -156,24 +158,6 @@ def _arguments(
     if slow is not None:
         arguments["stragglers"] = Stragglers(slow.fraction, config.local_epochs, slow.partial, cell.seed)
     return arguments
-
-
-def _strategy(settings: StrategySettings, arguments: Mapping[str, Any]) -> Strategy:
-    """The scenario's strategy.
-
-    Raises:
-        UsageError: the plugin does not take what the scenario asks for.
-    """
-    factory = plugins.load("strategies", settings.name)
-    try:
-        inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        raise UsageError(
-            f"the strategy {settings.name!r} (from {plugins.provider('strategies', settings.name)}) cannot be"
-            f" called with {', '.join(arguments)}: {error}"
-        ) from error
-    made: Strategy = factory(**arguments)
-    return made
 
 
 def check_disk(scenario: Scenario, model: FunctionalModel, cells: int) -> None:

@@ -29,6 +29,9 @@ def run(
     out: Path | str | None = None,
     task: Task | None = None,
     aggregator: object | None = None,
+    local_rule: object | None = None,
+    server_optimizer: object | None = None,
+    strategy: object | None = None,
     progress: Progress | None = None,
     command: str = "",
     grid: Callable[[Cell], Grid] | None = None,
@@ -41,6 +44,11 @@ def run(
         task: your own data and network, instead of the scenario's `[task]`.
         aggregator: your own aggregator, instead of the scenario's: a function
             (deltas, weights) -> delta, or an object with `aggregate(updates, state)`.
+        local_rule: your own `fedlab.clients.LocalRule`, instead of the scenario's.
+        server_optimizer: your own object with `step(delta, state)`, instead of the scenario's.
+        strategy: any Flower `Strategy`, as it is, instead of the scenario's: an instance, of which each cell
+            gets a copy, or a class or function that makes one for each cell. A function with arguments
+            gets the parts of a composition, as a strategy found by name does.
         grid: makes the Grid on which a cell's clients are, instead of a simulation: see
             `fedlab.experiment.flower`. Their chunks, devices and resumption are then its own business.
 
@@ -55,11 +63,20 @@ def run(
             " a table or a Scenario"
         )
     settings = load(scenario if task is None else with_own_task(scenario))
-    setup = set_up(settings, task, aggregator, grid)
+    setup = set_up(
+        settings,
+        task,
+        aggregator,
+        grid,
+        local_rule=local_rule,
+        server_optimizer=server_optimizer,
+        strategy=strategy,
+    )
+    description = _description(setup)  # what cannot be put together fails here, before anything is written
     directory = RunDirectory.create(Path(out) if out is not None else None, settings.name)
     with directory.locked():
         directory.write_text("scenario.toml", resolved_toml(settings))
-        directory.update_manifest(**_description(setup), command=command, started=now())
+        directory.update_manifest(**description, command=command, started=now())
         directory.event("started", cells=[cell.name for cell in setup.cells])
         return proceed(directory, setup, progress or Quiet())
 
@@ -71,6 +88,9 @@ def resume(
     force: bool = False,
     task: Task | None = None,
     aggregator: object | None = None,
+    local_rule: object | None = None,
+    server_optimizer: object | None = None,
+    strategy: object | None = None,
     grid: Callable[[Cell], Grid] | None = None,
     progress: Progress | None = None,
 ) -> AuditReport:
@@ -82,7 +102,7 @@ def resume(
         path: the run directory.
         overrides: `"a.b=v"` for what does not change the result, such as `"runtime.executor=inline"`.
         force: go on with other versions of the software too; the bits may then differ.
-        task, aggregator, grid: as given to `run`, if they were.
+        task, aggregator, local_rule, server_optimizer, strategy, grid: as given to `run`, if they were.
 
     Raises:
         UsageError: no such directory, another process works on it, or the scenario was changed (with a diff).
@@ -97,9 +117,10 @@ def resume(
     with directory.locked():
         directory = RunDirectory.open(directory.path)  # as its last owner left it
         directory.repair()
-        resuming.same_objects(directory, {"task": task, "aggregator": aggregator, "grid": grid})
+        parts = {"local_rule": local_rule, "server_optimizer": server_optimizer, "strategy": strategy}
+        resuming.same_objects(directory, {"task": task, "aggregator": aggregator, "grid": grid, **parts})
         resuming.same_versions(directory, force=force)
-        setup = set_up(resuming.same_scenario(directory, overrides), task, aggregator, grid)
+        setup = set_up(resuming.same_scenario(directory, overrides), task, aggregator, grid, **parts)
         resuming.same_data(directory, setup)
         if resuming.untrained(directory):  # what may have changed only now counts from the start
             directory.write_text("scenario.toml", resolved_toml(setup.scenario))
@@ -113,9 +134,8 @@ def _description(setup: Setup) -> dict[str, Any]:
     """What the manifest says about a run before it starts."""
     settings, spec = setup.scenario, setup.scenario.task.model
     first = setup.cells[0]
-    parts = assemble(
-        first, settings, setup.task, setup.owners[first.seed], setup.defenses[first.defense], setup.aggregator
-    )
+    owners, defense = setup.owners[first.seed], setup.defenses[first.defense]
+    parts = assemble(first, settings, setup.task, owners, defense, setup.aggregator, setup.own)
     return {
         "name": settings.name,
         "claim": settings.claim,

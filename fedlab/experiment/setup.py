@@ -21,6 +21,7 @@ from fedlab import plugins, seeds
 from fedlab.audit import Attack, Defense
 from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.cells import Cell, check_disk
+from fedlab.experiment.own import Own, own
 from fedlab.scenario import Scenario, load
 from fedlab.strategies import Aggregator, as_aggregator
 from fedlab.tasks import Dataset, FunctionalModel, Task
@@ -35,6 +36,7 @@ class Setup:
         owners: record ids of each client, by seed.
         model: the undefended network.
         objects: names of what came from Python and stands in no file.
+        own: the parts of the algorithm among them, beside the aggregator.
         grid: makes the Grid on which a cell's clients are; a `SimulationGrid` if None.
     """
 
@@ -47,6 +49,7 @@ class Setup:
     model: FunctionalModel = field(repr=False)
     objects: Mapping[str, str]
     grid: Callable[[Cell], Grid] | None = None
+    own: Own = field(default_factory=Own)
 
     @property
     def cells(self) -> list[Cell]:
@@ -59,6 +62,10 @@ def set_up(
     task: Task | None = None,
     aggregator: object | None = None,
     grid: Callable[[Cell], Grid] | None = None,
+    *,
+    local_rule: object | None = None,
+    server_optimizer: object | None = None,
+    strategy: object | None = None,
 ) -> Setup:
     """Build it all; what cannot be built fails here, before anything is written.
 
@@ -76,12 +83,18 @@ def set_up(
     for defense in defenses.values():
         replace(learned, network=defense.network(learned.network)).model(0)
     check_disk(settings, model, len(cells_of(settings)))
+    parts: dict[str, object | None] = {
+        "aggregator": aggregator,
+        "local_rule": local_rule,
+        "server_optimizer": server_optimizer,
+        "strategy": strategy,
+    }
     objects = {
         **({"task": network_name(task)} if task is not None else {}),
-        **({"aggregator": _name(aggregator)} if aggregator is not None else {}),
-        **({"grid": _name(grid)} if grid is not None else {}),
+        **{key: _name(part) for key, part in {**parts, "grid": grid}.items() if part is not None},
     }
-    return Setup(settings, learned, owners, defenses, attacks, combine, model, objects, grid)
+    mine = own(**parts)
+    return Setup(settings, learned, owners, defenses, attacks, combine, model, objects, grid, mine)
 
 
 def cells_of(settings: Scenario) -> list[Cell]:

@@ -93,7 +93,8 @@ def _train(
     progress.message(f"train {cell.name}: done before")
     clear(checkpoints_of(directory, cell))  # a kill may have come in between
     owners = setup.owners[cell.seed]
-    parts = assemble(cell, setup.scenario, setup.task, owners, setup.defenses[cell.defense], setup.aggregator)
+    defense = setup.defenses[cell.defense]
+    parts = assemble(cell, setup.scenario, setup.task, owners, defense, setup.aggregator, setup.own)
     return trained(cell, setup, parts, metrics, str(entry["weights_sha256"]))
 
 

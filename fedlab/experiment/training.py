@@ -59,7 +59,9 @@ class Training:
         self.title = f"train {cell.name}"
         scenario = setup.scenario
         self.owners, self.defense = setup.owners[cell.seed], setup.defenses[cell.defense]
-        self.parts = assemble(cell, scenario, setup.task, self.owners, self.defense, setup.aggregator)
+        self.parts = assemble(
+            cell, scenario, setup.task, self.owners, self.defense, setup.aggregator, setup.own
+        )
         self.grid: Grid = (
             simulation(cell, scenario, self.parts, self.owners, executor)
             if setup.grid is None
