@@ -44,6 +44,9 @@ class CohortApp(ClientApp):
     """Trains clients of one task; messages carry "arrays" (a state) and "config" (server-round).
 
     A rule's personal parameters are not among the arrays: they stay in the client's context.
+
+    Raises:
+        UsageError: the rule cannot follow the configuration.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class CohortApp(ClientApp):
         device: str = "cpu",
     ) -> None:
         super().__init__()
+        rule.check(config)
         self.task, self.owners, self.config, self.seed = task, owners, config, seed
         self.rule, self.stacked, self.device = rule, stacked, device
         self._training: LocalTraining | None = None

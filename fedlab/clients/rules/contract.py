@@ -5,9 +5,9 @@ at once. FedAvg (McMahan et al., AISTATS 2017, https://arxiv.org/abs/1602.05629)
 follow the mini-batch gradient, send what came out. Write another by overriding what differs.
 
 Some algorithms also need the server to remember something between rounds and to tell it to the clients
-(SCAFFOLD's control variate, a momentum): that half of a rule is its `server`, a `ServerSide`. Whatever
-travels beside the model has the model's shape; it is named `slot/parameter`, for which there are
-`slot()` and `slotted()`.
+(SCAFFOLD's control variate, a momentum): that half of a rule is its `server`, a `ServerSide`
+(`rules/server.py`). Whatever travels beside the model has the model's shape; it is named
+`slot/parameter`, for which there are `slot()` and `slotted()`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.clients.config import ClientConfig
+from fedlab.clients.rules.server import Facts as Facts
+from fedlab.clients.rules.server import ServerSide as ServerSide
+from fedlab.clients.rules.server import ServerState as ServerState
 from fedlab.tasks import State
 
 Carry = State
@@ -80,62 +83,6 @@ InputGradFn = Callable[[State, Tensor, Tensor], Tensor]
 
 NetworkFactory = Callable[[], nn.Module]
 
-ServerState = dict[str, Tensor]
-"""What the server remembers for a rule: slots, (d,) float64 each."""
-
-
-class Facts(NamedTuple):
-    """What the server knows of the n clients whose updates it combines.
-
-    population: number of all clients; weights: (n,) float64, sum to 1; steps: (n,) float64, steps that
-    each took; config: how the clients were told to train.
-    """
-
-    population: int
-    weights: Tensor
-    steps: Tensor
-    config: ClientConfig
-
-
-class ServerSide:
-    """The server's half of a rule; it does nothing for FedAvg, and others override what differs.
-
-    Attributes:
-        uniform: whether every client counts the same, however many records it holds.
-        sends: slots of the state that clients are told with the model.
-        uplinks: slots that clients send beside their update; they pass through the scenario's aggregator
-            as updates do, so that a robust one protects them too.
-    """
-
-    uniform: bool = False
-    sends: tuple[str, ...] = ()
-    uplinks: tuple[str, ...] = ()
-
-    def begin(self, parameters: Tensor) -> ServerState:
-        """The state before the first round, for a model (d,)."""
-        return {}
-
-    def factors(self, facts: Facts) -> Tensor | None:
-        """(n,) by which the clients' deltas are multiplied before they are aggregated; None for 1."""
-        return None
-
-    def end(
-        self,
-        before: Tensor,
-        delta: Tensor,
-        uplinks: Mapping[str, Tensor],
-        state: ServerState,
-        facts: Facts,
-    ) -> tuple[Tensor, ServerState]:
-        """(delta for the server optimizer, new state).
-
-        Args:
-            before: (d,) the model that the clients started from.
-            delta: (d,) the aggregated update.
-            uplinks: (d,) by slot, aggregated.
-        """
-        return delta, state
-
 
 class LocalRule:
     """FedAvg's local rule, and the base of all others.
@@ -152,6 +99,13 @@ class LocalRule:
     shares_buffers: bool = True
     gradients: int = 1
     full_gradient: bool = False
+
+    def check(self, config: ClientConfig) -> None:
+        """Refuse, before the first round, a configuration that the rule cannot follow.
+
+        Raises:
+            UsageError: it cannot.
+        """
 
     def network(self, factory: NetworkFactory) -> NetworkFactory:
         """What the algorithm makes of the network (a hypernetwork that generates it, say)."""
@@ -212,6 +166,9 @@ class WrappedRule(LocalRule):
         self.inner = inner
         self.server, self.shares_buffers = inner.server, inner.shares_buffers
         self.gradients, self.full_gradient = inner.gradients, inner.full_gradient
+
+    def check(self, config: ClientConfig) -> None:
+        self.inner.check(config)
 
     def network(self, factory: NetworkFactory) -> NetworkFactory:
         return self.inner.network(factory)

@@ -23,17 +23,15 @@ from fedlab.clients.rules.contract import (
     Aux,
     Batch,
     Carry,
-    Facts,
     GradFn,
     LocalRule,
     Sent,
-    ServerSide,
-    ServerState,
     Work,
     slot,
     slotted,
     zeros,
 )
+from fedlab.clients.rules.server import Facts, ServerSide, ServerState
 from fedlab.errors import UsageError
 from fedlab.tasks import State
 
@@ -95,5 +93,10 @@ class Scaffold(LocalRule):
     def finish(self, anchor: State, parameters: State, work: Work, carry: Carry) -> Sent:
         own, total = slot(carry, "own"), slot(carry, "sum")
         new = {n: value / work.steps for n, value in total.items()} if total else slot(carry, "new")
-        change = {name: new[name] - own[name] for name in anchor}
-        return Sent(parameters, slotted("control", new), slotted("control", change))
+        return controlled(parameters, own, new)
+
+
+def controlled(parameters: State, own: State, new: State) -> Sent:
+    """The parameters; the new control variate to remember, its change to send."""
+    change = {name: new[name] - own[name] for name in new}
+    return Sent(parameters, slotted("control", new), slotted("control", change))
