@@ -187,7 +187,7 @@ class Composition(Strategy):
         factors = self.server.factors(facts)
         if factors is not None and about.steps is None:
             raise FedlabError(
-                f"the local rule's server ({type(self.server).__name__}) counts steps, but clients of round"
+                f"the local rule's server ({self.server.name}) counts steps, but clients of round"
                 f' {server_round} sent no "steps" among their metrics; use fedlab\'s clients with it'
             )
         states = {"": self.aggregator_states.get("", {})}
@@ -281,7 +281,7 @@ class Composition(Strategy):
                 getattr(self.aggregator, "function", None), "__name__", type(self.aggregator).__name__
             ),
             "optimizer": type(self.optimizer).__name__,
-            "server": type(self.server).__name__,
+            "server": self.server.name,
         }
 
     def configure_evaluate(

@@ -40,6 +40,11 @@ class ServerSide:
     sends: tuple[str, ...] = ()
     uplinks: tuple[str, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """What messages call it; a checkpoint of another name is refused."""
+        return type(self).__name__
+
     def begin(self, parameters: Tensor) -> ServerState:
         """The state before the first round, for a model (d,)."""
         return {}
@@ -74,6 +79,10 @@ class Combined(ServerSide):
         self.uniform = any(part.uniform for part in parts)
         self.sends = tuple(name for part in parts for name in part.sends)
         self.uplinks = tuple(name for part in parts for name in part.uplinks)
+
+    @property
+    def name(self) -> str:
+        return " + ".join(part.name for part in self.parts)
 
     def begin(self, parameters: Tensor) -> ServerState:
         return {name: value for part in self.parts for name, value in part.begin(parameters).items()}
