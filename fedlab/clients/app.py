@@ -24,7 +24,16 @@ from fedlab.clients.loop import LocalTraining
 from fedlab.clients.plan import plan_batches
 from fedlab.clients.rules import LocalRule
 from fedlab.errors import BackendError, UsageError
-from fedlab.runtime.arrays import Stack, aligned, array_record, array_records, reply_content, tensors
+from fedlab.runtime.arrays import (
+    SERVER,
+    UPLINK,
+    Stack,
+    aligned,
+    array_record,
+    array_records,
+    reply_content,
+    tensors,
+)
 from fedlab.tasks import State, Task
 
 EVALUATION_BATCH = 1000
@@ -32,9 +41,6 @@ EVALUATION_BATCH = 1000
 
 MEMORY, PERSONAL = "fedlab.memory", "fedlab.personal"
 """Keys in `Context.state` of what a client's rule remembers, and of the parameters that it keeps."""
-
-SERVER, UPLINK = "server", "uplink"
-"""Records that travel beside "arrays": what a rule's server tells clients, and what they tell it."""
 
 EPOCHS = "local-epochs"
 """Key of a message's "config" by which a client is told to do less (or more) than the others."""

@@ -11,15 +11,17 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 
 from fedlab.audit import KnownConfig, Observation
 from fedlab.clients import ClientConfig
+from fedlab.clients.app import EPOCHS
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
-from fedlab.runtime.arrays import tensors
+from fedlab.runtime.arrays import SERVER, UPLINK, tensors
 from fedlab.runtime.guard import REJECTED
 from fedlab.runtime.tap import Missing
 from fedlab.snapshot import Snapshot
@@ -197,10 +199,8 @@ class Watcher:
         self.ledger.add(event)
 
     def _observe(self, round: int, client: int, message: Message, reply: Message) -> None:
-        # By kind, not by name: what a client calls its records is its own affair.
         (metrics,) = reply.content.metric_records.values()
-        (sent,) = message.content.array_records.values()
-        (answered,) = reply.content.array_records.values()
+        sent, answered = _model(message), _model(reply)
         examples = int(float(str(metrics["num-examples"])))
         if self._sent[0] is not sent:  # one model goes to the whole cohort: unpack it once
             self._sent = (sent, tensors(sent))
@@ -212,7 +212,7 @@ class Watcher:
             update={name: after[name] - before[name] for name in self.model.parameter_names},
             buffers_before=self.model.buffers_of(before),
             buffers_after=self.model.buffers_of(after),
-            config=KnownConfig.all_of(self.config),
+            config=KnownConfig.all_of(_told(message, self.config)),
             examples=examples,
         )
         self._observations.append(seen)
@@ -225,6 +225,21 @@ def shortened(reason: str) -> str:
     if left_out <= 0:
         return reason
     return f"{reason[:half]}\n[{left_out:,} characters left out]\n{reason[-half:]}"
+
+
+def _model(message: Message) -> ArrayRecord:
+    """The one ArrayRecord that is the model: by kind, not by name, which is the client's own affair."""
+    records = message.content.array_records
+    (model,) = [record for name, record in records.items() if name not in (SERVER, UPLINK)]
+    return model
+
+
+def _told(message: Message, config: ClientConfig) -> ClientConfig:
+    """How the message's client was told to train: a straggler does fewer epochs than the others."""
+    told = message.content.config_records.get("config", ConfigRecord())
+    if EPOCHS not in told:
+        return config
+    return replace(config, local_steps=None, local_epochs=int(str(told[EPOCHS])))
 
 
 def _asks_for_update(message: Message) -> bool:

@@ -45,6 +45,7 @@ def watched(grid: Grid, scenario: Scenario, strategy: Strategy, watcher: Watcher
             max_norm=scenario.guard.max_norm,
             quorum=scenario.strategy.quorum,
             weight=getattr(strategy, "weighted_by_key", "num-examples"),  # of flwr's strategies
+            uplinks=getattr(strategy, "uplinks", None),  # of fedlab's
             rejected=watcher.reject,
         )
     return TappedGrid(grid, watcher, watcher.missing)

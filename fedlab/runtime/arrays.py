@@ -26,6 +26,9 @@ from torch import Tensor
 
 from fedlab.runtime._flower import filled
 
+SERVER, UPLINK = "server", "uplink"
+"""Records that travel beside the model: what a rule's server tells clients, and what they tell it."""
+
 FIELDS = ("dtype", "shape", "stype", "data")
 
 

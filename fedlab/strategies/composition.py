@@ -25,10 +25,10 @@ from torch import Tensor
 
 from fedlab import seeds
 from fedlab.clients import ClientConfig
-from fedlab.clients.app import EPOCHS, SERVER, UPLINK
+from fedlab.clients.app import EPOCHS
 from fedlab.clients.rules import Facts, ServerSide, ServerState, slotted
 from fedlab.errors import DataError, FedlabError, PluginError
-from fedlab.runtime.arrays import array_record, tensors
+from fedlab.runtime.arrays import SERVER, UPLINK, array_record, tensors
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked, minimum
 from fedlab.strategies.deltas import BLOCK, deltas, flatten, unflatten
@@ -78,6 +78,11 @@ class Composition(Strategy):
         self.why_skipped = ""
         self._sent: State = {}
         self._population, self._asked = 0, 0
+
+    @property
+    def uplinks(self) -> tuple[str, ...]:
+        """The arrays that clients send beside their update, for the guard to expect."""
+        return tuple(f"{slot}/{name}" for slot in self.server.uplinks for name in self.parameters)
 
     def summary(self) -> None:
         """Flower prints this at the start of a run; the scenario says it all already."""

@@ -13,6 +13,9 @@ Rules that are not obvious:
   when a run is resumed. A strategy of one's own that resumes in the middle must not change types.
 * One-dimensional uint8 arrays are opaque bytes (flwr's XGBoost strategies send trees like that): they
   may have any length, and have no norm.
+* What fedlab's rules send beside their update (a control variate, a momentum) stands in a record of its own,
+  `UPLINK`, as `slot/parameter`, each with the shape of that parameter; its L2 norm is bounded as that of the
+  update is. What their server tells them stands in `SERVER`, and does not come back.
 * The weight (`num-examples`) may be fractional, as Flower allows, but not zero: a reply that must not
   count is no reply. A client that lies about it within `LARGEST_WEIGHT` cannot be told from one that
   has so many records; robust aggregators are the answer to that.
@@ -21,14 +24,15 @@ Rules that are not obvious:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedlab.runtime.arrays import Stack, tensor_of
+from fedlab.errors import UsageError
+from fedlab.runtime.arrays import SERVER, UPLINK, Stack, tensor_of
 from fedlab.runtime.guard.declared import NUMBERS, Flaw, declared, forged, is_view
 
 LARGEST_WEIGHT = 1e9
@@ -55,11 +59,26 @@ class Sent:
     Args:
         content: the message's; an empty ArrayRecord asks for nothing and counts as none.
         types: by record and array, the types in which the server sent it so far; this message's are added.
+        uplinks: the arrays that come back in the record `UPLINK`, as `slot/parameter`; None where that name
+            means nothing.
+
+    Attributes:
+        uplink: the same, as they must be; None where there is to be no such record.
+
+    Raises:
+        UsageError: an uplink is named after no array that is sent.
     """
 
-    def __init__(self, content: RecordDict, types: dict[tuple[str, str], frozenset[str]]) -> None:
+    def __init__(
+        self,
+        content: RecordDict,
+        types: dict[tuple[str, str], frozenset[str]],
+        uplinks: Sequence[str] | None = None,
+    ) -> None:
         self.records: dict[str, dict[str, Expected]] = {}
         for name, record in content.items():
+            if name == SERVER and uplinks is not None:
+                continue
             if isinstance(record, ArrayRecord) and record:
                 expected = {}
                 for key, array in record.items():
@@ -69,6 +88,15 @@ class Sent:
                         array, shape, known, dtype == "uint8" and len(shape) == 1, [None]
                     )
                 self.records[name] = expected
+        self.uplink: dict[str, Expected] | None = None
+        if uplinks and self.records:
+            model = next(iter(self.records.values()))
+            strange = [key for key in uplinks if key.partition("/")[2] not in model]
+            if strange:
+                raise UsageError(f"uplinks {_few(strange)}; expected slot/parameter of {_few(model)}")
+            self.uplink = {
+                key: model[key.partition("/")[2]]._replace(opaque=False, fitting=[None]) for key in uplinks
+            }
         self._norm: float | None = None
 
     @property
@@ -90,6 +118,10 @@ def update_flaw(sent: Sent, content: RecordDict, *, max_norm: float) -> Flaw | N
     records = {name: one for name, one in content.items() if isinstance(one, ArrayRecord)}
     if not sent.records:
         return _unasked(records)
+    if sent.uplink is not None:
+        flaw = _uplink_flaw(sent.uplink, records.pop(UPLINK, None), max_norm)
+        if flaw is not None:
+            return flaw
     if len(records) == 1 == len(sent.records):  # its name is a matter between the clients
         records = dict(zip(sent.records, records.values(), strict=True))
     if not 0 < len(records) <= len(sent.records):
@@ -99,24 +131,48 @@ def update_flaw(sent: Sent, content: RecordDict, *, max_norm: float) -> Flaw | N
         expected = sent.records.get(name)
         if not record or expected is None:
             return _records_flaw(sent, records)
-        if len(record) != len(expected):
-            return _keys_flaw(expected, record)
-        for key, array in record.items():
-            one, fields = expected.get(key), array.__dict__
-            if one is None:
-                return _keys_flaw(expected, record)
-            if one.fitting[0] is fields.get("stack", one) and "_changed" not in fields:
-                norm = fields["stack"].norms[fields["row"]]  # as most arrays do, it fits as the last one did
-            else:
-                found = _norm_or_flaw(name, key, one, array)
-                if isinstance(found, Flaw):
-                    return found
-                norm = found
-            square += norm * norm
+        found = _square_or_flaw(name, expected, record)
+        if isinstance(found, Flaw):
+            return found
+        square += found
     # |after - before| <= |after| + |before|: only what comes near the limit is looked at twice.
     if MARGIN * (math.sqrt(square) + sent.norm) <= max_norm:
         return None
     return _values_flaw(records, sent.records, max_norm)
+
+
+def _uplink_flaw(
+    expected: Mapping[str, Expected], record: ArrayRecord | None, max_norm: float
+) -> Flaw | None:
+    """What is wrong with what a client sent beside its update."""
+    if record is None:
+        return Flaw("records", f"no ArrayRecord {UPLINK!r}; expected one of {_few(expected)}")
+    found = _square_or_flaw(UPLINK, expected, record)
+    if isinstance(found, Flaw):
+        return found
+    if MARGIN * math.sqrt(found) <= max_norm:
+        return None
+    return _values_flaw({UPLINK: record}, {UPLINK: {}}, max_norm)
+
+
+def _square_or_flaw(name: str, expected: Mapping[str, Expected], record: ArrayRecord) -> float | Flaw:
+    """The square of the record's L2 norm, about, or what is wrong with it."""
+    if len(record) != len(expected):
+        return _keys_flaw(expected, record)
+    square = 0.0
+    for key, array in record.items():
+        one, fields = expected.get(key), array.__dict__
+        if one is None:
+            return _keys_flaw(expected, record)
+        if one.fitting[0] is fields.get("stack", one) and "_changed" not in fields:
+            norm = fields["stack"].norms[fields["row"]]  # as most arrays do, it fits as the last one did
+        else:
+            found = _norm_or_flaw(name, key, one, array)
+            if isinstance(found, Flaw):
+                return found
+            norm = found
+        square += norm * norm
+    return square
 
 
 def weight_flaw(content: RecordDict, key: str) -> Flaw | None:
@@ -209,7 +265,10 @@ def _unfit(name: str, key: str, one: Expected, shape: tuple[int, ...], dtype: st
 def _values_flaw(
     records: Mapping[str, ArrayRecord], sent: Mapping[str, Mapping[str, Expected]], max_norm: float
 ) -> Flaw | None:
-    """One answer's numbers, exactly: are they finite, and how long is the update?"""
+    """One answer's numbers, exactly: are they finite, and how long is the change of those that were sent?
+
+    `sent` may lack arrays of a record: they count as sent as zeros.
+    """
     norms = []
     for name, record in records.items():
         for key, array in record.items():
@@ -221,11 +280,14 @@ def _values_flaw(
                 where = f"{name}[{key!r}]"
                 return Flaw("not-finite", f"{where}: {broken} of {value.numel()} numbers are NaN or infinite")
             if name in sent:
-                norms.append(_norm(_wide(value) - _wide(tensor_of(sent[name][key].array))))
+                before = sent[name].get(key)
+                change = _wide(value) if before is None else _wide(value) - _wide(tensor_of(before.array))
+                norms.append(_norm(change))
     norm = math.hypot(*norms)
     if not norm <= max_norm:
+        what = "uplink" if UPLINK in records else "update"
         return Flaw(
-            "norm", f"the update's L2 norm is {norm:.4g}; at most {max_norm:.4g} is allowed (max_norm)"
+            "norm", f"the {what}'s L2 norm is {norm:.4g}; at most {max_norm:.4g} is allowed (max_norm)"
         )
     return None
 

@@ -21,6 +21,7 @@ from flwr.app import Error, Message
 from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
+from fedlab.runtime.arrays import SERVER
 from fedlab.runtime.guard.declared import Flaw, Kind
 from fedlab.runtime.guard.flaws import Layout, Sent, differences, layout, update_flaw, weight_flaw
 from fedlab.runtime.wrapped import WrappedGrid, gather
@@ -58,6 +59,9 @@ class GuardedGrid(WrappedGrid):
         quorum: valid training replies that a round needs.
         weight: the metric by which the strategy weighs replies (`weighted_by_key` of flwr's strategies),
             checked in training and evaluation replies; None if it uses none.
+        uplinks: for strategies that send clients more than a model (a record "server") and hear more from
+            them than one (a record "uplink"): the arrays of that record, as `slot/parameter`. They may be
+            none; None is for Flower's own strategies, to which those names mean nothing.
         rejected: hears of each reply that is turned away; one of the kind "quorum" is valid.
 
     Raises:
@@ -71,6 +75,7 @@ class GuardedGrid(WrappedGrid):
         max_norm: float = 1e6,
         quorum: int = 1,
         weight: str | None = "num-examples",
+        uplinks: Sequence[str] | None = None,
         rejected: Rejected | None = None,
     ) -> None:
         super().__init__(grid)
@@ -79,6 +84,7 @@ class GuardedGrid(WrappedGrid):
         if quorum < 1:
             raise UsageError(f"a quorum must be >= 1, got {quorum}")
         self.max_norm, self.quorum, self.weight, self.rejected = max_norm, quorum, weight, rejected
+        self.uplinks = uplinks
         self._open: dict[str, _Open] = {}
         self._closed: OrderedDict[str, Kind] = OrderedDict()
         self._types: dict[tuple[str, str], frozenset[str]] = {}
@@ -113,7 +119,7 @@ class GuardedGrid(WrappedGrid):
                 key = tuple(id(record) for record in message.content.values())
                 sent = seen.get(key)
                 if sent is None:
-                    sent = seen[key] = Sent(message.content, self._types)
+                    sent = seen[key] = Sent(message.content, self._types, self.uplinks)
             self._open[message_id] = _Open(message, sent)
 
     def _arrived(self, replies: Iterable[Message]) -> list[Message]:
@@ -187,7 +193,7 @@ class GuardedGrid(WrappedGrid):
                 index: int, layouts: dict[int, Layout] = layouts, counts: Counter[Layout] = counts
             ) -> tuple[int, bool]:
                 message = asked[replies[index].metadata.reply_to_message_id]
-                return counts[layouts[index]], layout(message.content) <= layouts[index]
+                return counts[layouts[index]], layout(message.content) - {(SERVER, "")} <= layouts[index]
 
             usual = layouts[max(order, key=standing)]
             for index, mine in layouts.items():
