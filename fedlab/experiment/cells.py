@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedlab import plugins, seeds
+from fedlab.adversaries import Group, poison
 from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
@@ -62,11 +63,13 @@ class Parts:
     """What a cell is made of, before it is trained; the same on any Grid.
 
     Attributes:
+        task: its training data include what adversaries made of theirs; owners: who trains on which records.
         chunking: how cohorts are cut; a function of the scenario alone, so that workers change no bit.
         personal: names of the parameters that never leave the clients.
     """
 
     task: Task
+    owners: Sequence[NDArray[np.int64]]
     model: FunctionalModel
     config: ClientConfig
     app: ClientApp
@@ -83,8 +86,9 @@ def assemble(
     defense: Defense,
     aggregator: Aggregator,
     own: Own = Own(),  # noqa: B008 (frozen)
+    adversaries: Sequence[Group] = (),
 ) -> Parts:
-    """The cell's clients and its strategy, with the defense in its places."""
+    """The cell's clients and its strategy, with the defense in its places and the adversaries' records."""
     settings, clients = scenario.strategy, scenario.clients
     config = defense.config(
         ClientConfig(
@@ -116,9 +120,10 @@ def assemble(
         arguments["optimizer"] = own.server_optimizer
     strategy = defense.strategy(make_strategy(settings, arguments, own, rule.server))
     cut = chunking(model, config, max(federation.records), settings.cohort, scenario.runtime.chunk)
+    task, owners = poison(task, owners, adversaries, cell.seed)
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, device=device)
-    return Parts(task, model, config, with_mods(app, defense.mods()), strategy, cut, kept)
+    return Parts(task, owners, model, config, with_mods(app, defense.mods()), strategy, cut, kept)
 
 
 def _arguments(

@@ -1,4 +1,5 @@
-"""How good a trained model is, over all and as each client meets it; and the hash of its weights."""
+"""How good a trained model is, over all, as each client meets it and for whoever attacked it; and the hash of
+its weights."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fedlab.adversaries import Adversary, Group
 from fedlab.runtime.arrays import aligned
 from fedlab.tasks import FunctionalModel, State, Task
 
@@ -37,15 +39,61 @@ def evaluate(
 
 
 def per_client(
-    task: Task, owners: Sequence[NDArray[np.int64]], by_class: NDArray[np.float64]
+    task: Task,
+    owners: Sequence[NDArray[np.int64]],
+    by_class: NDArray[np.float64],
+    adversaries: Sequence[Group] = (),
 ) -> list[dict[str, Any]]:
-    """Test accuracy as each client meets it: weighted by the client's own mix of labels."""
+    """Test accuracy as each client meets it: weighted by the client's own mix of labels.
+
+    Rows of adversaries bear the label under which they attack.
+    """
+    attacks = {client: group.label for group in adversaries for client in group.clients}
     rows = []
     for client, ids in enumerate(owners):
         mix = np.bincount(task.train.y[ids], minlength=task.classes) * np.isfinite(by_class)
         accuracy = float(np.nansum(by_class * mix) / mix.sum()) if mix.sum() else None
-        rows.append({"client": client, "records": len(ids), "accuracy": accuracy})
+        row = {"client": client, "records": len(ids), "accuracy": accuracy}
+        rows.append(row | ({"adversary": attacks[client]} if client in attacks else {}))
     return rows
+
+
+def integrity(
+    model: FunctionalModel, task: Task, state: State, adversaries: Sequence[Group]
+) -> list[dict[str, Any]]:
+    """For each group of adversaries: who they are, what they know, and how often they got what they want."""
+    rows = []
+    for group in adversaries:
+        rate, trials = attack_success(model, task, state, group.adversary)
+        rows.append(
+            {
+                "label": group.label,
+                "clients": list(group.clients),
+                "knows": group.adversary.knows,
+                "wants": group.adversary.wants,
+                "success": rate,
+                "trials": trials,
+            }
+        )
+    return rows
+
+
+def attack_success(
+    model: FunctionalModel, task: Task, state: State, adversary: Adversary
+) -> tuple[float | None, int]:
+    """(share of the test records on which the adversary has its way, their number); None without an aim."""
+    data, hits, trials, state = task.test, 0, 0, aligned(state)
+    for ids in np.array_split(np.arange(len(data)), -(-len(data) // EVALUATION_BATCH)):
+        aimed = adversary.aim(data.images(ids), data.labels(ids), data.classes)
+        if aimed is None:
+            return None, 0
+        images, wanted = aimed
+        with torch.no_grad():
+            outputs, _ = model(state, images, training=False)
+        counted = wanted >= 0
+        hits += int((outputs.argmax(1) == wanted)[counted].sum())
+        trials += int(counted.sum())
+    return (hits / trials if trials else None), trials
 
 
 def weights_sha256(state: State) -> str:

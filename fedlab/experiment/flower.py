@@ -107,4 +107,12 @@ def _clients(scenario: str, cell: str) -> ClientApp:
     setup = set_up(load(tomllib.loads(scenario)), None, None)
     mine = {one.name: one for one in setup.cells}[cell]
     owners, defense = setup.owners[mine.seed], setup.defenses[mine.defense]
-    return assemble(mine, setup.scenario, setup.task, owners, defense, setup.aggregator).app
+    return assemble(
+        mine,
+        setup.scenario,
+        setup.task,
+        owners,
+        defense,
+        setup.aggregator,
+        adversaries=setup.adversaries[mine.seed],
+    ).app

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlab import plugins, seeds
+from fedlab.adversaries import Adversary, Group, Recruits, groups
+from fedlab.adversaries.contract import poisoned
 from fedlab.audit import Attack, Defense
 from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.cells import Cell, check_disk
 from fedlab.experiment.own import Own, own
 from fedlab.scenario import Scenario, load
+from fedlab.scenario.schema import Adversary as AdversarySettings
 from fedlab.strategies import Aggregator, as_aggregator
 from fedlab.tasks import Dataset, FunctionalModel, Task
 from fedlab.tasks.partition import PARTITIONS
@@ -34,6 +37,7 @@ class Setup:
 
     Attributes:
         owners: record ids of each client, by seed.
+        adversaries: who attacks the training, by seed.
         model: the undefended network.
         objects: names of what came from Python and stands in no file.
         own: the parts of the algorithm among them, beside the aggregator.
@@ -50,6 +54,7 @@ class Setup:
     objects: Mapping[str, str]
     grid: Callable[[Cell], Grid] | None = None
     own: Own = field(default_factory=Own)
+    adversaries: Mapping[int, Sequence[Group]] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[Cell]:
@@ -94,7 +99,19 @@ def set_up(
         **{key: _name(part) for key, part in {**parts, "grid": grid}.items() if part is not None},
     }
     mine = own(**parts)
-    return Setup(settings, learned, owners, defenses, attacks, combine, model, objects, grid, mine)
+    return Setup(
+        settings,
+        learned,
+        owners,
+        defenses,
+        attacks,
+        combine,
+        model,
+        objects,
+        grid,
+        mine,
+        recruit(settings, learned),
+    )
 
 
 def cells_of(settings: Scenario) -> list[Cell]:
@@ -162,6 +179,33 @@ def _checked(task: Task, clients: int) -> Sequence[NDArray[np.int64]]:
         if problem:
             raise UsageError(f"owners of client {client}: {problem}")
     return [ids.astype(np.int64) for ids in owners]
+
+
+def recruit(scenario: Scenario, task: Task) -> dict[int, Sequence[Group]]:
+    """Who attacks the training, by seed; each attack is tried on one record, so that it fails here.
+
+    Raises:
+        UsageError: a client twice, or an attack that does not fit the data.
+        PluginError: no adversary.
+    """
+    recruits = [
+        Recruits(spec.label, _adversary(spec), spec.fraction, spec.clients) for spec in scenario.adversaries
+    ]
+    for one in recruits:
+        x, y = task.train.images([0]), task.train.labels([0])
+        poisoned(one.adversary, x, y, task.classes, seeds.torch_generator(0, "trial"))
+        one.adversary.aim(x, y, task.classes)
+    return {seed: groups(recruits, scenario.clients.count, seed) for seed in scenario.seeds}
+
+
+def _adversary(spec: AdversarySettings) -> Adversary:
+    made = plugins.build("adversaries", spec)
+    if not isinstance(made, Adversary):
+        raise PluginError(
+            f"the adversary {spec.name!r} (from {plugins.provider('adversaries', spec.name)}) is a"
+            f" {type(made).__name__}; expected a subclass of fedlab.adversaries.Adversary"
+        )
+    return made
 
 
 def with_own_task(scenario: str | Path | Mapping[str, Any] | Scenario) -> Mapping[str, Any] | Scenario:

@@ -94,7 +94,10 @@ def _train(
     clear(checkpoints_of(directory, cell))  # a kill may have come in between
     owners = setup.owners[cell.seed]
     defense = setup.defenses[cell.defense]
-    parts = assemble(cell, setup.scenario, setup.task, owners, defense, setup.aggregator, setup.own)
+    adversaries = setup.adversaries[cell.seed]
+    parts = assemble(
+        cell, setup.scenario, setup.task, owners, defense, setup.aggregator, setup.own, adversaries
+    )
     return trained(cell, setup, parts, metrics, str(entry["weights_sha256"]))
 
 

@@ -20,10 +20,10 @@ from fedlab.experiment.cells import Cell, Parts, Trained, assemble
 from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
-from fedlab.experiment.evaluation import evaluate, per_client, weights_sha256
+from fedlab.experiment.evaluation import evaluate, integrity, per_client, weights_sha256
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.watch import Watcher
-from fedlab.experiment.world import global_draws, simulation, watched
+from fedlab.experiment.world import attacked, global_draws, simulation, watched
 from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, quiet_logger
@@ -59,8 +59,16 @@ class Training:
         self.title = f"train {cell.name}"
         scenario = setup.scenario
         self.owners, self.defense = setup.owners[cell.seed], setup.defenses[cell.defense]
+        self.adversaries = setup.adversaries[cell.seed]
         self.parts = assemble(
-            cell, scenario, setup.task, self.owners, self.defense, setup.aggregator, setup.own
+            cell,
+            scenario,
+            setup.task,
+            self.owners,
+            self.defense,
+            setup.aggregator,
+            setup.own,
+            self.adversaries,
         )
         self.grid: Grid = (
             simulation(cell, scenario, self.parts, self.owners, executor)
@@ -163,10 +171,11 @@ class Training:
             self.progress.advance(self.title, self.done)
 
     def _rounds(self) -> Iterator[Round]:
-        settings = self.setup.scenario.strategy
+        scenario, settings = self.setup.scenario, self.setup.scenario.strategy
+        grid = attacked(self.grid, self.cell, scenario, self.parts, self.adversaries)
         return rounds(
             self.parts.strategy,
-            watched(self.grid, self.setup.scenario, self.parts.strategy, self.watcher),
+            watched(grid, scenario, self.parts.strategy, self.watcher),
             array_record(self.state),
             first=self.done + 1,
             last=settings.rounds,
@@ -241,7 +250,8 @@ class Training:
             "accuracy": accuracy,
             "loss": loss,
             "rounds": self.history,
-            "per_client": per_client(parts.task, self.owners, by_class),
+            "per_client": per_client(parts.task, self.owners, by_class, self.adversaries),
+            "adversaries": integrity(parts.model, parts.task, self.state, self.adversaries),
             "failures": len(self.watcher.failures),
             "rejected": self.watcher.rejected_by_kind,
             "asked": self.watcher.asked,
@@ -301,5 +311,4 @@ def checkpoints_of(directory: RunDirectory, cell: Cell) -> Path:
 
 def trained(cell: Cell, setup: Setup, parts: Parts, metrics: dict[str, Any], weights: str) -> Trained:
     """What attackers and scorer need of a cell, just trained or long ago."""
-    owners = setup.owners[cell.seed]
-    return Trained(cell, parts.task, parts.model, parts.config, owners, metrics, weights)
+    return Trained(cell, parts.task, parts.model, parts.config, parts.owners, metrics, weights)

@@ -1,6 +1,7 @@
 """The world around a cell: its simulated devices, a Grid over them, and who stands in between.
 
-From the clients to the strategy: Grid, guard (turns malformed updates away), tap (shows what is left).
+From the clients to the strategy: Grid, adversaries (if there are any), guard (turns malformed updates
+away), tap (shows what is left).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from flwr.serverapp.strategy import Strategy
 from numpy.typing import NDArray
 
 from fedlab import seeds
+from fedlab.adversaries import AdversarialGrid, Group
 from fedlab.clients import ClientConfig
 from fedlab.clients.plan import steps_per_round
 from fedlab.experiment.cells import Cell, Parts
@@ -35,6 +37,15 @@ def simulation(
     return SimulationGrid(
         parts.app, fleet(scenario, examples), executor, seed=cell.seed, chunk=parts.chunking.size
     )
+
+
+def attacked(grid: Grid, cell: Cell, scenario: Scenario, parts: Parts, groups: Sequence[Group]) -> Grid:
+    """`grid`, on which the adversaries send what they choose to; itself if all send what they trained."""
+    if not any(group.crafts for group in groups):
+        return grid
+    parameters = [name for name in parts.model.parameter_names if name not in parts.personal]
+    wait = scenario.strategy.over_selection == 1.0
+    return AdversarialGrid(grid, groups, parameters, cell.seed, wait=wait)
 
 
 def watched(grid: Grid, scenario: Scenario, strategy: Strategy, watcher: Watcher) -> Grid:
