@@ -125,7 +125,7 @@ def _checked(sampler: Sampler, picks: Sequence[int], nodes: Sequence[int]) -> li
     except (TypeError, ValueError):
         found = []
     if len(found) != len(picks) or any(node not in known for node in found):
-        name = getattr(sampler, "__name__", type(sampler).__name__)
+        name = getattr(getattr(sampler, "func", sampler), "__name__", type(sampler).__name__)
         raise PluginError(
             f"the sampler {name} returned {str(picks)[:80]}; expected ids of different clients, from"
             f" {nodes[0]} to {nodes[-1]}"
