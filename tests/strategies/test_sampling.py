@@ -148,7 +148,7 @@ def test_a_million_clients_are_not_looked_at() -> None:
 
 
 def test_only_devices_that_are_up_are_asked() -> None:
-    """Devices are there for 4 of every 10 seconds. Whoever is asked starts at once: a round takes a second."""
+    """Devices are there for 4 of every 10 seconds. Whoever is asked starts at once: rounds take a second."""
     fleet = SimulatedFleet(30, availability=Availability(period=10.0, up=4.0))
     grid = SimulationGrid(adding_app(), fleet, seed=5)
     schedule = Synchronous(6, 5, sampler=available)

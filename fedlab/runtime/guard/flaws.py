@@ -136,7 +136,7 @@ def update_flaw(sent: Sent, content: RecordDict, *, max_norm: float) -> Flaw | N
             return found
         square += found
     # |after - before| <= |after| + |before|: only what comes near the limit is looked at twice.
-    if MARGIN * (math.sqrt(square) + sent.norm) <= max_norm:
+    if square < math.inf and MARGIN * (math.sqrt(square) + sent.norm) <= max_norm:
         return None
     return _values_flaw(records, sent.records, max_norm)
 
@@ -150,7 +150,7 @@ def _uplink_flaw(
     found = _square_or_flaw(UPLINK, expected, record)
     if isinstance(found, Flaw):
         return found
-    if MARGIN * math.sqrt(found) <= max_norm:
+    if found < math.inf and MARGIN * math.sqrt(found) <= max_norm:
         return None
     return _values_flaw({UPLINK: record}, {UPLINK: {}}, max_norm)
 
