@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -32,6 +31,7 @@ from fedlab.runtime.arrays import SERVER, UPLINK, array_record, tensors
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked, minimum
 from fedlab.strategies.deltas import BLOCK, deltas, flatten, unflatten
+from fedlab.strategies.replies import averages, figures, finite, only
 from fedlab.strategies.sampling import Sampler, uniform
 from fedlab.strategies.schedules import Stragglers, Synchronous
 from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer
@@ -135,7 +135,7 @@ class Composition(Strategy):
             if not self._asked:
                 self.why_skipped = "nobody was asked: the sampler drew no client, or all were stragglers"
             return None, None
-        metrics = [_metrics(reply) for reply in valid]
+        metrics = [figures(reply) for reply in valid]
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
         share = weights / weights.sum()
         counted = torch.ones_like(weights) if self.server.uniform else weights
@@ -154,7 +154,7 @@ class Composition(Strategy):
             metrics=tuple(metrics),
             steps=None if math.nan in steps else facts.steps,
         )
-        records = [_only(ArrayRecord, reply, "arrays") for reply in valid]
+        records = [only(ArrayRecord, reply, "arrays") for reply in valid]
         before = flatten(self._sent, self.parameters)
         try:
             delta, uplinks, states = self._combined(valid, records, about, facts, server_round)
@@ -177,7 +177,7 @@ class Composition(Strategy):
             after[name] = (average if like.dtype.is_floating_point else average.round()).to(like.dtype)
         return (
             array_record({name: after[name] for name in self._sent}),
-            MetricRecord({**_averages(metrics, share), "participants": len(valid)}),
+            MetricRecord({**averages(metrics, share), "participants": len(valid)}),
         )
 
     def _combined(
@@ -204,7 +204,7 @@ class Composition(Strategy):
         for name in self.server.uplinks:
             names = [f"{name}/{key}" for key in self.parameters]
             zero = {f"{name}/{key}": torch.zeros_like(self._sent[key]) for key in self.parameters}
-            sent = [_only(ArrayRecord, reply, UPLINK) for reply in replies]
+            sent = [only(ArrayRecord, reply, UPLINK) for reply in replies]
             uplinks[name], states[name] = self._aggregate(
                 sent, zero, names, about, self.aggregator_states.get(name, {}), server_round
             )
@@ -328,42 +328,3 @@ def fedavg(
         root=root,
         stragglers=stragglers,
     )
-
-
-Record = TypeVar("Record", ArrayRecord, MetricRecord)
-
-
-def _only(kind: type[Record], reply: Message, name: str | None = None) -> Record:
-    """The reply's record of that name, or else its one record of the kind, whatever the client calls it.
-
-    Raises:
-        FedlabError: there is none, or there are several.
-    """
-    named = reply.content.get(name) if name is not None else None
-    if isinstance(named, kind):
-        return named
-    found = [record for record in reply.content.values() if isinstance(record, kind)]
-    if len(found) != 1 or name == UPLINK:
-        wanted = f"one called {name!r}" if name == UPLINK else "one"
-        raise FedlabError(
-            f"node {reply.metadata.src_node_id} sent {len(found)} {kind.__name__}s; expected {wanted}."
-            " A guard in front of the strategy turns such replies away (guard.enabled = true)"
-        )
-    return found[0]
-
-
-def _metrics(reply: Message) -> dict[str, float]:
-    record = _only(MetricRecord, reply)
-    return {name: float(value) for name, value in record.items() if isinstance(value, int | float)}
-
-
-def _averages(metrics: Sequence[dict[str, float]], share: Tensor) -> dict[str, float]:
-    """The weighted mean of each figure that every client sent and that is finite."""
-    names = set.intersection(*(set(one) for one in metrics)) - {"num-examples"}
-    columns = {n: torch.tensor([one[n] for one in metrics], dtype=torch.float64) for n in sorted(names)}
-    return {name: float(share @ column) for name, column in columns.items() if finite(column)}
-
-
-def finite(values: Tensor) -> bool:
-    """NaN and infinity survive a sum, which is several times quicker than looking at each number."""
-    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())

@@ -1,8 +1,8 @@
 """HyperFL: clients share a hypernetwork; what it generates from, and the classifier, they keep.
 
-Guo, Zeng, Chen, Zhang, Ren, Zhou, Qu, "A New Federated Learning Framework Against Gradient Inversion Attacks", AAAI
-2025, https://arxiv.org/abs/2412.07187. A client's network is f(·; θ_i) and a head g(·; ψ_i), with θ_i =
-h(v_i; φ) generated from the client's own embedding. A round of a client:
+Guo, Zeng, Chen, Zhang, Ren, Zhou, Qu, "A New Federated Learning Framework Against Gradient Inversion
+Attacks", AAAI 2025, https://arxiv.org/abs/2412.07187. A client's network is f(·; θ_i) and a classifier
+g(·; ψ_i), with θ_i = h(v_i; φ) generated from the client's own embedding. A round of a client:
 
     1. ψ_i <- ψ_i − η_h ∇ψ F_i        for `head_epochs` passes, θ_i fixed
     2. φ, v_i <- φ − η ∇φ F_i, v_i − η ∇v F_i   for the passes that are left, ψ_i fixed
@@ -92,8 +92,9 @@ class HyperFL(LocalRule):
     def check(self, config: ClientConfig) -> None:
         if config.momentum or config.weight_decay:
             raise UsageError(
-                f"clients.momentum = {config.momentum}, clients.weight_decay = {config.weight_decay}; expected 0"
-                " with the local rule hyperfl, which has a momentum and a weight_decay of its own: set those"
+                f"clients.momentum = {config.momentum}, clients.weight_decay = {config.weight_decay};"
+                " expected 0 with the local rule hyperfl, which has a momentum and a weight_decay of its own:"
+                " set those"
             )
         if config.local_steps is not None or config.local_epochs <= self.head_epochs:
             told = (
@@ -102,9 +103,9 @@ class HyperFL(LocalRule):
                 else f"clients.local_steps = {config.local_steps}"
             )
             raise UsageError(
-                f"{told}, of which the local rule hyperfl spends head_epochs = {self.head_epochs} passes on the"
-                f" classifier alone; expected clients.local_epochs of at least {self.head_epochs + 1}, so that"
-                " the hypernetwork learns too, and no local_steps"
+                f"{told}, of which the local rule hyperfl spends head_epochs = {self.head_epochs} passes on"
+                " the classifier alone; expected no local_steps, and clients.local_epochs of at least"
+                f" {self.head_epochs + 1}, so that the hypernetwork learns too"
             )
 
     def network(self, factory: NetworkFactory) -> NetworkFactory:
