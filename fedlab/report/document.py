@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from fedlab.audit.metrics import METRICS
+from fedlab.report.integrity import integrity_rows
 from fedlab.report.limits import limits, threat_models
 from fedlab.report.reading import LEVELS
-from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
+from fedlab.report.rows import attack_rows, by_defense, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.verdict import verdict
 
@@ -34,6 +35,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "attacks": attacks,
         "utility": utility,
         "guarantees": guarantees,
+        "integrity": integrity_rows(run, by_defense(run)),
         "threat_models": threat_models(run, attacks),
         "metrics": {
             name: {

@@ -20,6 +20,8 @@ KNOWLEDGE = {
     "batch_norm_buffers": "batch-norm statistics before and after",
 }
 
+POISONING = "Poisoning and backdoors: attacks on what is learned, not on what leaks."
+
 NEVER_TESTED = (
     "A malicious server that sends altered weights or an altered network to make clients leak more.",
     "Clients that collude with the server or with each other, and clients that attack other clients.",
@@ -27,7 +29,7 @@ NEVER_TESTED = (
     "An attacker with similar data of its own, or with a generative model of such images.",
     "Membership inference (was this person's record used?) and inference of attributes or properties.",
     "Outsiders who see only the trained model, or can only query it.",
-    "Poisoning and backdoors: attacks on what is learned, not on what leaks.",
+    POISONING,
 )
 
 
@@ -108,7 +110,9 @@ def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:
             "An attacker that knows the labels beforehand, which is the upper bound for several attacks."
         )
     missing.append("Secure aggregation: each client's own update was visible to the server.")
-    return {"tested": sentences, "not_tested": [*missing, *NEVER_TESTED]}
+    poisoned = any(one.get("adversaries") for one in run.metrics.values())
+    never = [text for text in NEVER_TESTED if not (poisoned and text == POISONING)]
+    return {"tested": sentences, "not_tested": [*missing, *never]}
 
 
 def _describe(threat: Row, mode: str) -> str:

@@ -110,7 +110,7 @@ def _observed(run: Run, file: dict[str, Any]) -> bool:
 def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
     """One row per (defense, mode): test accuracy, its uncertainty, its cost and its spread over clients."""
     rows: list[dict[str, Any]] = []
-    for (defense, mode), cells in _by_defense(run):
+    for (defense, mode), cells in by_defense(run):
         measured = [run.metrics[cell["name"]] for cell in cells if cell["name"] in run.metrics]
         if not measured:
             continue
@@ -121,7 +121,7 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
                 float(one["accuracy"])  # null: a client none of whose labels is in the test set
                 for cell in measured
                 for one in cell.get("per_client") or []
-                if one["accuracy"] is not None
+                if one["accuracy"] is not None and "adversary" not in one
             ]
             bounds, kind = _accuracy_interval(accuracies, (run.manifest.get("dataset") or {}).get("test"))
             rows.append(
@@ -152,7 +152,7 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
 def guarantee_rows(run: Run) -> list[dict[str, Any]]:
     """One row per (defense, mode); epsilon is null unless every cell has one and every assumption holds."""
     rows = []
-    for (defense, mode), cells in _by_defense(run):
+    for (defense, mode), cells in by_defense(run):
         files = [run.privacy[cell["name"]] for cell in cells if cell["name"] in run.privacy]
         with malformed(f"privacy of {defense} ({mode})"):
             rows.append({"defense": defense, "client_mode": mode, **_guarantee(files, len(cells))})
@@ -202,7 +202,8 @@ def _guarantee(files: list[dict[str, Any]], cells: int) -> dict[str, Any]:
     }
 
 
-def _by_defense(run: Run) -> Iterable[tuple[tuple[str, str], list[dict[str, Any]]]]:
+def by_defense(run: Run) -> Iterable[tuple[tuple[str, str], list[dict[str, Any]]]]:
+    """((defense, client mode), its cells), in the manifest's order."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for cell in run.cells:
         groups.setdefault((cell["defense"], cell["client_mode"]), []).append(cell)
