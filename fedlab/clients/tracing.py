@@ -66,7 +66,9 @@ class Traced:
             self._faithful = False  # a number would be recorded as a constant
             return
         try:
-            graph = make_fx(flat)(*leaves)
+            # One tensor that came in twice (the model as the round began, and a rule's anchor) would be taken
+            # for one argument, and the two part later.
+            graph = make_fx(flat)(*(leaf.detach() for leaf in leaves))
         except Exception as error:  # an operation that cannot be recorded: run it the long way
             if out_of_memory(error):
                 raise

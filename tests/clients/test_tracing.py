@@ -119,3 +119,12 @@ def test_memory_that_runs_out_is_not_a_reason_to_go_the_long_way() -> None:
     full = True
     with pytest.raises(MemoryError):
         traced(torch.zeros(1))
+
+
+def test_one_tensor_that_came_in_twice_is_two_arguments_all_the_same() -> None:
+    """As in a round's first step of FedProx, where the model still is its anchor."""
+    traced = Traced(torch.sub, calls_before=1)
+    one, other = torch.tensor([3.0, 5.0]), torch.tensor([1.0, 1.0])
+    assert torch.equal(traced(one, one), torch.zeros(2))
+    assert len(traced._recordings) == 1
+    assert torch.equal(traced(one, other), torch.tensor([2.0, 4.0]))
