@@ -185,11 +185,14 @@ def threat_model(scenario: Scenario, trained: Trained) -> ThreatModel:
 
 def _records(trained: Trained, one: Observation) -> NDArray[np.int64]:
     """Ids of the records that the client used in that round, each once."""
-    mine = trained.owners[one.client]
-    plan = plan_batches(len(mine), trained.config, trained.cell.seed, one.round, one.client)
+    mine, config = trained.owners[one.client], trained.config
+    if one.config.local_epochs is not None:  # fewer, if it was a straggler
+        config = replace(config, local_steps=one.config.local_steps, local_epochs=one.config.local_epochs)
+    plan = plan_batches(len(mine), config, trained.cell.seed, one.round, one.client)
     return np.asarray(np.unique(mine[np.concatenate(plan)]), dtype=np.int64)
 
 
 def _truth(trained: Trained, one: Observation, ids: NDArray[np.int64]) -> Truth:
     data = trained.task.train
-    return Truth(one.round, one.client, tuple(int(i) for i in ids), data.images(ids), data.labels(ids))
+    images, labels = data.images(ids), data.labels(ids)
+    return Truth(one.round, one.client, tuple(int(i) for i in ids), images, labels, data.pixels)
