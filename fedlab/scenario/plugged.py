@@ -35,6 +35,9 @@ OWN_KEYS = {"attacks": {"name", "label"}, "defenses": {"name", "label"}} | {
 }
 """Keys of a list's elements beside the plugins' parameters."""
 
+UNNAMED = {("strategy", "server_optimizer"): "sgd"}
+"""Where a table may do without a name, and what it then stands for."""
+
 CHEAP = (*LISTS, "strategy")
 """Tables whose plugins cost nothing to make, so that their constructors are asked about their ranges."""
 
@@ -195,5 +198,7 @@ def _places(data: dict[str, Any]) -> Iterator[tuple[Path, Path, dict[str, Any]]]
                 ((*path, index), item) for index, item in enumerate(here if isinstance(here, list) else [])
             ]
         for place, item in found:
+            if path in UNNAMED and isinstance(item, dict):
+                item = {"name": UNNAMED[path], **item}
             if isinstance(item, dict) and isinstance(item.get("name"), str):
                 yield place, (*place, "name"), item

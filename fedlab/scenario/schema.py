@@ -36,6 +36,12 @@ def _as_table(value: object) -> object:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _as_optimizer(value: object) -> object:
+    """`server_optimizer = { learning_rate = 0.5 }` is plain SGD."""
+    table = _as_table(value)
+    return {"name": "sgd", **table} if isinstance(table, dict) else table
+
+
 def _as_list(value: object) -> object:
     """`mode = "train"` is short for `mode = ["train"]`."""
     return [value] if isinstance(value, str) else value
@@ -158,8 +164,10 @@ class Strategy(Section):
     """What happens to updates before they are aggregated: `fedlab list preaggregators`."""
     aggregator: PluginOrName = Plugin(name="weighted-mean")
     """What makes one update of many: `fedlab list aggregators`."""
-    server_optimizer: PluginOrName = Plugin(name="sgd")
-    """What the server does with that one update: `fedlab list server-optimizers`."""
+    server_optimizer: Annotated[
+        Plugin, BeforeValidator(_as_optimizer, json_schema_input_type=Name | Plugin)
+    ] = Plugin(name="sgd")
+    """What the server does with that one update, `"sgd"` unless named: `fedlab list server-optimizers`."""
     evaluate_every: Count | None = None
     """Test the global model after every so many rounds; only at the end unless given."""
     over_selection: Annotated[float, Field(ge=1, le=100)] = 1.0
