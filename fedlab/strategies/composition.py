@@ -30,7 +30,7 @@ from fedlab.errors import DataError, FedlabError, PluginError
 from fedlab.runtime.arrays import SERVER, UPLINK, array_record, tensors
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked, minimum
-from fedlab.strategies.deltas import BLOCK, deltas, flatten, unflatten
+from fedlab.strategies.deltas import BLOCK, averaged, deltas, flatten, unflatten
 from fedlab.strategies.replies import averages, figures, finite, only
 from fedlab.strategies.sampling import Sampler, uniform
 from fedlab.strategies.schedules import Stragglers, Synchronous
@@ -170,11 +170,8 @@ class Composition(Strategy):
                 f"the model left the range of its number type in round {server_round}: training diverged;"
                 " lower clients.learning_rate or strategy.server_optimizer.learning_rate"
             )
-        for name in self._sent.keys() - set(self.parameters):
-            like = self._sent[name]
-            (moved,) = deltas(records, self._sent, [name])
-            average = like + (share @ moved).reshape(like.shape)
-            after[name] = (average if like.dtype.is_floating_point else average.round()).to(like.dtype)
+        rest = {name: value for name, value in self._sent.items() if name not in self.parameters}
+        after |= averaged(records, rest, share)
         return (
             array_record({name: after[name] for name in self._sent}),
             MetricRecord({**averages(metrics, share), "participants": len(valid)}),

@@ -61,3 +61,13 @@ def deltas(
                 filled = 0
     if filled:
         yield block[:, :filled]
+
+
+def averaged(records: Sequence[ArrayRecord], before: State, share: Tensor) -> State:
+    """`before`, moved by the mean of what the records changed in it; `share` (n,) float64 sums to 1."""
+    after = {}
+    for name, like in before.items():
+        (moved,) = deltas(records, before, [name])
+        mean = like + (share @ moved).reshape(like.shape)
+        after[name] = (mean if like.dtype.is_floating_point else mean.round()).to(like.dtype)
+    return after
