@@ -39,6 +39,13 @@ def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
             ("clients", "stragglers"),
             "stragglers get through some of their epochs, but local_steps is given; expected local_epochs",
         )
+    elif "stragglers" in clients and clients.get("local_epochs", 1) == 1:
+        if _table(clients, "stragglers").get("partial", True) is True:
+            yield (
+                ("clients", "stragglers"),
+                "stragglers do fewer epochs than the others, but those do 1; raise clients.local_epochs, or"
+                " leave stragglers out of the round (partial = false)",
+            )
     devices = _table(data, "devices")
     if "trace" in devices and "time" in devices:
         yield (
@@ -74,6 +81,7 @@ def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
 
 def _adversaries(data: dict[str, Any]) -> Iterator[Mistake]:
     count, taken = _count(data, "clients", "count"), 0
+    named: list[int] = []
     given = data.get("adversaries")
     for index, item in enumerate(given if isinstance(given, list) else []):
         if not isinstance(item, dict):
@@ -92,8 +100,12 @@ def _adversaries(data: dict[str, Any]) -> Iterator[Mistake]:
                     f"got {', '.join(map(str, strangers))}; expected numbers below {count} (clients.count)",
                 )
             taken += len(clients)
-        elif _number(fraction) and count is not None:
+            named += [one for one in clients if isinstance(one, int)]
+        elif _number(fraction) and fraction <= 1 and count is not None:
             taken += round(fraction * count)
+    twice = [str(one) for one, times in Counter(named).items() if times > 1]
+    if twice:
+        yield ("adversaries",), f"client {', '.join(twice)} is named twice; expected each once"
     if count is not None and taken > count:
         yield (
             ("adversaries",),

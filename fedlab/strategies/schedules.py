@@ -91,12 +91,23 @@ class Stragglers:
         epochs: E, the epochs of the others.
         partial: whether what stragglers get done counts; if not, they are not asked at all.
         seed: of the draws, which depend on (seed, round) alone: every algorithm meets the same stragglers.
+
+    Raises:
+        UsageError: a number out of range.
     """
 
     fraction: float
     epochs: int
     partial: bool
     seed: int
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.fraction <= 1.0:
+            raise UsageError(f"fraction = {self.fraction}; expected a share of clients from 0 to 1")
+        if self.epochs < 1 + self.partial:
+            raise UsageError(
+                f"epochs = {self.epochs}; expected at least {1 + self.partial}, or nobody can do less"
+            )
 
     def __call__(self, cohort: Sequence[int], round: int) -> dict[int, int]:
         """Epochs of each client that is asked, ascending by client."""

@@ -47,7 +47,11 @@ BASE: dict[str, Any] = {
         ),
         ("strategy.local_rule.name=fedprox", lambda s: s.strategy.local_rule.name, "fedprox"),
         ("strategy.sampling=cyclic", lambda s: s.strategy.sampling.name, "cyclic"),
-        ("clients.stragglers.fraction=0.9", lambda s: s.clients.stragglers.fraction, 0.9),
+        (
+            "clients.stragglers={fraction=0.9, partial=false}",
+            lambda s: (s.clients.stragglers.fraction, s.clients.stragglers.partial),
+            (0.9, False),
+        ),
         ("defenses=[{name='none'}]", lambda s: len(s.defenses), 1),
     ],
 )
