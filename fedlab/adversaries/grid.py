@@ -14,7 +14,7 @@ Nothing is remembered from round to round, so a resumed run needs nothing from h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -73,20 +73,21 @@ class AdversarialGrid(WrappedGrid):
         self._rounds: dict[str, _Round] = {}
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        asked = list(message_ids)
-        if released := self._alone(asked):
-            return released
-        return self._arrived(self.grid.pull_messages(self._outside(asked)))
+        return self._pulled(list(message_ids), lambda ids: list(self.grid.pull_messages(ids)))
 
     def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
         asked = list(message_ids)
-        while not (released := self._alone(asked)):
-            arrived = self._clocked.pull_until(self._outside(asked), deadline)
-            if not arrived:
-                return self._released(asked)
-            if passed := self._arrived(arrived):
+        passed = self._pulled(asked, lambda ids: self._clocked.pull_until(ids, deadline))
+        return passed or self._released(asked)  # the deadline is there
+
+    def _pulled(self, asked: Sequence[str], pull: Callable[[list[str]], list[Message]]) -> list[Message]:
+        """What passes on next of the replies to those asked; [] when `pull` brings nothing more."""
+        while outside := [one for one in asked if not self._holds(one)]:
+            arrived = pull(outside)
+            passed = self._arrived(arrived)
+            if passed or not arrived:
                 return passed
-        return released
+        return self._released(asked)  # there is nothing else to wait for
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
@@ -148,19 +149,15 @@ class AdversarialGrid(WrappedGrid):
             for name in self.parameters
         )
 
-    def _outside(self, message_ids: Iterable[str]) -> list[str]:
-        """Those whose replies are not held back here."""
-        return [one for one in message_ids if one not in self._rounds or one not in self._rounds[one].held]
-
-    def _alone(self, asked: Sequence[str]) -> list[Message]:
-        """The replies that are held back, where the caller waits for nothing else."""
-        return [] if self._outside(asked) else self._released(asked)
+    def _holds(self, message_id: str) -> bool:
+        """Whether the reply is here, and held back."""
+        return message_id in self._rounds and message_id in self._rounds[message_id].held
 
     def _released(self, asked: Sequence[str]) -> list[Message]:
         """The answers of the attackers among those asked, in view of what has come."""
         passed: list[Message] = []
         for message_id in asked:
-            if message_id in self._rounds and message_id in self._rounds[message_id].held:
+            if self._holds(message_id):
                 passed += self._answered(self._rounds[message_id])
         return passed
 
