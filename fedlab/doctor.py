@@ -175,7 +175,7 @@ def plugged() -> Iterator[Finding]:
     """The plugins that cannot be used, each imported for real, and those whose name is fedlab's own."""
     for kind in plugins.KINDS:
         for name in plugins.names(kind):
-            topic = f"{kind.removesuffix('s')} {name}" if kind != "strategies" else f"strategy {name}"
+            topic = f"{plugins.singular(kind)} {name}"
             try:
                 plugins.load(kind, name)
             except FedlabError as error:

@@ -30,6 +30,7 @@ __all__ = [
     "parameters",
     "provider",
     "shadowed",
+    "singular",
 ]
 
 GIVEN = {
@@ -46,6 +47,12 @@ GIVEN = {
     "models": 2,
 }
 """Per kind, how many leading arguments fedlab itself passes (a model's input shape and classes)."""
+
+COMPOSED = frozenset(
+    "aggregator optimizer cohort seed parameters over_selection quorum sampler records server config root"
+    " stragglers personal".split()
+)
+"""Arguments of a strategy that come from other keys of a scenario; what else it takes are its options."""
 
 FUNCTIONS = ("aggregators", "samplers")
 """Kinds whose plugins may be plain functions, used as they are."""
@@ -106,10 +113,10 @@ def load(kind: str, name: str) -> Callable[..., Any]:
         PluginError: it does not import, two packages claim the name, or it is no plugin of its kind.
     """
     claims = _claims(kind, name)
-    who = f"the {_singular(kind)} {name!r} ({claims[0].value}, from {provider(kind, name)})"
+    who = f"the {singular(kind)} {name!r} ({claims[0].value}, from {provider(kind, name)})"
     if len(claims) > 1:
         raise PluginError(
-            f"the {_singular(kind)} {name!r} is claimed by {provider(kind, name)}; uninstall all but one"
+            f"the {singular(kind)} {name!r} is claimed by {provider(kind, name)}; uninstall all but one"
         )
     try:
         plugin: Callable[..., Any] = claims[0].load()
@@ -164,7 +171,7 @@ def bind(kind: str, spec: str | Mapping[str, Any] | Spec, **params: Any) -> Call
     values, faults = signature.fit(parameters(kind, name), given | params)
     if faults:
         told = "; ".join(f"{key}: {text}" for key, text in faults)
-        raise UsageError(f"the {_singular(kind)} {name!r} cannot be made from these parameters: {told}")
+        raise UsageError(f"the {singular(kind)} {name!r} cannot be made from these parameters: {told}")
     return functools.partial(plugin, **values) if values else plugin
 
 
@@ -185,7 +192,8 @@ def parameters(kind: str, name: str) -> list[Parameter]:
     """The knobs of a plugin that a scenario may set, in the order of its signature."""
     plugin = load(kind, name)
     given = 0 if kind in FUNCTIONS and inspect.isclass(plugin) else GIVEN[kind]
-    return signature.parameters(plugin, given)
+    found = signature.parameters(plugin, given)
+    return [item for item in found if item.name not in COMPOSED] if kind == "strategies" else found
 
 
 def _entries(kind: str) -> list[metadata.EntryPoint]:
@@ -200,7 +208,7 @@ def _claims(kind: str, name: str) -> list[metadata.EntryPoint]:
     entries = _entries(kind)
     claims = [entry for entry in entries if entry.name == name]
     if not claims:
-        raise UnknownName(_singular(kind), name, {entry.name for entry in entries})
+        raise UnknownName(singular(kind), name, {entry.name for entry in entries})
     return [entry for entry in claims if _distribution(entry) == HOME] or claims
 
 
@@ -208,6 +216,7 @@ def _distribution(entry: metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "an unnamed package"
 
 
-def _singular(kind: str) -> str:
+def singular(kind: str) -> str:
+    """One of a kind: `attacks` is `attack`."""
     names = {"strategies": "strategy", "datasets": "data set", "adversaries": "adversary"}
     return names.get(kind, kind[:-1].replace("_", " "))

@@ -56,6 +56,13 @@ class Parameter:
             return {}
 
     @property
+    def range(self) -> str:
+        """The bounds of a number, as in ">= 0 and < 1"; empty where there are none."""
+        schema = self.schema
+        bounds = [_range(option).strip() for option in schema.get("anyOf", [schema])]
+        return " or ".join(filter(None, bounds))
+
+    @property
     def expected(self) -> str:
         """What a value looks like, in words where the type allows it."""
         return describe(self.schema) or f"a value of type {self.type_name}"

@@ -60,6 +60,7 @@ class Entry:
                 {
                     "name": item.name,
                     "type": item.type_name,
+                    "range": item.range,
                     "required": item.default is REQUIRED,
                     "default": None if item.default is REQUIRED else item.default,
                     "doc": item.doc,
@@ -82,12 +83,6 @@ def kind_of(word: str) -> str:
     if kind not in KINDS:
         raise UnknownName("kind", word, KINDS)
     return kind
-
-
-def singular(kind: str) -> str:
-    """One of a kind: `attacks` is `attack`."""
-    names = {"strategies": "strategy", "datasets": "data set", "adversaries": "adversary"}
-    return names.get(kind, kind.removesuffix("s").replace("_", " "))
 
 
 def names(kind: str) -> list[str]:
@@ -115,16 +110,17 @@ def entry(kind: str, name: str) -> Entry:
     provider = plugins.provider(kind, name)
     try:
         plugin = plugins.load(kind, name)
-        # A strategy's arguments all come from the other keys of [strategy].
-        parameters = [] if kind == "strategies" else plugins.parameters(kind, name)
+        parameters = plugins.parameters(kind, name)
     except FedlabError as error:
         return Entry(kind, name, provider, broken=str(error))
+    paper = str(getattr(plugin, "paper", "") or _paper(kind, name, plugin))
+    paragraphs = _body(inspect.getdoc(plugin) or "").split("\n\n")
     return Entry(
         kind,
         name,
         provider,
-        _body(inspect.getdoc(plugin) or ""),
-        paper=str(getattr(plugin, "paper", "") or _paper(kind, name, plugin)),
+        "\n\n".join(one for one in paragraphs if one != paper),  # it has a line of its own
+        paper=paper,
         needs=sorted(map(str, getattr(plugin, "needs", ()))),
         parameters=parameters,
         example=dict(getattr(plugin, "example", {})),

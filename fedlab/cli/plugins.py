@@ -86,7 +86,7 @@ def info(
     entries = [catalogue.entry(one, name) for one in searched if name in known[one]]
     if not entries:
         raise UnknownName(
-            catalogue.singular(searched[0]) if slash else "plugin",
+            lookup.singular(searched[0]) if slash else "plugin",
             name,
             {one for many in known.values() for one in many},
         )
@@ -104,7 +104,7 @@ def _show(entry: catalogue.Entry) -> None:
 
     console = stdout()
     console.print(
-        Text.assemble((entry.name, "bold"), f"  {catalogue.singular(entry.kind)}, from {entry.provider}")
+        Text.assemble((entry.name, "bold"), f"  {lookup.singular(entry.kind)}, from {entry.provider}")
     )
     if entry.broken:
         console.print(Text(f"broken: {entry.broken}", style="red"))
@@ -125,7 +125,8 @@ def _show(entry: catalogue.Entry) -> None:
     if entry.parameters:
         table = grid("parameter", "type", "default", "meaning")
         for item in entry.parameters:
-            table.add_row(item.name, Text(item.type_name), Text(catalogue.default(item)), Text(item.doc))
+            kind = " ".join(filter(None, [item.type_name, item.range]))
+            table.add_row(item.name, Text(kind), Text(catalogue.default(item)), Text(item.doc))
         console.print(table)
         console.print()
     console.print(Text("In a scenario:" if entry.kind != "scenarios" else "To run it:", style="bold"))
