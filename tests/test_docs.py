@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "docs" / "flower.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
+RUN = [ROOT / "README.md", ROOT / "docs" / "flower.md", ROOT / "docs" / "robustness.md"]
+PAGES = [*RUN, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 

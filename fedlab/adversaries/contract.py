@@ -64,7 +64,7 @@ class Adversary:
     """An honest client, and the base of all others.
 
     Attributes:
-        knows: what the attack makes use of, as the end of a sentence that begins "They know".
+        knows: what the attack makes use of, as the end of a sentence that begins "Attackers know".
         wants: what counts as success, as the end of "success is the share of"; empty without an `aim`.
     """
 
@@ -75,7 +75,8 @@ class Adversary:
         """The records that a client trains on instead of its own; as many as they were.
 
         Args:
-            x: (n, C, H, W) float32 in [0, 1]; y: (n,) int64 in [0, classes); neither may be written to.
+            x: (n, C, H, W) float32, of images in [0, 1]; y: (n,) int64 in [0, classes); neither may be
+                written to.
             generator: the client's own.
         """
         return x, y
@@ -101,13 +102,14 @@ def poisoned(
         PluginError: it is not what a client can train on.
     """
     images, labels = adversary.poison(x, y, classes, generator)
+    low, high = min(0.0, float(x.min())), max(1.0, float(x.max()))  # wider for features than for pixels
     wrong = None
     if images.shape != x.shape or images.dtype != x.dtype:
         wrong = f"images {tuple(images.shape)} {images.dtype}; expected {tuple(x.shape)} {x.dtype}"
     elif labels.shape != y.shape or labels.dtype != y.dtype:
         wrong = f"labels {tuple(labels.shape)} {labels.dtype}; expected {tuple(y.shape)} {y.dtype}"
-    elif not bool(((images >= 0.0) & (images <= 1.0)).all()):
-        wrong = "pixels outside of [0, 1]"
+    elif not bool(((images >= low) & (images <= high)).all()):
+        wrong = f"pixels outside of [{low:g}, {high:g}]"
     elif not bool(((labels >= 0) & (labels < classes)).all()):
         wrong = f"labels from {int(labels.min())} to {int(labels.max())}; expected 0 to {classes - 1}"
     if wrong:

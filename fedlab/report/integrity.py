@@ -52,8 +52,13 @@ def _pooled(run: Run, label: str, found: list[dict[str, Any]]) -> dict[str, Any]
         "success": float(np.mean(rates)) if rates else None,
         "success_definition": f"share of {wants}" if wants else None,
         "trials": sum(int(one.get("trials") or 0) for one in found),
-        "threat": f"{plural(clients, 'client')} of {count} attack together, in every round that asks them."
-        f" They know {found[0].get('knows') or 'what was not recorded'}.",
+        "threat": f"{plural(clients, 'client')} of {count} "
+        + (
+            "attacks, in every round that asks it."
+            if clients == 1
+            else "attack together, in every round that asks them."
+        )
+        + f" Attackers know {found[0].get('knows') or 'what was not recorded'}.",
     }
 
 

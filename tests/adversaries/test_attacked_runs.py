@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 import fedlab
 from fedlab.errors import FedlabError, Interrupted, ScenarioError, UsageError
@@ -40,20 +42,31 @@ def scenario(adversaries: list[dict[str, Any]], **strategy: Any) -> dict[str, An
     }
 
 
-def train(out: Path, adversaries: list[dict[str, Any]], **strategy: Any) -> dict[str, Any]:
-    fedlab.run(scenario(adversaries, **strategy), out=out)
+def trimmed_mean(deltas: Tensor, weights: Tensor) -> Tensor:
+    """Without the four largest and smallest of each coordinate."""
+    return deltas.sort(0).values[4:-4].mean(0)
+
+
+def bounded_mean(deltas: Tensor, weights: Tensor) -> Tensor:
+    """Of updates that are at most of norm 1."""
+    return (deltas / deltas.norm(dim=1, keepdim=True).clamp_min(1.0)).mean(0)
+
+
+def train(
+    out: Path,
+    adversaries: list[dict[str, Any]],
+    own: Callable[[Tensor, Tensor], Tensor] | None = None,
+    **strategy: Any,
+) -> dict[str, Any]:
+    fedlab.run(scenario(adversaries, **strategy), out=out, aggregator=own)
     found: dict[str, Any] = json.loads((out / "metrics.json").read_text())["cells"]["none-train-s3"]
     return found
 
 
-def test_four_of_twenty_break_the_mean_and_not_the_median(tmp_path: Path) -> None:
+def test_four_of_twenty_break_the_mean_but_neither_median_nor_trimmed_mean(tmp_path: Path) -> None:
     assert train(tmp_path / "mean", [FLIPPED])["accuracy"] < 0.3
     assert train(tmp_path / "median", [FLIPPED], aggregator="median")["accuracy"] > 0.75
-
-
-def test_nor_the_trimmed_mean(tmp_path: Path) -> None:
-    aggregator = {"name": "trimmed-mean", "f": 4}
-    assert train(tmp_path / "x", [FLIPPED], aggregator=aggregator)["accuracy"] > 0.75
+    assert train(tmp_path / "trimmed", [FLIPPED], trimmed_mean)["accuracy"] > 0.75
 
 
 def test_a_model_is_replaced_in_one_round_and_a_bounded_norm_prevents_it(tmp_path: Path) -> None:
@@ -61,8 +74,7 @@ def test_a_model_is_replaced_in_one_round_and_a_bounded_norm_prevents_it(tmp_pat
     attack = {"name": "model-replacement", "fraction": 0.05}
     (free,) = train(tmp_path / "free", [attack], rounds=1)["adversaries"]
     assert free["success"] > 0.9 and free["trials"] > 300
-    bounded = {"name": "norm-bounding", "max_norm": 1.0}
-    (held,) = train(tmp_path / "held", [attack], rounds=1, aggregator=bounded)["adversaries"]
+    (held,) = train(tmp_path / "held", [attack], bounded_mean, rounds=1)["adversaries"]
     assert held["success"] < free["success"] - 0.4
 
 
@@ -114,7 +126,7 @@ def test_the_report_says_who_attacked_and_what_it_came_to(tmp_path: Path) -> Non
     assert flip["settings"]["scale"] == 10.0 and flip["success"] is None
     assert flip["threat"] == (
         "4 clients of 20 attack together, in every round that asks them."
-        " They know nothing but their own records."
+        " Attackers know nothing but their own records."
     )
     assert backdoor["success"] == found["adversaries"][1]["success"]
     assert "of other classes that are called class 3" in backdoor["success_definition"]
