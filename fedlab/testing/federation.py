@@ -33,7 +33,7 @@ from fedlab.runtime.arrays import array_record, tensors
 from fedlab.snapshot import Resumable, Snapshot
 from fedlab.strategies.rounds import rounds
 from fedlab.tasks import Dataset, State, Task
-from fedlab.testing.contract import ContractError
+from fedlab.testing.contract import ContractError, demand
 
 SIZES = (5, 12, 9, 7, 4)
 """Records of each client."""
@@ -124,7 +124,14 @@ def _round(grid: SimulationGrid, strategy: Strategy, state: State, number: int) 
     if not done.updated:
         why = getattr(strategy, "why_skipped", "") or "the strategy made no model of the replies"
         raise ContractError(f"round {number} of a small federation left the model as it was: {why}")
-    return tensors(done.arrays)
+    made, what = tensors(done.arrays), f"the model after round {number}"
+    demand(set(made) == set(state), f"{what}: names", sorted(made), f"{sorted(state)}")
+    for name, value in made.items():
+        like = state[name]
+        demand(value.shape == like.shape, f"{what}: {name}", tuple(value.shape), f"{tuple(like.shape)}")
+        alike = value.is_floating_point() == like.is_floating_point()  # flwr's FedOpt answers in float64
+        demand(alike, f"{what}: {name}", value.dtype, f"{like.dtype}")
+    return made
 
 
 def _listen(message: Message, reply: Message) -> None:

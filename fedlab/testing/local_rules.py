@@ -77,10 +77,10 @@ def check_local_rule(
         for kind in (torch.float32, torch.float64):
             bench = _bench(made, task or small_task(), config, kind)
             bench.announced()
+            check_server(made.server, bench.size)
             bench.clients(tolerance if kind is torch.float64 else None)
         bench.replayed()
         bench.foreign_memory()
-        check_server(made.server, bench.size)
     _federation(made, bench, tolerance, ray)
 
 
