@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from fedlab.strategies import Composition, ServerOptimizer
 
 PARTS = ("pre_aggregation", "aggregator", "server_optimizer", "sampling", "over_selection")
 """Keys of [strategy] that a Flower strategy, which is whole, would pass over."""
+
+
+ASKED = ("personal",)
+"""Arguments that only those strategies get that have a parameter of the name."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,9 @@ def make_strategy(
     given = own.strategy
     if given is None:
         factory = plugins.load("strategies", settings.name)
-        options = dict(getattr(settings, "options", {}))
+        bound = plugins.bind("strategies", {**settings.options, "name": settings.name})
+        if isinstance(bound, functools.partial) and bound is not factory:
+            options = bound.keywords
         who = f"the strategy {settings.name!r} (from {plugins.provider('strategies', settings.name)})"
     else:
         who = f"the strategy {getattr(given, '__name__', type(given).__name__)}"
@@ -97,6 +104,7 @@ def make_strategy(
     if _flowers(factory) or (given is not None and _fits(factory, {})):
         _whole(who, settings, arguments, own.parts, server, False)
         arguments = {}
+    arguments = {key: value for key, value in arguments.items() if key not in ASKED or _asks(factory, key)}
     try:
         inspect.signature(factory).bind(**arguments, **options)
     except (TypeError, ValueError) as error:
@@ -106,6 +114,10 @@ def make_strategy(
     if not isinstance(made, Strategy):
         raise PluginError(f"{who} made a {type(made).__name__}; expected a flwr.serverapp.strategy.Strategy")
     return made
+
+
+def _asks(factory: Callable[..., Any], name: str) -> bool:
+    return name in inspect.signature(factory).parameters
 
 
 def _flowers(factory: Any) -> bool:

@@ -61,6 +61,8 @@ def _tables(scenario: Scenario) -> dict[str, Any]:
     data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
     if scenario.clients.local_steps is not None:
         del data["clients"]["local_epochs"]  # of the two, a scenario gives one
+    if not scenario.strategy.options:
+        del data["strategy"]["options"]
     if scenario.devices.trace is not None:
         del data["devices"]["time"]
     return data

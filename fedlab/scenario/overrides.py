@@ -19,6 +19,9 @@ from fedlab.scenario.places import Path
 from fedlab.scenario.plugged import parameters_at
 from fedlab.scenario.schema import SCHEMA, Scenario
 
+FREE = SCHEMA["$defs"]["Strategy"]["properties"]["options"]
+"""The schema of a table of a plugin's parameters that does not hold its name."""
+
 EXCLUSIVE = {
     ("seed",): ("seeds",),
     ("clients", "local_steps"): ("clients", "local_epochs"),
@@ -85,7 +88,7 @@ def _set(data: dict[str, Any], parts: tuple[str, ...], text: str) -> Path:
                 here = here[index]
             continue
         known = properties(options)
-        if not known:
+        if not known and options != [FREE]:
             raise ValueError(f'{where} holds a value, not a table; there is no "{part}" in it')
         node = known.get(part) or _parameter(options, here, path, part, where, known)
         path += (part,)
@@ -105,6 +108,8 @@ def _parameter(
 ) -> dict[str, Any]:
     """The schema of a plugin's parameter."""
     known = set(properties)
+    if options == [FREE]:
+        return {}  # checked with the plugin that they are for
     if any(option.get("additionalProperties") is True for option in options):
         try:
             parameters = {item.name: item for item in parameters_at(path, str(here.get("name")))}

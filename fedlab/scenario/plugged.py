@@ -104,10 +104,16 @@ def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
     strategy = data.get("strategy")
     name = strategy.get("name", "fedavg") if isinstance(strategy, dict) else "fedavg"
     if isinstance(name, str):
+        options = strategy.get("options", {}) if isinstance(strategy, dict) else {}
         try:
-            plugins.load("strategies", name)
+            known = plugins.parameters("strategies", name)
         except FedlabError as error:
             found.append((("strategy", "name"), str(error)))
+        else:
+            faults = signature.fit(known, options)[1] if isinstance(options, dict) else []
+            found += [
+                (("strategy", "options", key), text) for key, text in faults if not infinite(options.get(key))
+            ]
     return found
 
 

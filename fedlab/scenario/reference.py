@@ -95,7 +95,7 @@ def _rows(node: dict[str, Any], schema: dict[str, Any]) -> str:
         text += "\nEvery other key is a parameter of the plugin.\n"
     for key, inner in node["properties"].items():
         leaves = [leaf for leaf in alternatives(inner, schema) if leaf.get("type") != "null"]
-        if len(leaves) == 1 and leaves[0].get("type") == "object":
+        if len(leaves) == 1 and "properties" in leaves[0]:
             required = set(leaves[0].get("required", ()))
             text += f"\n### `{key}`\n\n{leaves[0]['description']}\n\n{_table(leaves[0], schema, required)}"
     return text
@@ -126,6 +126,8 @@ def _default(key: str, node: dict[str, Any]) -> str:
     if key in {"cohort", "label"}:
         return "see right"
     if value is None:
+        return "none"
+    if value == {} and node.get("additionalProperties") is True:
         return "none"
     if isinstance(value, dict):
         value = value["name"] if set(value) == {"name"} else value

@@ -152,6 +152,8 @@ class Strategy(Section):
 
     name: Name = "fedavg"
     """Schedule: `fedlab list strategies`."""
+    options: dict[str, Any] = {}
+    """The strategy's own parameters, if it has any: `fedlab info NAME`."""
     rounds: Count = 10
     """Number of rounds."""
     cohort: Count = 1

@@ -42,7 +42,7 @@ def weighted_mean(deltas: Any, weights: Any) -> None:
     """A mean."""
 
 
-def fedavg(*, rounds: int) -> None:
+def fedavg(*, cohort: int) -> None:
     """A strategy."""
 
 
