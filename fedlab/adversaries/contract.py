@@ -35,7 +35,8 @@ class Scene:
         weights: (m,) float64, the records that each of them holds.
         honest_weights: (h,) float64, the records that each of the others holds.
         clients, honest_clients: their numbers, ascending.
-        before: (d,) float64, the parameters that the round began with.
+        before: (d,) float64, the parameters that the server sent (to the first of them, where it sends each
+            client a model of its own).
         round: its number.
         generator: of this round's own draws.
     """

@@ -18,33 +18,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from fedlab import seeds
+from fedlab.adversaries.answers import Answer, changes
 from fedlab.adversaries.contract import Scene, crafted
 from fedlab.adversaries.groups import Group
 from fedlab.runtime import WrappedGrid, client_of
-from fedlab.runtime.arrays import Stack, TensorArray, tensors
-from fedlab.runtime.copies import own_records
 from fedlab.runtime.wrapped import gather
-from fedlab.strategies.deltas import deltas, flatten, unflatten
-from fedlab.tasks import State
 
 
 @dataclass
 class _Round:
-    """Training messages that were pushed together, by id those without a reply, and what has come."""
+    """Training messages that were pushed together: by id those without a reply, and what has come."""
 
     waiting: dict[str, Message]
-    honest: list[Message] = field(default_factory=list)
-    held: dict[str, Message] = field(default_factory=dict)
-    message: Message | None = None
-
-    def close(self, message_id: str) -> None:
-        """The message has its answer, or needs none any more."""
-        self.message = self.waiting.pop(message_id, self.message)
+    honest: list[Answer] = field(default_factory=list)
+    held: dict[str, Answer] = field(default_factory=dict)
 
 
 class AdversarialGrid(WrappedGrid):
@@ -100,7 +91,7 @@ class AdversarialGrid(WrappedGrid):
         for message_id in forgotten:
             round = self._rounds.pop(message_id, None)
             if round is not None:
-                round.close(message_id)
+                round.waiting.pop(message_id, None)
                 round.held.pop(message_id, None)
 
     def _sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
@@ -120,34 +111,20 @@ class AdversarialGrid(WrappedGrid):
             round = self._rounds.get(message_id)
             if round is None or message_id not in round.waiting:
                 continue
-            client = client_of(reply.metadata.src_node_id)
-            usable = self._usable(round.waiting[message_id], reply)
-            round.close(message_id)
-            if client in self._crafting and usable:
-                round.held[message_id] = reply
+            answer = Answer(round.waiting.pop(message_id), reply)
+            usable = answer.usable(self.parameters)
+            if usable and answer.client in self._crafting:
+                round.held[message_id] = answer
             else:
                 del self._rounds[message_id]
-                if usable and client not in self._disloyal:
-                    round.honest.append(reply)
+                if usable and answer.client not in self._disloyal:
+                    round.honest.append(answer)
             if not (self.wait and round.waiting):
                 complete.append(round)
         released = [one for round in complete for one in self._answered(round)]
         here = {id(reply) for reply in arrived}
         passed = [one for one in arrived if one.metadata.reply_to_message_id not in self._rounds]
         return passed + [one for one in released if id(one) not in here]
-
-    def _usable(self, message: Message, reply: Message) -> bool:
-        """Whether it is a finite update of the model that was sent; others are for the guard to judge."""
-        if not reply.has_content():
-            return False
-        sent, answer = self._model(message.content), self._model(reply.content)
-        return all(
-            name in sent
-            and name in answer
-            and answer[name].shape == sent[name].shape
-            and bool(torch.isfinite(answer[name]).all())
-            for name in self.parameters
-        )
 
     def _holds(self, message_id: str) -> bool:
         """Whether the reply is here, and held back."""
@@ -163,78 +140,31 @@ class AdversarialGrid(WrappedGrid):
 
     def _answered(self, round: _Round) -> list[Message]:
         """The replies that were held back, with what each group sends; they are held no longer."""
-        held = list(round.held.values())
+        held = sorted(round.held.values(), key=lambda answer: answer.client)
+        for message_id in round.held:
+            del self._rounds[message_id]
         round.held.clear()
-        for reply in held:
-            del self._rounds[reply.metadata.reply_to_message_id]
-        if not held or round.message is None:
-            return held
-        before = self._model(round.message.content)
+        honest = sorted(round.honest, key=lambda answer: answer.client)
         for group in self.groups:
-            own = [one for one in held if client_of(one.metadata.src_node_id) in group.clients]
+            own = [answer for answer in held if answer.client in group.clients]
             if own:
-                self._replace(group, round, own, before)
-        return held
+                self._attack(group, own, honest)
+        return [answer.reply for answer in held]
 
-    def _replace(self, group: Group, round: _Round, own: list[Message], before: State) -> None:
+    def _attack(self, group: Group, own: Sequence[Answer], honest: Sequence[Answer]) -> None:
         """Put what the group crafts into its replies."""
-        own.sort(key=lambda reply: reply.metadata.src_node_id)
-        others = sorted(round.honest, key=lambda reply: reply.metadata.src_node_id)
-        number = _round_of(round.message)
+        names, first = self.parameters, own[0]
+        mine, before = changes(own, names), first.before(names)
         scene = Scene(
-            own=self._deltas(own, before),
-            honest=self._deltas(others, before),
-            weights=_weights(own),
-            honest_weights=_weights(others),
-            clients=tuple(client_of(one.metadata.src_node_id) for one in own),
-            honest_clients=tuple(client_of(one.metadata.src_node_id) for one in others),
-            before=flatten(before, self.parameters),
-            round=number,
-            generator=seeds.torch_generator(
-                self.seed, "adversary", group.label, number, client_of(own[0].metadata.src_node_id)
-            ),
+            own=mine,
+            honest=changes(honest, names) if honest else mine.new_empty(0, len(before)),
+            weights=torch.tensor([one.weight for one in own], dtype=torch.float64),
+            honest_weights=torch.tensor([one.weight for one in honest], dtype=torch.float64),
+            clients=tuple(one.client for one in own),
+            honest_clients=tuple(one.client for one in honest),
+            before=before,
+            round=first.round,
+            generator=seeds.torch_generator(self.seed, "adversary", group.label, first.round, first.client),
         )
-        for reply, delta in zip(own, crafted(group.adversary, scene), strict=True):
-            after = unflatten(scene.before + delta, before, self.parameters)
-            reply.content = _with(reply.content, after)
-
-    def _deltas(self, replies: Sequence[Message], before: State) -> Tensor:
-        """(n, d) float64."""
-        records = [_record(one.content, self.parameters) for one in replies]
-        if not records:
-            return torch.empty(0, sum(before[name].numel() for name in self.parameters), dtype=torch.float64)
-        (whole,) = deltas(records, before, self.parameters)
-        return whole
-
-    def _model(self, content: RecordDict) -> State:
-        return tensors(_record(content, self.parameters))
-
-
-def _record(content: RecordDict, names: Sequence[str]) -> ArrayRecord:
-    """The record that holds the model; an empty one if none does."""
-    found = (one for one in content.values() if isinstance(one, ArrayRecord) and set(names) <= one.keys())
-    return next(found, ArrayRecord())
-
-
-def _with(content: RecordDict, parameters: State) -> RecordDict:
-    """The content with other parameters, in containers of its own."""
-    changed = own_records(content)
-    model = _record(changed, list(parameters))
-    for name, value in parameters.items():
-        model[name] = TensorArray(Stack(value[None]), 0)
-    return changed
-
-
-def _weights(replies: Sequence[Message]) -> Tensor:
-    """(n,) float64: the records that each client says it holds; 1 where it does not say."""
-    told = []
-    for reply in replies:
-        records = (one for one in reply.content.values() if isinstance(one, MetricRecord))
-        metrics = next(records, MetricRecord())
-        told.append(float(str(metrics.get("num-examples", 1.0))))
-    return torch.tensor(told, dtype=torch.float64)
-
-
-def _round_of(message: Message | None) -> int:
-    config = message.content.get("config") if message is not None else None
-    return int(str(config["server-round"])) if isinstance(config, ConfigRecord) else 0
+        for answer, delta in zip(own, crafted(group.adversary, scene), strict=True):
+            answer.send(delta, names)
