@@ -19,6 +19,7 @@ from fedlab.adversaries import AdversarialGrid, Adversary, Group
 from fedlab.adversaries.collusion import InnerProduct, Mimic
 from fedlab.adversaries.data import LabelFlip
 from fedlab.adversaries.updates import Gaussian, SignFlip
+from fedlab.errors import FedlabError
 from fedlab.runtime import GuardedGrid, SimulationGrid, client_of
 from fedlab.runtime.devices import Errand, Visit
 from tests.runtime.apps import adding_app, train_messages, weights
@@ -213,3 +214,19 @@ def test_a_group_without_an_update_of_its_own_does_not_need_the_grid() -> None:
     assert not Group("l", LabelFlip(), (0,)).crafts and Group("l", LabelFlip(), (0,)).poisons
     assert Group("s", SignFlip(), (0,)).crafts and not Group("s", SignFlip(), (0,)).poisons
     assert not Group("a", Adversary(), (0,)).crafts
+
+
+def test_updates_are_measured_from_the_model_that_each_client_was_sent() -> None:
+    """Sent 10, 20, 30 and 40: changes are 1, 2, 3 and 4 all the same, and −2.5 is put on what was sent."""
+    grid = adversarial()
+    contents = [RecordDict({"arrays": ArrayRecord({"w": Array(np.full(2, 10.0 * n))})}) for n in (1, 2, 3, 4)]
+    pairs = zip(contents, grid.get_node_ids(), strict=True)
+    messages = [Message(content, dst_node_id=node, message_type="train") for content, node in pairs]
+    assert sent(grid.send_and_receive(messages)) == {0: 7.5, 1: 22.0, 2: 33.0, 3: 37.5}
+
+
+def test_a_strategy_that_sends_something_else_is_named() -> None:
+    inner = SimulationGrid(adding_app(), 4)
+    grid = AdversarialGrid(inner, [ATTACK], ["w", "b"], 5)
+    with pytest.raises(FedlabError, match="no record with all of w, b"):
+        ask(grid)

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from torch import Tensor
 
 import fedlab
+from fedlab.adversaries import poison
+from fedlab.clients.app import CohortApp
 from fedlab.errors import FedlabError, Interrupted, ScenarioError, UsageError
+from fedlab.experiment import flower
 from fedlab.experiment.setup import set_up
-from fedlab.scenario import load
+from fedlab.scenario import load, resolved_toml
 from tests.experiment import crashes
 
 FOUR_OF_TWENTY = 0.2
@@ -216,3 +220,15 @@ def test_a_client_under_two_labels_is_refused() -> None:
     twice = [{"name": "mimic", "clients": [1]}, {"name": "ipm", "clients": [1]}]
     with pytest.raises(FedlabError, match="client 1 is named twice"):
         set_up(load(scenario(twice)))
+
+
+def test_deployed_clients_poison_their_records_as_simulated_ones_do() -> None:
+    """A node builds its client from the message's scenario: the same copies, for the same owners."""
+    settings = load(scenario([{"name": "backdoor", "clients": [4]}]))
+    here = set_up(settings)
+    (group,) = here.adversaries[3]
+    task, owners = poison(here.task, here.owners[3], [group], 3)
+    client = flower._clients(resolved_toml(settings), "none-train-s3")
+    assert isinstance(client, CohortApp)
+    assert np.array_equal(client.task.train.x, task.train.x) and len(task.train) > len(here.task.train)
+    assert all(np.array_equal(mine, theirs) for mine, theirs in zip(owners, client.owners, strict=True))
