@@ -20,7 +20,9 @@ KINDS = (*plugins.KINDS, *CLOSED, "scenarios")
 _ALIASES = {
     **{kind.removesuffix("s"): kind for kind in KINDS},
     **{"strategy": "strategies", "data": "datasets", "data_sets": "datasets", "defences": "defenses"},
-    **{"adversary": "adversaries", "rules": "local_rules", "optimizers": "server_optimizers"},
+    **{"adversary": "adversaries", "rule": "local_rules", "rules": "local_rules"},
+    **{"optimizer": "server_optimizers", "optimizers": "server_optimizers"},
+    **{"pre_aggregator": "preaggregators", "pre_aggregators": "preaggregators"},
 }
 
 

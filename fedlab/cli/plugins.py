@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from fedlab import plugins as lookup
 from fedlab.cli import catalogue
 from fedlab.cli.output import as_json, grid, stdout
 from fedlab.errors import UnknownName
-from fedlab.signature import REQUIRED, shown
+from fedlab.signature import REQUIRED, Parameter, fit, shown
 
 
 def kinds(incomplete: str) -> list[str]:
@@ -134,7 +134,7 @@ def _show(entry: catalogue.Entry) -> None:
 
 
 def usage(entry: catalogue.Entry) -> str:
-    """How a scenario uses it: every parameter with a plain default, the required ones to be filled in.
+    """How a scenario uses it: every parameter with a plain default, the required ones with what may fit.
 
     A plugin's `example` fills in what it cannot do without.
     """
@@ -146,7 +146,7 @@ def usage(entry: catalogue.Entry) -> str:
         if item.name in entry.example:
             continue
         if item.default is REQUIRED:
-            values.append(f'{item.name} = "..."')
+            values.append(f"{item.name} = {_stand_in(item)}")
         elif isinstance(item.default, bool | int | float | str):
             values.append(f"{item.name} = {catalogue.default(item)}")
     if entry.kind == "adversaries":
@@ -169,3 +169,11 @@ def usage(entry: catalogue.Entry) -> str:
         return f"  [strategy]\n  {values[0]}"
     value = f'"{entry.name}"' if len(values) == 1 else f"{{ {', '.join(values)} }}"
     return f"  [{section}]\n  {key} = {value}"
+
+
+def _stand_in(item: Parameter) -> str:
+    """For a value that must be given: a number where one fits, or else dots."""
+    fitting = (
+        value for value in (1, 0.5) if item.annotation is not Any and not fit([item], {item.name: value})[1]
+    )
+    return next(map(shown, fitting), '"..."')
