@@ -20,8 +20,9 @@ class Truth:
     Attributes:
         round, client: which observation.
         record_ids: ids of the B records in the client's batch, in the data set's numbering.
-        images: (B, C, H, W) in [0, 1].
+        images: (B, C, H, W) in [0, 1], if they are pixels.
         labels: (B,) int64.
+        pixels: whether they are; features of another kind cannot be scored.
 
     Raises:
         UsageError: the three disagree about B, or a pixel lies outside [0, 1].
@@ -32,6 +33,7 @@ class Truth:
     record_ids: tuple[int, ...]
     images: Tensor
     labels: Tensor
+    pixels: bool = True
 
     def __post_init__(self) -> None:
         sizes = {len(self.record_ids), len(self.images), len(self.labels)}
@@ -42,7 +44,8 @@ class Truth:
                 " expected B ids, (B, C, H, W) and (B,)"
             )
         # Written so that NaN fails too.
-        if self.images.numel() and not (float(self.images.min()) >= 0.0 and float(self.images.max()) <= 1.0):
+        inside = bool(((self.images >= 0.0) & (self.images <= 1.0)).all())
+        if self.pixels and not inside:
             raise UsageError(
                 f"truth of round {self.round}, client {self.client}: pixels outside [0, 1]; PSNR and SSIM"
                 " are defined on that range, so scale the data set"

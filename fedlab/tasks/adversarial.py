@@ -100,7 +100,14 @@ def robust_accuracy(
     Args:
         seed: of the random starting points; the same for every model that is compared.
         rho, alpha, steps: of `attacked`.
+
+    Raises:
+        UsageError: rho, alpha or steps out of range, or records that are no pixels.
     """
+    if not data.pixels:
+        raise UsageError(
+            f"the records of {data.name} are no pixels in [0, 1], and the attack moves pixels; take images"
+        )
     right = 0
     for first in range(0, len(data), PIECE):
         ids = list(range(first, min(first + PIECE, len(data))))

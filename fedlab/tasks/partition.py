@@ -1,9 +1,10 @@
 """Who owns which record: exact, seeded divisions of a data set among clients.
 
 Every partition is called `f(data, clients, *, generator, min_size=1, **params)` and returns, per
-client, the sorted ids of its records. Together the clients own every record exactly once. A client
-that would fall short of `min_size` gets records from whoever is richest, one by one: a repair that
-always ends and draws nothing, where drawing again until all are large enough may never end.
+client, the sorted ids of its records. No two clients own the same record, and together they own all of
+them (not so in `dominant`, which says how many a client gets). A client that would fall short of
+`min_size` gets records from whoever is richest, one by one: a repair that always ends and draws nothing,
+where drawing again until all are large enough may never end.
 """
 
 from __future__ import annotations
@@ -121,12 +122,114 @@ def feature(
     return _finish(np.array_split(order, clients), min_size)
 
 
+def natural(data: Dataset, clients: int, *, generator: np.random.Generator, min_size: int = 1) -> list[Ids]:
+    """Each group of the data (a user, a photograph) is a client, in the order of their numbers.
+
+    Args:
+        min_size: least records per client.
+    """
+    _check(data, clients, min_size)
+    groups = np.unique(data.groups) if data.groups is not None else ()
+    if len(groups) != clients:
+        raise UsageError(
+            f"{data.name} has {len(groups)} groups with records for training, but clients.count is {clients};"
+            + (" make them equal" if len(groups) else " the partition natural needs groups, take another one")
+        )
+    return _finish([np.flatnonzero(data.groups == group) for group in groups], min_size)
+
+
+def classes(
+    data: Dataset, clients: int, *, generator: np.random.Generator, min_size: int = 1, per_client: int = 2
+) -> list[Ids]:
+    """Label skew: each client holds `per_client` classes, and unequal shares of them.
+
+    Shamsian, Navon, Fetaya, Chechik, "Personalized Federated Learning using Hypernetworks", ICML 2021,
+    https://arxiv.org/abs/2103.04628, section 5.1: those who hold a class share it in proportions drawn from
+    U(0.4, 0.6). Deviation: clients get the classes that fewest hold so far, so that all are held
+    about equally often.
+
+    Args:
+        per_client: classes of each client.
+        min_size: least records per client.
+    """
+    _check(data, clients, min_size)
+    if isinstance(per_client, bool) or not isinstance(per_client, int) or not 1 <= per_client <= data.classes:
+        raise UsageError(f"per_client = {per_client!r}; expected a whole number from 1 to {data.classes}")
+    if clients * per_client < data.classes:
+        raise UsageError(
+            f"{clients} clients with {per_client} classes each cannot hold {data.classes}; raise either"
+        )
+    held = np.zeros((clients, data.classes), dtype=bool)
+    for client in range(clients):
+        order = np.lexsort((generator.random(data.classes), held.sum(0)))
+        held[client, order[:per_client]] = True
+    shares: list[list[Ids]] = [[np.empty(0, dtype=np.int64)] for _ in range(clients)]
+    for label in range(data.classes):
+        ids = generator.permutation(np.flatnonzero(data.y == label))
+        holders = np.flatnonzero(held[:, label])
+        weights = generator.uniform(0.4, 0.6, len(holders))
+        for client, piece in zip(holders.tolist(), _cut(ids, weights / weights.sum()), strict=True):
+            shares[client].append(piece)
+    return _finish([generator.permutation(np.concatenate(share)) for share in shares], min_size)
+
+
+def dominant(
+    data: Dataset,
+    clients: int,
+    *,
+    generator: np.random.Generator,
+    min_size: int = 1,
+    per_client: int = 60,
+    share: float = 0.8,
+) -> list[Ids]:
+    """Label skew: most records of a client come from three neighbouring classes, the rest from all.
+
+    Guo et al., "A New Federated Learning Framework Against Gradient Inversion Attacks", AAAI 2025,
+    https://arxiv.org/abs/2412.07187, as in its code: client i draws from the classes 2i, 2i + 1
+    and 2i + 2, round the circle, so that of ten classes there are five groups, each of which shares a class
+    with the next. Deviation: no record is dealt twice, where the code begins again once a class runs out.
+
+    Args:
+        per_client: records of each client.
+        share: of them, how many come from its own three classes; the others from all classes equally.
+        min_size: least records per client.
+    """
+    _check(data, clients, min_size)
+    if isinstance(per_client, bool) or not isinstance(per_client, int) or per_client < min_size:
+        raise UsageError(f"per_client = {per_client!r}; expected a whole number of at least {min_size}")
+    if not 0.0 <= share <= 1.0:
+        raise UsageError(f"share = {share!r}; expected a number from 0 to 1")
+    stacks = [generator.permutation(np.flatnonzero(data.y == label)) for label in range(data.classes)]
+    taken = [0] * data.classes
+    own = round(share * per_client)
+    owned = []
+    for client in range(clients):
+        group = [(2 * client + step) % data.classes for step in range(min(3, data.classes))]
+        wanted = np.zeros(data.classes, dtype=np.int64)
+        for labels, count in ((group, own), (range(data.classes), per_client - own)):
+            for position in range(count):
+                wanted[labels[(position + client) % len(labels)]] += 1
+        for label in np.flatnonzero(taken + wanted > [len(stack) for stack in stacks]):
+            raise UsageError(
+                f"class {label} of {data.name} has {len(stacks[label])} records for training, and client"
+                f" {client} finds {len(stacks[label]) - taken[label]} left of {wanted[label]}; lower"
+                f" per_client = {per_client} or the number of clients"
+            )
+        parts = [stacks[label][taken[label] : taken[label] + n] for label, n in enumerate(wanted)]
+        taken = [before + int(n) for before, n in zip(taken, wanted, strict=True)]
+        owned.append(np.sort(np.concatenate(parts)))
+    return owned
+
+
 PARTITIONS: dict[str, Callable[..., list[Ids]]] = {
     "iid": iid,
     "dirichlet": dirichlet,
     "shards": shards,
     "quantity": quantity,
     "feature": feature,
+    "natural": natural,
+    "classes": classes,
+    "dominant": dominant,
 }
 """Every partition by the name that a scenario gives it."""
 

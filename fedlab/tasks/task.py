@@ -1,4 +1,4 @@
-"""What is learned: labelled images, a network, a loss."""
+"""What is learned: labelled records (images as a rule), a network, a loss."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from fedlab.tasks.functional import FunctionalModel, initialise
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images, held as the bytes they came in.
+    """Labelled records, held as the bytes they came in.
 
     Attributes:
-        x: (N, C, H, W), uint8 (0 to 255) or float32 in [0, 1].
+        x: (N, C, H, W), uint8 (0 to 255) or float32 within `bounds`; without bounds float64 will do, too.
         y: (N,) int64 in [0, classes).
         groups: (N,) natural owner of each record (a photograph, a writer), if the data has one.
         source, licence: where it came from; both are printed in every report.
         synthetic: made by a generator; a report on it supports no privacy claim.
+        bounds: the lowest and the highest value; pixels unless given. None for features that are no pixels:
+            any finite number.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Dataset:
     licence: str = "unknown"
     groups: NDArray[np.int64] | None = None
     synthetic: bool = False
+    bounds: tuple[float, float] | None = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         problem = None
@@ -46,17 +49,34 @@ class Dataset:
             problem = "no records"
         elif self.y.min() < 0 or self.y.max() >= self.classes:
             problem = f"labels from {self.y.min()} to {self.y.max()}; expected 0 to {self.classes - 1}"
-        elif self.x.dtype == np.float32:
-            low, high = float(self.x.min()), float(self.x.max())
-            if not (np.isfinite(low) and np.isfinite(high) and low >= 0.0 and high <= 1.0):
-                problem = f"pixels from {low:g} to {high:g}; expected finite values in [0, 1]"
-        elif self.x.dtype != np.uint8:
-            problem = f"pixels of type {self.x.dtype}; expected uint8 or float32 in [0, 1]"
+        else:
+            problem = self._values()
         if problem:
             raise DataError(f"data set {self.name}: {problem}")
 
+    def _values(self) -> str | None:
+        """What is wrong with the type or the range of x."""
+        if self.x.dtype == np.uint8:
+            return None if self.pixels else f"uint8 pixels stand for [0, 1], but bounds = {self.bounds}"
+        kinds = (np.float32,) if self.bounds else (np.float32, np.float64)
+        if self.x.dtype not in kinds:
+            expected = (
+                f"uint8 or float32 in {_range(self.bounds)}" if self.bounds else "float32 or float64 features"
+            )
+            return f"pixels of type {self.x.dtype}; expected {expected}"
+        low, high = float(self.x.min()), float(self.x.max())
+        finite = np.isfinite(low) and np.isfinite(high)
+        if self.bounds and not (finite and low >= self.bounds[0] and high <= self.bounds[1]):
+            return f"pixels from {low:g} to {high:g}; expected finite values in {_range(self.bounds)}"
+        return None if finite else f"features from {low:g} to {high:g}; expected finite values"
+
     def __len__(self) -> int:
         return len(self.y)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the records are images with pixels in [0, 1], which can be shown, scored and fooled."""
+        return self.bounds == (0.0, 1.0)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -64,7 +84,7 @@ class Dataset:
         return tuple(int(side) for side in self.x.shape[1:])
 
     def images(self, ids: NDArray[np.int64] | Sequence[int]) -> Tensor:
-        """(len(ids), C, H, W) float32 in [0, 1]."""
+        """(len(ids), C, H, W) float32 within the bounds; float64 where the records are."""
         picked = torch.from_numpy(np.ascontiguousarray(self.x[np.asarray(ids, dtype=np.int64)]))
         return picked.float() / 255.0 if picked.dtype == torch.uint8 else picked
 
@@ -78,6 +98,10 @@ class Dataset:
         digest.update(np.ascontiguousarray(self.x).data)
         digest.update(np.ascontiguousarray(self.y).data)
         return digest.hexdigest()
+
+
+def _range(bounds: tuple[float, float]) -> str:
+    return f"[{bounds[0]:g}, {bounds[1]:g}]"
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -100,7 +124,7 @@ class Task:
     Attributes:
         train, test: records of the clients and held-out records.
         network: called with torch's generator seeded; returns a fresh `nn.Module` that maps
-            (B, C, H, W) in [0, 1] to logits (B, classes).
+            (B, C, H, W) within the bounds to logits (B, classes).
         loss: per-example loss (B,) of logits for labels or class probabilities.
         owners: record ids of each client, if the task brings its own division of the data;
             otherwise the scenario's partition divides `train`.

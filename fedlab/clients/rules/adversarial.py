@@ -36,6 +36,8 @@ class AdversarialTraining(LocalRule):
         steps: P, steps of the search in each local step; 0 is FedAvg.
     """
 
+    pixels = True
+
     def __init__(
         self,
         *,

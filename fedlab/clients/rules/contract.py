@@ -85,7 +85,10 @@ NetworkFactory = Callable[[], nn.Module]
 
 
 class LocalRule:
-    """FedAvg's local rule, and the base of all others.
+    """w <- w − η∇F(w; b): FedAvg's local rule, and the base of all others.
+
+    McMahan, Moore, Ramage, Hampson, Agüera y Arcas, "Communication-Efficient Learning of Deep Networks from
+    Decentralized Data", AISTATS 2017, https://arxiv.org/abs/1602.05629.
 
     Attributes:
         server: the server's half.
@@ -93,12 +96,14 @@ class LocalRule:
             leave the client; if not, they stay as the server sent them.
         gradients: how many times a step looks at its batch.
         full_gradient: whether `start` needs the mean gradient over all of the client's records.
+        pixels: whether the records must be images with pixels in [0, 1].
     """
 
     server: ServerSide = ServerSide()
     shares_buffers: bool = True
     gradients: int = 1
     full_gradient: bool = False
+    pixels: bool = False
 
     def check(self, config: ClientConfig) -> None:
         """Refuse, before the first round, a configuration that the rule cannot follow.
@@ -166,6 +171,7 @@ class WrappedRule(LocalRule):
         self.inner = inner
         self.server, self.shares_buffers = inner.server, inner.shares_buffers
         self.gradients, self.full_gradient = inner.gradients, inner.full_gradient
+        self.pixels = inner.pixels
 
     def check(self, config: ClientConfig) -> None:
         self.inner.check(config)
