@@ -29,7 +29,7 @@ from fedlab.clients.rules import Facts, ServerSide, ServerState, slotted
 from fedlab.errors import DataError, FedlabError, PluginError
 from fedlab.runtime.arrays import SERVER, UPLINK, array_record, tensors
 from fedlab.snapshot import Snapshot
-from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, checked, minimum
+from fedlab.strategies.aggregators import Aggregator, AggregatorState, Updates, called, checked, minimum
 from fedlab.strategies.deltas import BLOCK, averaged, deltas, flatten, unflatten
 from fedlab.strategies.replies import averages, figures, finite, only
 from fedlab.strategies.sampling import Sampler, uniform
@@ -279,9 +279,7 @@ class Composition(Strategy):
     def _parts(self) -> dict[str, str]:
         """What remembers something, by name."""
         return {
-            "aggregator": getattr(
-                getattr(self.aggregator, "function", None), "__name__", type(self.aggregator).__name__
-            ),
+            "aggregator": called(self.aggregator),
             "optimizer": type(self.optimizer).__name__,
             "server": self.server.name,
         }

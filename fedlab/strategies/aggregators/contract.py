@@ -8,6 +8,7 @@ first.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -48,9 +49,10 @@ AggregatorState = dict[str, Any]
 class Aggregator(Protocol):
     """Combines updates, with a state of its own (empty in the first round).
 
-    Beside its method it may have two attributes: `minimum`, the fewest updates that it can combine (a
-    cohort that is smaller is refused before the run, a round with fewer is skipped), and `needs_root`,
-    whether it needs `Updates.root`.
+    Beside its method it may have attributes: `minimum`, the fewest updates that it can combine (a cohort
+    that is smaller is refused before the run, a round with fewer is skipped); `needs_root`, whether it needs
+    `Updates.root`, and `root_records`, of how many records; `coordinatewise`, as `coordinatewise` says.
+    Updates are not its own: it leaves them as they are.
     """
 
     def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
@@ -77,9 +79,22 @@ class FunctionAggregator:
     function: AggregatorFunction
 
     @property
+    def plain(self) -> AggregatorFunction:
+        """The function without the parameters that are bound to it: it has the name and the marks."""
+        return self.function.func if isinstance(self.function, functools.partial) else self.function
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.plain, "__name__", type(self.plain).__name__))
+
+    @property
+    def minimum(self) -> int:
+        return int(getattr(self.plain, "minimum", 1))
+
+    @property
     def coordinatewise(self) -> bool:
         """Whether it may be called with some columns at a time."""
-        return bool(getattr(self.function, "coordinatewise", False))
+        return bool(getattr(self.plain, "coordinatewise", False))
 
     def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
         return self.function(updates.deltas, updates.weights), state
@@ -106,31 +121,50 @@ def as_aggregator(candidate: object) -> Aggregator:
 def checked(
     aggregator: Aggregator, updates: Updates, state: AggregatorState
 ) -> tuple[Tensor, AggregatorState]:
-    """Aggregate, and refuse an answer that is no finite vector of the right length.
+    """Aggregate, and refuse an answer that is no finite vector of floating-point numbers, (d,).
 
     Raises:
-        PluginError: the aggregator returned something else.
+        PluginError: too few updates, or the aggregator failed or returned something else.
     """
-    name = type(aggregator).__name__
-    if isinstance(aggregator, FunctionAggregator):
-        name = getattr(aggregator.function, "__name__", name)
+    name, least = called(aggregator), minimum(aggregator)
+    if len(updates.deltas) < least:
+        raise PluginError(f"aggregator {name} combines at least {least} updates; got {len(updates.deltas)}")
     try:
-        delta, new_state = aggregator.aggregate(updates, state)
+        answer = aggregator.aggregate(updates, state)
+    except PluginError:
+        raise
     except Exception as error:  # a plugin may raise anything
         raise PluginError(f"aggregator {name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
+        raise PluginError(
+            f"aggregator {name} returned a {type(answer).__name__}; expected a pair (delta, state), the state"
+            " a dict"
+        )
+    delta, new_state = answer
     expected = tuple(updates.deltas.shape[1:])
     if not isinstance(delta, Tensor) or tuple(delta.shape) != expected:
         got = tuple(delta.shape) if isinstance(delta, Tensor) else type(delta).__name__
         raise PluginError(f"aggregator {name} returned {got}; expected a tensor of shape {expected}")
+    if not delta.dtype.is_floating_point:
+        raise PluginError(f"aggregator {name} returned {delta.dtype}; expected torch.float64")
     if not bool(torch.isfinite(delta).all()):
         raise PluginError(f"aggregator {name} returned non-finite numbers for finite updates")
     return delta.double(), new_state
 
 
+def called(part: object) -> str:
+    """What to call an aggregator or a pre-aggregator: by its `name` if it has one, or by its class."""
+    return str(getattr(part, "name", type(part).__name__))
+
+
 def minimum(aggregator: object) -> int:
     """The fewest updates that it can combine."""
-    function = aggregator.function if isinstance(aggregator, FunctionAggregator) else aggregator
-    return int(getattr(function, "minimum", 1))
+    return int(getattr(aggregator, "minimum", 1))
+
+
+def coordinatewise_of(part: object) -> bool:
+    """Whether it may be called with some columns at a time."""
+    return bool(getattr(part, "coordinatewise", False))
 
 
 def needs_root(aggregator: object) -> bool:
