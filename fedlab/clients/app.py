@@ -6,6 +6,7 @@ over all the messages of a chunk, which then train stacked. Both give the same n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
@@ -223,7 +224,10 @@ def evaluate(training: LocalTraining, state: State, ids: NDArray[np.int64]) -> t
 
 
 def evaluate_mix(training: LocalTraining, task: Task, job: ClientJob) -> tuple[float, float]:
-    """Mean loss and accuracy on the test set, each class weighted by its share of the client's records."""
+    """Mean loss and accuracy on the test set, each class weighted by its share of the client's records.
+
+    NaN where none of the client's classes is in the test set.
+    """
     data, losses, hits = task.test, [], []
     state = aligned(job.state)
     with torch.no_grad():
@@ -234,5 +238,7 @@ def evaluate_mix(training: LocalTraining, task: Task, job: ClientJob) -> tuple[f
             hits.append((outputs.argmax(1) == labels).double())
     present = np.bincount(data.y, minlength=task.classes)
     mix = np.bincount(training.data.y[job.records], minlength=task.classes) * (present > 0)
+    if not mix.any():
+        return math.nan, math.nan
     each = torch.from_numpy((mix / mix.sum() / np.maximum(present, 1))[data.y])
     return float(torch.cat(losses) @ each), float(torch.cat(hits) @ each)

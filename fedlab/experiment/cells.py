@@ -25,7 +25,7 @@ from fedlab.experiment.own import Own, make_strategy
 from fedlab.experiment.root import RootUpdate
 from fedlab.scenario import Scenario
 from fedlab.strategies import Aggregator, Stragglers
-from fedlab.strategies.aggregators import minimum, needs_root
+from fedlab.strategies.aggregators import needs_root
 from fedlab.tasks import FunctionalModel, Task
 
 
@@ -108,11 +108,22 @@ def assemble(
             f" {plugins.provider('local_rules', settings.local_rule.name)}) is a {type(rule).__name__};"
             " expected a subclass of fedlab.clients.LocalRule"
         )
-    task = replace(task, network=defense.network(rule.network(task.network)))
+    if rule.pixels and not task.train.pixels:
+        raise UsageError(
+            f"the records of {task.name} are no pixels in [0, 1], and the local rule"
+            f" {settings.local_rule.name} moves pixels; take images, or another rule"
+        )
+    task = replace(task, network=rule.network(defense.network(task.network)))
     federation = Federation(tuple(len(ids) for ids in owners), settings.rounds, config)
     rule = defense.local_rule(rule, federation)
     model = task.model(seeds.derive(cell.seed, "init"))
     kept = frozenset(rule.personal(model.parameters_of(model.state()), torch.Generator()))
+    if kept and scenario.attacks:
+        raise UsageError(
+            f"attacks on models of which a part stays with the clients ({', '.join(sorted(kept)[:3])}, ...;"
+            f" the local rule {settings.local_rule.name}) are not supported yet; leave out [[attacks]], or"
+            " choose another rule"
+        )
     arguments = _arguments(scenario, cell, model, rule, kept, aggregator, config, federation)
     if needs_root(aggregator):
         arguments["root"] = RootUpdate(task, config, cell.seed, aggregator)
@@ -138,12 +149,6 @@ def _arguments(
 ) -> dict[str, Any]:
     """What a strategy is made of; what the scenario leaves at its default is not among it."""
     settings, slow = scenario.strategy, scenario.clients.stragglers
-    least = minimum(aggregator)
-    if settings.cohort < least:
-        raise UsageError(
-            f"the aggregator {settings.aggregator.name!r} combines at least {least} updates as it is set, but"
-            f" a round asks {settings.cohort} clients; raise strategy.cohort, or expect fewer attackers (f)"
-        )
     arguments: dict[str, Any] = {
         "aggregator": aggregator,
         "optimizer": plugins.build("server_optimizers", settings.server_optimizer),
@@ -158,6 +163,8 @@ def _arguments(
     if settings.sampling.name != "uniform" or settings.sampling.params:
         arguments["sampler"] = plugins.build("samplers", settings.sampling)
         arguments["records"] = federation.records
+    if kept:
+        arguments["personal"] = kept
     if type(rule.server) is not ServerSide:
         arguments |= {"server": rule.server, "config": config}
     if slow is not None:

@@ -21,6 +21,7 @@ from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.evaluation import evaluate, integrity, per_client, weights_sha256
+from fedlab.experiment.personal import PerClient, accuracy_of, ask_clients, mean_over_clients
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.watch import Watcher
 from fedlab.experiment.world import attacked, global_draws, simulation, watched
@@ -49,6 +50,7 @@ class Training:
     Attributes:
         done: rounds that are finished.
         state: the model after them.
+        personal: whether clients have models of their own, of which the server knows a part at most.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Training:
         )
         whole = self.parts.model.state()
         self.state: State = {name: v for name, v in whole.items() if name not in self.parts.personal}
+        self.personal = bool(self.parts.personal) or isinstance(self.parts.strategy, PerClient)
         self.done, self.skipped = 0, 0
         self.train_loss: float | None = None
         self.history: list[dict[str, Any]] = []
@@ -144,6 +147,7 @@ class Training:
             }
         )
         whole.values |= {
+            "names": list(self.state),
             "done": self.done,
             "skipped": self.skipped,
             "train_loss": self.train_loss,
@@ -157,8 +161,8 @@ class Training:
         cast(Resumable, self.grid).restore(snapshot.get("grid"))
         self.watcher.restore(snapshot.get("watcher"))
         saved = snapshot.get("model").tensors
-        self.state = {name: saved[name] for name in self.state}  # in the model's own order
         values = snapshot.values
+        self.state = {name: saved[name] for name in values["names"]}  # in the model's own order
         self.done, self.skipped = values["done"], values["skipped"]
         self.train_loss, self.history = values["train_loss"], values["history"]
 
@@ -200,7 +204,7 @@ class Training:
         note = self._counts(round)
         every, last = self.setup.scenario.strategy.evaluate_every, self.setup.scenario.strategy.rounds
         if every is not None and self.done % every == 0 and self.done < last:
-            loss, accuracy, _ = evaluate(self.parts.model, self.parts.task, self.state)
+            loss, accuracy, _ = self._evaluate()
             self._evaluated(loss, accuracy)
             note += f", accuracy {accuracy:.3f}"
         return note
@@ -237,6 +241,20 @@ class Training:
             message += "\nThe run directory's events.jsonl holds each reason in full"
         raise FedlabError(message)
 
+    def _evaluate(self) -> tuple[float | None, float, list[dict[str, Any]]]:
+        """Loss and accuracy on the test set, and each client's: of personal models, as the clients say."""
+        parts = self.parts
+        if not self.personal:
+            loss, accuracy, by_class = evaluate(parts.model, parts.task, self.state)
+            return loss, accuracy, per_client(parts.task, self.owners, by_class, self.adversaries)
+        records, timeout = [len(ids) for ids in self.owners], self.setup.scenario.strategy.deadline
+        rows = ask_clients(self.grid, parts.strategy, self.state, self.done, records, timeout)
+        attacks = {client: group.label for group in self.adversaries for client in group.clients}
+        rows = [
+            row | ({"adversary": attacks[row["client"]]} if row["client"] in attacks else {}) for row in rows
+        ]
+        return mean_over_clients(rows, "loss"), accuracy_of(rows), rows
+
     def _evaluated(self, loss: float | None, accuracy: float) -> None:
         entry = {"round": self.done, "accuracy": accuracy, "loss": loss, "train_loss": self.train_loss}
         self.history.append(entry)
@@ -244,14 +262,17 @@ class Training:
     def _finish(self) -> Trained:
         """Write what the cell leaves, the manifest's entry last: from then on it is trained."""
         cell, directory, parts = self.cell, self.directory, self.parts
-        loss, accuracy, by_class = evaluate(parts.model, parts.task, self.state)
+        loss, accuracy, clients = self._evaluate()
         self._evaluated(loss, accuracy)
         metrics = {
             "accuracy": accuracy,
             "loss": loss,
             "rounds": self.history,
-            "per_client": per_client(parts.task, self.owners, by_class, self.adversaries),
+            "personal": self.personal,
+            "per_client": clients,
+            "client_accuracy": mean_over_clients(clients, "accuracy"),
             "adversaries": integrity(parts.model, parts.task, self.state, self.adversaries),
+            "wire": self.watcher.wire,
             "failures": len(self.watcher.failures),
             "rejected": self.watcher.rejected_by_kind,
             "asked": self.watcher.asked,

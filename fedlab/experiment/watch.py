@@ -23,6 +23,7 @@ from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
 from fedlab.runtime.arrays import SERVER, UPLINK, tensors
 from fedlab.runtime.guard import REJECTED
+from fedlab.runtime.storage import size
 from fedlab.runtime.tap import Missing
 from fedlab.snapshot import Snapshot
 from fedlab.tasks import FunctionalModel, State
@@ -53,6 +54,8 @@ class Watcher:
         stopped: by round, how many were told to stop, because enough others had come.
         heard: clients of whom the strategy got at least one update.
         unheard: clients that were asked for one in vain, whether or not they were heard another time.
+        exchanges: messages that were weighed beside their replies: the first of each round, which stand for
+            the others; received, sent: bytes of the numbers in them, as the client sees it.
     """
 
     def __init__(
@@ -74,6 +77,8 @@ class Watcher:
         self.stopped: Counter[int] = Counter()
         self.heard: set[int] = set()
         self.unheard: set[int] = set()
+        self.exchanges, self.received, self.sent = 0, 0, 0
+        self._weighed = 0
         self._round = 0
         self._observations: list[Observation] = []
         self._sent: tuple[ArrayRecord | None, State] = (None, {})
@@ -108,6 +113,13 @@ class Watcher:
         )
 
     @property
+    def wire(self) -> dict[str, float] | None:
+        """Bytes that a client receives and sends in a round, on average; None if nobody ever answered."""
+        if not self.exchanges:
+            return None
+        return {"received": self.received / self.exchanges, "sent": self.sent / self.exchanges}
+
+    @property
     def never_contributed(self) -> list[int]:
         """Clients that were asked for updates, none of which the strategy ever got; ascending."""
         return sorted(self.unheard - self.heard)
@@ -122,6 +134,7 @@ class Watcher:
             "heard": sorted(self.heard),
             "unheard": sorted(self.unheard),
             "asked": self.asked,
+            "wire": [self.exchanges, self.received, self.sent, self._weighed],
         }
         return Snapshot(values=values)
 
@@ -133,6 +146,7 @@ class Watcher:
         self.late, self.stopped = Counter(dict(values["late"])), Counter(dict(values["stopped"]))
         self.heard, self.unheard = set(values["heard"]), set(values["unheard"])
         self.asked = values["asked"]
+        self.exchanges, self.received, self.sent, self._weighed = values["wire"]
 
     def __call__(self, message: Message, reply: Message) -> None:
         """A reply as the strategy sees it."""
@@ -148,6 +162,10 @@ class Watcher:
                 self.failed(round, client, reason)
             return
         self._charge(round, client, reply)
+        if trained and round > self._weighed:
+            self._weighed, self.exchanges = round, self.exchanges + 1
+            self.received += size(message.content)
+            self.sent += size(reply.content)
         if trained and round in self.rounds:
             self._observe(round, client, message, reply)
 
@@ -205,11 +223,12 @@ class Watcher:
         if self._sent[0] is not sent:  # one model goes to the whole cohort: unpack it once
             self._sent = (sent, tensors(sent))
         before, after = self._sent[1], tensors(answered)
+        names = [name for name in self.model.parameter_names if name in before]  # some stay with the clients
         seen = Observation(
             round=round,
             client=client,
-            before=self.model.parameters_of(before),
-            update={name: after[name] - before[name] for name in self.model.parameter_names},
+            before={name: before[name] for name in names},
+            update={name: after[name] - before[name] for name in names},
             buffers_before=self.model.buffers_of(before),
             buffers_after=self.model.buffers_of(after),
             config=KnownConfig.all_of(_told(message, self.config)),

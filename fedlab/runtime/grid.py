@@ -183,6 +183,27 @@ class SimulationGrid(Grid):
             self._finish(flight.device)
         return [flight.reply for flight in ready if flight.reply is not None]
 
+    def consult(self, messages: Iterable[Message]) -> list[Message]:
+        """Replies to `messages`, in order, of clients as they are now, beside the simulation.
+
+        No time passes, no device is slow, busy or silent, and clients remember nothing of it.
+        """
+        deliveries = []
+        for index, message in enumerate(messages):
+            device = message.metadata.dst_node_id - FIRST_NODE_ID
+            self._finish(device)
+            number(message, f"c{index}")
+            kept = self._contexts.get(device)
+            context = self._blank(device) if kept is None else kept
+            deliveries.append(Delivery(message, context, seeds.derive(self.seed, "consulted", index)))
+        chunks = [deliveries[i : i + self.chunk] for i in range(0, len(deliveries), self.chunk)]
+        answers = self.executor.run(chunks)
+        return [
+            _checked(delivery.message, reply.message)
+            for chunk, replies in zip(chunks, answers, strict=True)
+            for delivery, reply in zip(chunk, replies, strict=True)
+        ]
+
     def _execute(self) -> None:
         """Run whatever can start."""
         flights = self._flights.startable()
