@@ -49,7 +49,8 @@ def groups(recruits: Iterable[Recruits], count: int, seed: int) -> tuple[Group, 
     Those who are named come first; fractions are drawn from the others, by the seed.
 
     Raises:
-        UsageError: a client twice, or one that does not exist; more adversaries than clients.
+        UsageError: a client twice, or one that does not exist; more adversaries than clients; a fraction that
+            is too small for one.
     """
     entries = list(recruits)
     owner: dict[int, str] = {}
@@ -70,6 +71,11 @@ def groups(recruits: Iterable[Recruits], count: int, seed: int) -> tuple[Group, 
         clients = list(one.clients or ())
         if one.clients is None:
             size = round((one.fraction or 0.0) * count)
+            if one.fraction and size == 0:
+                raise UsageError(
+                    f"adversary {one.label}: a fraction of {one.fraction:g} of {count} clients is none;"
+                    " raise it, or say 0 to measure training without an attack"
+                )
             if size > len(order):
                 raise UsageError(
                     f"adversary {one.label}: {size} clients, but only {len(order)} of {count} are left;"

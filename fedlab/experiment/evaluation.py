@@ -61,10 +61,13 @@ def per_client(
 def integrity(
     model: FunctionalModel, task: Task, state: State, adversaries: Sequence[Group]
 ) -> list[dict[str, Any]]:
-    """For each group of adversaries: who they are, what they know, and how often they got what they want."""
-    rows = []
+    """For each group of adversaries: who they are, what they know, and how often they got what they want.
+
+    Where clients keep parameters to themselves, no one model could be asked, and success has no figure.
+    """
+    rows, whole = [], set(model.parameter_names) <= set(state)
     for group in adversaries:
-        rate, trials = attack_success(model, task, state, group.adversary)
+        rate, trials = attack_success(model, task, state, group.adversary) if whole else (None, 0)
         rows.append(
             {
                 "label": group.label,

@@ -13,6 +13,7 @@ from typing import Literal
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedlab.runtime.guard import GuardedGrid
 from fedlab.runtime.wrapped import WrappedGrid, gather
 
 Watcher = Callable[[Message, Message], None]
@@ -53,9 +54,9 @@ class TappedGrid(WrappedGrid):
         """As the inner Grid does it; what is then without a reply came too late, or was told to stop."""
         outgoing = list(messages)
         deadline = math.inf if timeout is None else self.now + timeout
-        if isinstance(self.grid, WrappedGrid):
+        if isinstance(self.grid, GuardedGrid):  # it tells of them itself
             replies = super().send_and_receive(outgoing, timeout=timeout, enough=enough)
-        else:  # what a bare Grid would drop, since enough had come, has reached the server as well
+        else:  # what another Grid would drop, since enough had come, has reached the server as well
             ids = self.push_messages(outgoing)
 
             def surplus(reply: Message) -> None:

@@ -20,7 +20,7 @@ from fedlab.adversaries.collusion import InnerProduct, Mimic
 from fedlab.adversaries.data import LabelFlip
 from fedlab.adversaries.updates import Gaussian, SignFlip
 from fedlab.errors import FedlabError
-from fedlab.runtime import GuardedGrid, SimulationGrid, client_of
+from fedlab.runtime import GuardedGrid, SimulationGrid, TappedGrid, client_of
 from fedlab.runtime.devices import Errand, Visit
 from tests.runtime.apps import adding_app, train_messages, weights
 
@@ -230,3 +230,13 @@ def test_a_strategy_that_sends_something_else_is_named() -> None:
     grid = AdversarialGrid(inner, [ATTACK], ["w", "b"], 5)
     with pytest.raises(FedlabError, match="no record with all of w, b"):
         ask(grid)
+
+
+def test_who_watches_sees_what_came_when_enough_others_had() -> None:
+    """All four arrive at once, of which three are needed."""
+    seen: list[int] = []
+    tap = TappedGrid(
+        adversarial(wait=False), lambda message, reply: seen.append(client_of(reply.metadata.src_node_id))
+    )
+    replies = tap.send_and_receive(train_messages(list(tap.get_node_ids())), enough=3)
+    assert len(replies) == 3 and sorted(seen) == [0, 1, 2, 3]

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 import fedlab
 from fedlab.adversaries import poison
+from fedlab.audit import Observation, archive
 from fedlab.clients.app import CohortApp
 from fedlab.errors import FedlabError, Interrupted, ScenarioError, UsageError
 from fedlab.experiment import flower
@@ -232,3 +234,17 @@ def test_deployed_clients_poison_their_records_as_simulated_ones_do() -> None:
     assert isinstance(client, CohortApp)
     assert np.array_equal(client.task.train.x, task.train.x) and len(task.train) > len(here.task.train)
     assert all(np.array_equal(mine, theirs) for mine, theirs in zip(owners, client.owners, strict=True))
+
+
+def test_the_honest_send_the_same_bits_whoever_attacks(tmp_path: Path) -> None:
+    def first_round(out: Path, adversaries: list[dict[str, Any]]) -> dict[int, Observation]:
+        train(out, adversaries, rounds=1)
+        return {one.client: one for one in archive.load(out / "observations" / "none-train-s3")}
+
+    alone = first_round(tmp_path / "alone", [])
+    attacks = [{"name": "min-max", "clients": [1]}, {"name": "label-flip", "clients": [7]}]
+    beside = first_round(tmp_path / "beside", attacks)
+    for client, one in alone.items():
+        other = beside[client]
+        same = all(torch.equal(value, other.update[name]) for name, value in one.update.items())
+        assert same == (client not in (1, 7))

@@ -80,7 +80,7 @@ def test_model_replacement_poisons_as_the_backdoor_does() -> None:
         assert torch.equal(found, expected)
 
 
-@given(st.integers(1, 40), st.lists(st.floats(0, 0.5), max_size=2), st.integers(0, 99))
+@given(st.integers(5, 40), st.lists(st.floats(0.125, 0.5) | st.just(0.0), max_size=2), st.integers(0, 99))
 def test_fractions_are_rounded_drawn_by_the_seed_and_disjoint(
     count: int, fractions: list[float], seed: int
 ) -> None:
@@ -108,6 +108,7 @@ def test_named_clients_are_not_drawn_and_other_seeds_draw_others() -> None:
         ([[1], [2, 1]], "adversary a1: client 1 belongs to a0"),
         ([[5]], "client 5; expected 0 to 4"),
         ([0.6, 0.6], "only 2 of 5 are left"),
+        ([0.1], "0.1 of 5 clients is none"),
     ],
 )
 def test_a_client_attacks_under_one_label(entries: Sequence[object], message: str) -> None:
