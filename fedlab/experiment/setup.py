@@ -23,10 +23,11 @@ from fedlab.adversaries.contract import poisoned
 from fedlab.audit import Attack, Defense
 from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.cells import Cell, check_disk
+from fedlab.experiment.combining import combiner
 from fedlab.experiment.own import Own, own
 from fedlab.scenario import Scenario, load
 from fedlab.scenario.schema import Adversary as AdversarySettings
-from fedlab.strategies import Aggregator, as_aggregator
+from fedlab.strategies import Aggregator
 from fedlab.tasks import Dataset, FunctionalModel, Task
 from fedlab.tasks.partition import PARTITIONS
 
@@ -80,10 +81,15 @@ def set_up(
     if task is not None and not isinstance(task, Task):
         raise UsageError(f"task is a {type(task).__name__}; expected a fedlab.tasks.Task")
     learned = task or build_task(settings)
+    if (settings.attacks or settings.audit.include_samples) and not learned.train.pixels:
+        raise UsageError(
+            f"the records of {learned.name} are no pixels in [0, 1], and attacks are scored on pixels; leave"
+            " out [[attacks]] and audit.include_samples, or take a data set of images"
+        )
     owners = divide(settings, learned)
     defenses = {spec.label: plugins.build("defenses", spec) for spec in settings.defenses}
     attacks = {spec.label: plugins.build("attacks", spec) for spec in settings.attacks}
-    combine = as_aggregator(aggregator or plugins.build("aggregators", settings.strategy.aggregator))
+    combine = combiner(settings.strategy, aggregator)
     model = learned.model(seeds.derive(settings.seeds[0], "init"))
     for defense in defenses.values():
         replace(learned, network=defense.network(learned.network)).model(0)
