@@ -12,14 +12,14 @@ from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 from fedlab.scenario.places import Path
-from fedlab.scenario.schema import Availability, Scenario, is_count
+from fedlab.scenario.schema import Availability, Scenario, Stragglers, is_count
 
 Mistake = tuple[Path, str]
 
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """All broken rules, each with the path that should change."""
-    checks = (_exclusive, _cohort, _adversaries, _availability, _runtime, _audit, _twice)
+    checks = (_exclusive, _cohort, _stragglers, _adversaries, _availability, _runtime, _audit, _twice)
     return [mistake for check in checks for mistake in check(data)]
 
 
@@ -39,13 +39,6 @@ def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
             ("clients", "stragglers"),
             "stragglers get through some of their epochs, but local_steps is given; expected local_epochs",
         )
-    elif "stragglers" in clients and clients.get("local_epochs", 1) == 1:
-        if _table(clients, "stragglers").get("partial", True) is True:
-            yield (
-                ("clients", "stragglers"),
-                "stragglers do fewer epochs than the others, but those do 1; raise clients.local_epochs, or"
-                " leave stragglers out of the round (partial = false)",
-            )
     devices = _table(data, "devices")
     if "trace" in devices and "time" in devices:
         yield (
@@ -77,6 +70,28 @@ def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
             f"got {factor}; {factor} times a cohort of {cohort} is more than {count}, the number of clients;"
             f" expected at most {math.floor(100 * count / cohort) / 100:g}, or a smaller cohort",
         )
+
+
+def _stragglers(data: dict[str, Any]) -> Iterator[Mistake]:
+    clients = _table(data, "clients")
+    given, epochs = clients.get("stragglers"), clients.get("local_epochs", 1)
+    if not isinstance(given, dict) or "local_steps" in clients:
+        return
+    if given.get("partial", True) is True and epochs == 1:
+        yield (
+            ("clients", "stragglers"),
+            "stragglers do fewer epochs than the others, but those do 1; raise clients.local_epochs, or leave"
+            " stragglers out of the round (partial = false)",
+        )
+    cohort = _table(data, "strategy").get("cohort", _count(data, "clients", "count"))
+    fraction = given.get("fraction", Stragglers.model_fields["fraction"].default)
+    if given.get("partial") is False and is_count(cohort) and _number(fraction) and fraction <= 1:
+        if round((1 - fraction) * cohort) == 0:
+            yield (
+                ("clients", "stragglers", "fraction"),
+                f"got {fraction}; of a cohort of {cohort} nobody is left; lower it, or count what stragglers"
+                " get done (partial = true)",
+            )
 
 
 def _adversaries(data: dict[str, Any]) -> Iterator[Mistake]:

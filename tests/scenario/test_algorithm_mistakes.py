@@ -99,6 +99,11 @@ def test_one_mistake_in_the_strategy(part: str, value: object, place: str, messa
             "clients.stragglers",
             "local_steps is given; expected local_epochs",
         ),
+        (
+            {"stragglers": {"fraction": 0.96, "partial": False}},
+            "clients.stragglers.fraction",
+            "got 0.96; of a cohort of 10 nobody is left",
+        ),
         ({"stragglers": {}}, "clients.stragglers", "but those do 1; raise clients.local_epochs"),
     ],
 )
@@ -108,7 +113,8 @@ def test_one_mistake_in_stragglers(clients: dict[str, Any], place: str, message:
 
 
 def test_stragglers_that_are_left_out_may_have_one_epoch() -> None:
-    assert load(SMALLEST | {"clients": {"stragglers": {"partial": False}}})
+    for fraction in (0.0, 0.5, 0.94):
+        assert load(SMALLEST | {"clients": {"stragglers": {"partial": False, "fraction": fraction}}})
 
 
 @pytest.mark.parametrize(

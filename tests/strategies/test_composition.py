@@ -7,11 +7,25 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.errors import FedlabError
 from fedlab.runtime import SimulationGrid
 from fedlab.runtime._flower import error_reply
-from fedlab.strategies import SGD, Composition, as_aggregator, fedavg
+from fedlab.runtime.arrays import SERVER, UPLINK, array_record, tensors
+from fedlab.strategies import (
+    SGD,
+    Adagrad,
+    Adam,
+    Composition,
+    Momentum,
+    ServerOptimizer,
+    Synchronous,
+    Yogi,
+    as_aggregator,
+    fedavg,
+)
 from fedlab.strategies.aggregators import weighted_mean
+from fedlab.tasks import State
 from tests.runtime.apps import adding_app
 
 START = {
@@ -100,3 +114,56 @@ def test_records_go_by_kind_not_by_name() -> None:
     del answers[0].content["x"]
     with pytest.raises(FedlabError, match="node 2 sent 0 ArrayRecords; expected one"):
         strategy.aggregate_train(1, answers)
+
+
+def rounds(strategy: Composition, state: State, first: int, last: int) -> list[State]:
+    """Rounds on quadratics: client i's update is (b_i - w) / 2, and its uplink is i."""
+    grid, made = SimulationGrid(adding_app(), 3), []
+    for number in range(first, last + 1):
+        messages = list(strategy.configure_train(number, array_record(state), ConfigRecord(), grid))
+        answers = []
+        for message in messages:
+            client = message.metadata.dst_node_id
+            moved = array_record({"w": state["w"] + (client - state["w"]) / 2})
+            beside = array_record({"control/w": torch.full_like(state["w"], client)})
+            metrics = MetricRecord({"num-examples": client, "steps": 2})
+            content = RecordDict({"arrays": moved, "metrics": metrics, UPLINK: beside})
+            answers.append(Message(content, reply_to=message))
+        arrays, _ = strategy.aggregate_train(number, answers)
+        assert arrays is not None
+        state = tensors(arrays)
+        made.append(state)
+    return made
+
+
+@pytest.mark.parametrize("optimizer", [SGD(momentum=0.5), Momentum(), Adagrad(), Adam(), Yogi()])
+def test_a_snapshot_holds_all_that_the_next_round_depends_on(optimizer: ServerOptimizer) -> None:
+    """Put back after round 2, a strategy goes on as one that was left alone; one that forgot does not."""
+
+    def strategy() -> Composition:
+        schedule = Synchronous(3, seed=0)
+        return Composition(as_aggregator(weighted_mean), optimizer, schedule, ["w"], server=Scaffold.server)
+
+    start = {"w": torch.tensor([1.0, -2.0])}
+    alone, stopped, resumed = strategy(), strategy(), strategy()
+    whole = rounds(alone, start, 1, 4)
+    after = rounds(stopped, start, 1, 2)[-1]
+    resumed.restore(stopped.snapshot())
+    rest = rounds(resumed, after, 3, 4)
+    assert [one["w"].tolist() for one in rest] == [one["w"].tolist() for one in whole[2:]]
+    assert alone.server_state is not None and resumed.server_state is not None
+    assert torch.equal(alone.server_state["control"], resumed.server_state["control"])
+    forgetful = rounds(strategy(), after, 3, 4)
+    assert forgetful[-1]["w"].tolist() != rest[-1]["w"].tolist()
+
+
+def test_the_control_variate_is_told_and_moves_by_the_mean_of_the_uplinks() -> None:
+    """Clients 2, 3 and 4 of three send 2, 3 and 4: c is 3 after the first round, 6 after the second."""
+    strategy = Composition(
+        as_aggregator(weighted_mean), SGD(), Synchronous(3, seed=0), ["w"], server=Scaffold.server
+    )
+    assert strategy.uplinks == ("control/w",)
+    state = rounds(strategy, {"w": torch.zeros(2)}, 1, 2)[-1]
+    grid = SimulationGrid(adding_app(), 3)
+    (message, *_) = strategy.configure_train(3, array_record(state), ConfigRecord(), grid)
+    assert message.content[SERVER]["control/w"].numpy().tolist() == [6.0, 6.0]
