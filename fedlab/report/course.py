@@ -45,7 +45,47 @@ def course(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
         ),
         "rounds": sum(int(one["rounds"][-1]["round"]) for one in measured if one.get("rounds")),
         "virtual_seconds": sum(seconds) / len(seconds) if seconds else None,
+        "wire": _wire(measured),
     }
+
+
+def _wire(measured: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Bytes that a client receives and sends in a round, on average; None where that was not measured."""
+    known = [one["wire"] for one in measured if one.get("wire")]
+    if not known:
+        return None
+    return {key: sum(float(wire[key]) for wire in known) / len(known) for key in ("received", "sent")}
+
+
+def notes(utility: Sequence[dict[str, Any]], who: Callable[[dict[str, Any]], str]) -> list[str]:
+    """Sentences beneath the table of accuracies: what it is measured on, and what travels for it."""
+    found = []
+    personal = [who(row) for row in utility if row["personal"]]
+    if personal:
+        which = "" if len(personal) == len(utility) else f" (under {listed(personal)})"
+        found.append(
+            f"Personal models{which}: each client has its own, and no model is everybody's. Accuracy is the"
+            " mean over clients, weighted by their records; each tested its own model on the test records, in"
+            " its own mix of labels."
+        )
+    traffic: dict[tuple[str, str], list[str]] = {}
+    for row in utility:
+        if row["wire"]:
+            sizes = size(row["wire"]["received"]), size(row["wire"]["sent"])
+            traffic.setdefault(sizes, []).append(who(row))
+    for (received, sent), names in traffic.items():
+        which = "" if len(traffic) == 1 else f" (under {listed(names)})"
+        found.append(f"On the wire, a client receives {received} and sends {sent} per round{which}.")
+    return found
+
+
+def size(number: float) -> str:
+    """Bytes as people say them, in powers of ten: 950 B, 8.32 kB, 2.1 MB."""
+    for unit in ("B", "kB", "MB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000.0
+    return f"{number:,.3g} GB"
 
 
 def told(utility: Sequence[dict[str, Any]], who: Callable[[dict[str, Any]], str]) -> list[str]:

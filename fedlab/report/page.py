@@ -51,6 +51,12 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         sheets=sheets,
         matrices=_matrices(data),
         several_modes=several,
+        notes=course.notes(
+            data["utility"],
+            lambda row: (
+                f"{row['defense']} in {reading.mode_word(row['client_mode'])}" if several else row["defense"]
+            ),
+        ),
         untried=reading.UNTRIED,
         timed=_timed(data),
         from_python=" (passed from Python)" if "task" in data["run"]["objects"] else "",

@@ -123,11 +123,15 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
                 for one in cell.get("per_client") or []
                 if one["accuracy"] is not None and "adversary" not in one
             ]
-            bounds, kind = _accuracy_interval(accuracies, (run.manifest.get("dataset") or {}).get("test"))
+            personal = any(one.get("personal") is True for one in measured)
+            # Personal models are tested in each client's own mix: no proportion of the test records.
+            test = None if personal else (run.manifest.get("dataset") or {}).get("test")
+            bounds, kind = _accuracy_interval(accuracies, test)
             rows.append(
                 {
                     "defense": defense,
                     "client_mode": mode,
+                    "personal": personal,
                     "accuracy": float(np.mean(accuracies)),
                     "accuracy_ci95": bounds,
                     "accuracy_ci95_kind": kind,

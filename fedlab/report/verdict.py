@@ -162,7 +162,8 @@ def _labels(rows: list[Row]) -> str | None:
 def _utility(row: Row | None, undefended: set[str]) -> str:
     if row is None:
         return "Accuracy was not measured."
-    text = f"Test accuracy {percent(row['accuracy'], 1)}"
+    what = "Mean accuracy of personal models" if row["personal"] else "Test accuracy"
+    text = f"{what} {percent(row['accuracy'], 1)}"
     if row["accuracy_ci95"] is not None:
         text += f" (95 %: {interval(row['accuracy_ci95'], 100)}, over {row['accuracy_ci95_kind']})"
     cost = row["accuracy_cost"]
