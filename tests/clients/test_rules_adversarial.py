@@ -16,6 +16,7 @@ from fedlab.clients.loop import LocalTraining
 from fedlab.clients.rules import Batch
 from fedlab.clients.rules.adversarial import AdversarialTraining
 from fedlab.tasks import Dataset, FunctionalModel, State, cross_entropy
+from fedlab.tasks.adversarial import robust_accuracy
 from tests.conftest import batch_norm_mlp
 
 RHO, ALPHA, STEPS = 0.1, 0.04, 3
@@ -95,19 +96,12 @@ def test_padding_changes_nothing(small_data: Dataset) -> None:
 
 
 def test_training_on_hard_images_gives_a_model_that_withstands_more(small_data: Dataset) -> None:
-    """The loss under the same attack, after 60 steps of one client with and without it."""
-    from fedlab.tasks.adversarial import attacked
-
-    model = FunctionalModel(softmax(), small_data.shape)
-    config = ClientConfig(batch_size=0, learning_rate=0.5)
-    ids = np.arange(90)
-    x, y = small_data.images(ids), small_data.labels(ids)
-    losses = []
+    """Softmax regression by 300 steps of one client: 0.46 of the records survive PGD-20, or 0.67."""
+    model, ids = FunctionalModel(softmax(), small_data.shape), np.arange(90)
+    config, robust = ClientConfig(batch_size=0, learning_rate=0.5), []
     for steps in (0, 5):
-        rule = AdversarialTraining(rho=0.15, steps=steps)
+        rule = AdversarialTraining(rho=RHO, steps=steps)
         training = LocalTraining(model, cross_entropy, small_data, rule, config, seed=3, stacked=False)
-        state = training([ClientJob(0, 1, model.state(), {}, ids, [ids] * 60)])[0].state
-        generator = seeds.torch_generator(9, "test")
-        worst = attacked(model, state, cross_entropy, x, y, generator, rho=0.15)
-        losses.append(float(cross_entropy(model(state, worst, training=False)[0], y).mean()))
-    assert losses[1] < losses[0] - 0.05
+        state = training([ClientJob(0, 1, model.state(), {}, ids, [ids] * 300)])[0].state
+        robust.append(robust_accuracy(model, state, cross_entropy, small_data, 1, rho=RHO))
+    assert robust[1] > robust[0] + 0.1

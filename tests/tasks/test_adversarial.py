@@ -79,13 +79,13 @@ def trained_linear(data: Dataset) -> tuple[FunctionalModel, State]:
 def test_accuracy_falls_with_the_radius_and_is_the_clean_one_without(small_data: Dataset) -> None:
     model, state = trained_linear(small_data)
     clean, little, much = (
-        robust_accuracy(model, state, cross_entropy, small_data, 1, rho=r) for r in (0.0, 0.03, 0.3)
+        robust_accuracy(model, state, cross_entropy, small_data, 1, rho=r) for r in (0.0, 0.08, 0.3)
     )
     outputs, _ = model(state, small_data.images(range(90)), training=False)
     hits = outputs.argmax(1) == small_data.labels(range(90))
     assert clean == float(hits.double().mean()) > 0.7
     assert clean > little > much and much < 0.1
-    assert little == robust_accuracy(model, state, cross_entropy, small_data, 1, rho=0.03)
+    assert little == robust_accuracy(model, state, cross_entropy, small_data, 1, rho=0.08)
 
 
 @pytest.mark.parametrize("network", [dropout_mlp, batch_norm_mlp])
