@@ -228,6 +228,8 @@ class Training:
         why = f"{late} of {self.watcher.asked} updates" if late else "too few replies"
         why += " came too late" if late else " came in time"
         why += "; raise strategy.deadline, or lower strategy.quorum"
+        if not late and not self.watcher.rejections:
+            why = getattr(self.parts.strategy, "why_skipped", "") or why
         if rejections:
             _, client, kind, reason = rejections[0]
             why = f"client {client}'s update was turned away first ({kind}: {reason})"
