@@ -19,9 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.clients.config import ClientConfig
-from fedlab.clients.rules.server import Facts as Facts
-from fedlab.clients.rules.server import ServerSide as ServerSide
-from fedlab.clients.rules.server import ServerState as ServerState
+from fedlab.clients.rules.server import ServerSide
 from fedlab.tasks import State
 
 Carry = State
