@@ -25,7 +25,7 @@ PARTS: dict[str, Any] = {"aggregator": as_aggregator(weighted_mean), "optimizer"
 
 
 def trained(theta: State, client: int) -> State:
-    """What client `client` makes of its model: nearer to its own number; and one that it counts in a buffer."""
+    """What client `client` makes of its model: nearer to its own number, which it adds to the buffer."""
     return {n: v + 0.1 * (client - v) if n != "seen" else v + client for n, v in theta.items()}
 
 
@@ -164,7 +164,7 @@ def test_what_it_would_pass_over_is_refused() -> None:
     for changed in ({"optimizer": Adam()}, {"aggregator": as_aggregator(median)}):
         with pytest.raises(UsageError, match=r"set strategy\.options"):
             pfedhn(**(common | changed))
-    with pytest.raises(UsageError, match='strategy.local_rule = "personal-head"'):
+    with pytest.raises(UsageError, match=r'strategy\.local_rule = "personal-head"'):
         pfedhn_pc(**common)
     assert isinstance(pfedhn_pc(**common, personal={"head.weight"}), PFedHN)
 
