@@ -131,9 +131,10 @@ class Composition(Strategy):
         needed = max(1, self.quorum, minimum(self.aggregator))
         self.why_skipped = ""
         if len(valid) < needed:
-            self.why_skipped = f"{len(valid)} usable updates; the aggregator and the quorum need {needed}"
             if not self._asked:
                 self.why_skipped = "nobody was asked: the sampler drew no client, or all were stragglers"
+            elif len(valid) >= max(1, self.quorum):  # else the Grid knows better what became of the others
+                self.why_skipped = f"{len(valid)} usable updates; the aggregator needs {needed}"
             return None, None
         metrics = [figures(reply) for reply in valid]
         weights = torch.tensor([m["num-examples"] for m in metrics], dtype=torch.float64)
