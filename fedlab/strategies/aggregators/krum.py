@@ -3,7 +3,8 @@
 Blanchard, El Mhamdi, Guerraoui, Stainer, "Machine Learning with Adversaries: Byzantine Tolerant Gradient
 Descent", NeurIPS 2017, https://arxiv.org/abs/1703.02757, section 4. The score of an update is the sum of
 its squared distances to its n − f − 2 nearest others; n >= 2f + 3. Every client counts alike, however many
-records it holds. Among equal scores the lowest client id wins.
+records it holds. Among equal scores (two updates, each the only neighbour that counts for the other) the
+one nearest to all wins, then the lowest client id.
 
 Deviations: the mean of Multi-Krum is over m = n − f updates unless said otherwise (the paper proves its
 bound for m < n − 2f − 2 and leaves m open). byzfl 0.0.11 counts n − f − 1 neighbours.
@@ -25,7 +26,8 @@ def ranked(distances: Tensor, f: int) -> Tensor:
     """
     n = len(distances)
     ordered = distances.clone().fill_diagonal_(-1.0).sort(1).values[:, 1:]  # without itself
-    return ordered[:, : max(1, n - f - 2)].sum(1).argsort(stable=True)
+    central = ordered.sum(1).argsort(stable=True)
+    return central[ordered[central, : max(1, n - f - 2)].sum(1).argsort(stable=True)]
 
 
 class Krum:
