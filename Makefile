@@ -19,6 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev --group docs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps byzfl # it would bring torchvision
 	@touch $@
 
 install: $(READY) ## create .venv and install fedlab with its tools
