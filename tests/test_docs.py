@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from fedlab import plugins
+
 ROOT = Path(__file__).resolve().parent.parent
 RUN = [ROOT / "README.md", ROOT / "docs" / "flower.md", ROOT / "docs" / "robustness.md"]
 PAGES = [*RUN, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
@@ -29,3 +31,16 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in LINK.findall(page.read_text()):
         if "://" not in target and not target.startswith("mailto:"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in plugins.KINDS if kind not in ("attacks", "defenses", "datasets", "models")]
+)
+def test_the_table_of_algorithms_names_every_one(kind: str) -> None:
+    text = (ROOT / "docs" / "algorithms.md").read_text()
+    missing = [
+        name
+        for name in plugins.names(kind)
+        if plugins.provider(kind, name) == plugins.HOME and f"\n| `{name}` |" not in text
+    ]
+    assert not missing
