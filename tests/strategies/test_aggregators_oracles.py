@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from statistics import mean, median
 from typing import Any
@@ -16,6 +17,7 @@ from fedlab.strategies.aggregators.preaggregation import Bucketing
 
 Vector = list[float]
 SEEDS = range(20)
+load = functools.cache(plugins.load)  # finding a plugin takes longer than what is tested
 
 
 def draw(n: int, seed: int, d: int = 3) -> torch.Tensor:
@@ -29,14 +31,12 @@ def updates(deltas: torch.Tensor, **more: Any) -> Updates:
 
 
 def combined(name: str, deltas: torch.Tensor, *, root: torch.Tensor | None = None, **params: Any) -> Vector:
-    found: Vector = plugins.build("aggregators", name, **params).aggregate(updates(deltas, root=root), {})[
-        0
-    ].tolist()
+    found: Vector = load("aggregators", name)(**params).aggregate(updates(deltas, root=root), {})[0].tolist()
     return found
 
 
 def mixed(name: str, deltas: torch.Tensor, **params: Any) -> list[Vector]:
-    found: list[Vector] = plugins.build("preaggregators", name, **params)(updates(deltas)).deltas.tolist()
+    found: list[Vector] = load("preaggregators", name)(**params)(updates(deltas)).deltas.tolist()
     return found
 
 

@@ -3,6 +3,8 @@ a later flwr gives our number, that test has done its work."""
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -26,6 +28,8 @@ from fedlab.strategies.aggregators import median
 from fedlab.strategies.aggregators.geometry import squared_distances
 from fedlab.strategies.server_optimizers import Adam
 from tests.runtime.apps import adding_app
+
+load = functools.cache(plugins.load)  # finding a plugin takes longer than what is tested
 
 
 def record(values: object, dtype: type = np.float32) -> ArrayRecord:
@@ -52,7 +56,7 @@ def flowers(strategy: Strategy, rows: list[list[float]]) -> list[float]:
 def ours(name: str, rows: list[list[float]], **params: object) -> list[float]:
     deltas = torch.tensor(rows, dtype=torch.float64)
     given = Updates(deltas, torch.ones(len(deltas), dtype=torch.float64), tuple(range(len(deltas))))
-    found: list[float] = plugins.build("aggregators", name, **params).aggregate(given, {})[0].tolist()
+    found: list[float] = load("aggregators", name)(**params).aggregate(given, {})[0].tolist()
     return found
 
 
