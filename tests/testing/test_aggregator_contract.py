@@ -16,7 +16,6 @@ from fedlab.errors import FedlabError
 from fedlab.strategies import Updates, coordinatewise
 from fedlab.testing import ContractError, check_aggregator, check_sampler, check_server_optimizer
 
-
 REQUIRED = {"norm-bounding": {"max_norm": 1.0}, "centered-clipping": {"tau": 1.0}}
 
 
