@@ -120,21 +120,23 @@ def test_bytes_on_the_wire_are_those_of_all_arrays(tmp_path: Path, monkeypatch: 
         assert metrics(out)["wire"] == {"received": expected, "sent": expected}, name
 
 
-def test_hyperfl_learns_what_each_client_needs(tmp_path: Path) -> None:
+def test_hyperfl_learns_what_each_client_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 clients with a few classes each: better on each client's own mix than one model for all."""
+    crashes.quick_plugins(monkeypatch)
     clients = {
         "count": 20,
         "partition": {"name": "dirichlet", "alpha": 0.1},
-        "batch_size": 10,
+        "batch_size": 20,
         "local_epochs": 3,
     }
     found = {}
-    for name in ("hyperfl", "fedavg"):
-        rule = RULES.get(name, {"local_rule": name})
+    for name, sizes in (("hyperfl", {"embedding": 16, "hidden": 16}), ("fedavg", {})):
+        rule: dict[str, Any] = {"local_rule": {"name": name, **sizes}}
         out = tmp_path / name
-        fedlab.run(scenario(rule | {"rounds": 5, "cohort": 20}, clients=clients), out=out)
+        rule |= {"rounds": 3, "cohort": 20, "evaluate_every": 3}
+        fedlab.run(scenario(rule, clients=clients), out=out)
         found[name] = metrics(out)["client_accuracy"]
-    assert found["hyperfl"] > 0.85
+    assert found["hyperfl"] > 0.8
     assert found["hyperfl"] > found["fedavg"] + 0.1
 
 
