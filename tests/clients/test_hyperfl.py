@@ -18,7 +18,8 @@ from fedlab.clients.app import CohortApp
 from fedlab.clients.batches import ClientJob
 from fedlab.clients.loop import LocalTraining
 from fedlab.clients.rules.hyperfl import HyperFL
-from fedlab.errors import UsageError
+from fedlab.errors import FedlabError, UsageError
+from fedlab.experiment.personal import accuracy_of, ask_clients
 from fedlab.runtime import SimulationGrid
 from fedlab.runtime.arrays import array_record, tensor_of, tensors
 from fedlab.runtime.wrapped import WrappedGrid
@@ -184,6 +185,23 @@ def test_the_extractor_is_generated_from_the_weights_that_are_evaluated(small_da
         weight = torch.from_numpy((mix / mix.sum() / counts)[small_data.y])
         loss = float(cross_entropy(outputs, labels).double() @ weight)
         assert reply.content["metrics"]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def test_a_deployed_grid_and_a_simulated_one_hear_the_same_of_each_client(small_data: Dataset) -> None:
+    """Behind another Grid the same messages take the usual way; who fails there has no figure."""
+    _, wire, strategy, arrays = federation(small_data, HyperFL(embedding=3, hidden=4))
+    (after,) = [round.arrays for round in rounds(strategy, wire, arrays, last=1)]
+    assert isinstance(wire.grid, SimulationGrid)
+    simulated = ask_clients(wire.grid, strategy, tensors(after), 1, SIZES, None)
+    assert wire.grid.now == 1.0
+    assert ask_clients(wire, strategy, tensors(after), 1, SIZES, None) == simulated
+    assert wire.grid.now == 2.0
+    assert [row["records"] for row in simulated] == SIZES
+    broken = {name: value[..., :1] for name, value in tensors(after).items()}
+    rows = ask_clients(wire.grid, strategy, broken, 1, SIZES, None)
+    assert {row["accuracy"] for row in rows} == {None}
+    with pytest.raises(FedlabError, match="no client could test its model"):
+        accuracy_of(rows)
 
 
 @pytest.mark.parametrize(
