@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime data clean
+.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime reproduce reproduce-full data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,12 @@ bench-runtime: $(READY) $(PEERS)/.ready ## measure the runtime beside its peers;
 	@$(BIN)/python -m benchmarks
 
 bench: bench-runtime ## all benchmarks (so far those of the runtime)
+
+reproduce: $(READY) ## what papers claim, at a small size: within an hour; exits 1 when a bar is missed
+	@$(BIN)/python -m reproductions
+
+reproduce-full: $(READY) ## HyperFL and pFedHN at paper size: days, can be stopped and goes on; needs `make data`
+	@$(BIN)/python -m reproductions hypernetworks_full
 
 data: $(READY) ## fetch the data sets that are not bundled, with pinned hashes
 	@for name in mnist fashion-mnist cifar-samples; do $(BIN)/fedlab data fetch $$name || exit $$?; done
