@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
@@ -32,6 +32,8 @@ from fedlab.terminal import Plain
 
 SCENARIO, CELL, VERSION = "fedlab-scenario", "fedlab-cell", "fedlab-version"
 """Keys of a message's "config" that tell a client what it is part of."""
+OWNER = "fedlab.cell"
+"""Key in `Context.state` of the cell whose memory stands there."""
 
 server_app = ServerApp()
 client_app = ClientApp()
@@ -97,8 +99,18 @@ def _answer(message: Message, context: Context) -> Message:
         raise UsageError(
             f"the server runs fedlab {theirs}, this node {__version__}; install the same version"
         )
+    _own_memory(context, str(told[CELL]))
     with single_thread():  # more would sum in another order than a simulation does
         return _clients(str(told[SCENARIO]), str(told[CELL]))(message, context)
+
+
+def _own_memory(context: Context, cell: str) -> None:
+    """Forget what belongs to another cell: Flower keeps one context per node for the whole run, and what
+    a client learned without a defense must not go into training with one."""
+    owner = context.state.config_records.get(OWNER, ConfigRecord()).get("name")
+    if owner != cell:
+        context.state.clear()
+        context.state[OWNER] = ConfigRecord({"name": cell})
 
 
 @functools.lru_cache(maxsize=1)

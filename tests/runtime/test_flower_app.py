@@ -60,6 +60,21 @@ def test_a_run_on_a_foreign_grid_is_the_simulation_bit_for_bit(tmp_path: Path) -
     assert (theirs / "report.html").is_file()
 
 
+@pytest.mark.parametrize("rule", ["scaffold", "personal-head"])
+def test_a_cell_begins_without_the_memory_of_the_cell_before(rule: str, tmp_path: Path) -> None:
+    """Flower keeps one context per node for all cells of a run; a simulation has one for each cell."""
+    scenario = load("quickstart", [*TINY.split(), f"strategy.local_rule={rule}"])
+    changes = {"attacks": (), "defenses": scenario.defenses[:1], "seed": None, "seed_list": (7, 8)}
+    file = tmp_path / "scenario.toml"
+    file.write_text(resolved_toml(scenario.model_copy(update=changes)))
+    foreign = RosterGrid(SimulationGrid(flower.client_app, 3), [4, 2, 3])
+    flower.server_app(foreign, context(scenario=str(file), out=str(tmp_path / "theirs")))
+    fedlab.run(file, out=tmp_path / "ours")
+    ours, theirs = (loaded(tmp_path / run / "manifest.json")["cells"] for run in ("ours", "theirs"))
+    assert [one["name"] for one in ours] == ["none-train-s7", "none-train-s8"]
+    assert [one["weights_sha256"] for one in theirs] == [one["weights_sha256"] for one in ours]
+
+
 def test_pyproject_names_our_apps_and_the_same_version() -> None:
     """Flower reads the version from pyproject.toml and cannot compute it, so it stands there twice."""
     assert PROJECT["project"]["version"] == fedlab.__version__
