@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,12 @@ from reproductions.robustness import FRACTIONS, ROBUST, _many, breakdown
 from reproductions.study import Bar, Outcome, Study, Variant, interval, paired
 
 STUDIES = (*document.NAMES, *document.FULL)
+
+
+@pytest.fixture(autouse=True)
+def packages_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scenario looks up each of its plugins, and there are a hundred scenarios here."""
+    monkeypatch.setattr(metadata, "entry_points", functools.cache(metadata.entry_points))
 
 
 @pytest.mark.parametrize("name", STUDIES)
