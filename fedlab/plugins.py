@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any, Protocol
@@ -200,8 +201,16 @@ def _entries(kind: str) -> list[metadata.EntryPoint]:
     """All entry points of a kind; a distribution that is found twice on the path counts once."""
     if kind not in GIVEN:
         raise UnknownName("kind of plugin", kind, KINDS)
-    found = metadata.entry_points(group=f"fedlab.{kind}")
-    return list({(entry.name, entry.value, _distribution(entry)): entry for entry in found}.values())
+    return list(_installed(kind, metadata.entry_points, tuple(sys.path)))
+
+
+@functools.lru_cache(maxsize=64)
+def _installed(
+    kind: str, entry_points: Callable[..., metadata.EntryPoints], path: tuple[str, ...]
+) -> tuple[metadata.EntryPoint, ...]:
+    """Read once per search path: all the files of all packages are opened for it."""
+    found = entry_points(group=f"fedlab.{kind}")
+    return tuple({(entry.name, entry.value, _distribution(entry)): entry for entry in found}.values())
 
 
 def _claims(kind: str, name: str) -> list[metadata.EntryPoint]:
