@@ -43,8 +43,14 @@ EVALUATION_BATCH = 1000
 MEMORY, PERSONAL = "fedlab.memory", "fedlab.personal"
 """Keys in `Context.state` of what a client's rule remembers, and of the parameters that it keeps."""
 
+BEFORE, AGE = "fedlab.memory.before", "fedlab.memory.round"
+"""Keys beside `MEMORY`: what it was before the last round, and which round that was."""
+
 EPOCHS = "local-epochs"
 """Key of a message's "config" by which a client is told to do less (or more) than the others."""
+
+LOST = "lost-since"
+"""Key of a message's "config": none of the client's updates has counted from that round on."""
 
 
 class CohortApp(ClientApp):
@@ -128,7 +134,10 @@ class CohortApp(ClientApp):
         sent = array_records(shared, len(jobs))
         beside = array_records({name: Stack(value) for name, value in result.uplink.items()}, len(jobs))
         for row, context in enumerate(contexts):
+            _remember(context, BEFORE, jobs[row].memory)
             _remember(context, MEMORY, {name: value[row] for name, value in result.memory.items()})
+            if result.memory:
+                context.state[AGE] = ConfigRecord({"round": jobs[row].round})
             _remember(context, PERSONAL, {name: result.state[name][row] for name in kept})
         replies = []
         for row, (message, job) in enumerate(zip(messages, jobs, strict=True)):
@@ -161,12 +170,11 @@ class CohortApp(ClientApp):
         round, config = int(str(told["server-round"])), self.config
         if EPOCHS in told:
             config = replace(config, local_steps=None, local_epochs=int(str(told[EPOCHS])))
-        memory = context.state.get(MEMORY)
         return ClientJob(
             client=client,
             round=round,
             state=state,
-            memory=tensors(cast(ArrayRecord, memory)) if memory else {},
+            memory=_recalled(context, told),
             records=self.owners[client],
             plan=plan_batches(len(self.owners[client]), config, self.seed, round, client),
             server={} if beside is None else states[id(beside)],
@@ -195,6 +203,14 @@ class CohortApp(ClientApp):
             loss, accuracy = evaluate(self.training, job.state, job.records)
         metrics = MetricRecord({"num-examples": len(job.records), "loss": loss, "accuracy": accuracy})
         return Message(RecordDict({"metrics": metrics, "config": ConfigRecord()}), reply_to=message)
+
+
+def _recalled(context: Context, told: ConfigRecord) -> State:
+    """What the client's rule remembers of the rounds in which its update counted."""
+    made = context.state.config_records.get(AGE)
+    undone = made is not None and LOST in told and int(str(made["round"])) >= int(str(told[LOST]))
+    record = context.state.get(BEFORE if undone else MEMORY)
+    return tensors(cast(ArrayRecord, record)) if record else {}
 
 
 def _remember(context: Context, key: str, state: State) -> None:

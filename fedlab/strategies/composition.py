@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fedlab import seeds
 from fedlab.clients import ClientConfig
-from fedlab.clients.app import EPOCHS
+from fedlab.clients.app import EPOCHS, LOST
 from fedlab.clients.rules import Facts, ServerSide, ServerState, slotted
 from fedlab.errors import DataError, FedlabError, PluginError
 from fedlab.runtime.arrays import SERVER, UPLINK, array_record, tensors
@@ -78,6 +78,7 @@ class Composition(Strategy):
         self.why_skipped = ""
         self._sent: State = {}
         self._population, self._asked = 0, 0
+        self._lost: dict[int, int] = {}  # by node, the round from which on none of its updates has counted
 
     @property
     def uplinks(self) -> tuple[str, ...]:
@@ -111,15 +112,17 @@ class Composition(Strategy):
         work = dict.fromkeys(cohort, 0) if self.stragglers is None else self.stragglers(cohort, server_round)
         self._asked = len(work)
         about = {**config, "server-round": server_round}
-        contents = {  # the messages of a round share their records
-            epochs: RecordDict(
-                {**records, "config": ConfigRecord(about | ({EPOCHS: epochs} if epochs else {}))}
-            )
-            for epochs in sorted(set(work.values()))
-        }
+        tasks = {node: (epochs, self._lost.get(node, 0)) for node, epochs in work.items()}
+        if self.server.in_step:
+            for node in work:  # until its update has counted
+                self._lost.setdefault(node, server_round)
+        contents = {}  # the messages of a round share their records
+        for epochs, since in sorted(set(tasks.values())):
+            said = about | ({EPOCHS: epochs} if epochs else {}) | ({LOST: since} if since else {})
+            contents[epochs, since] = RecordDict({**records, "config": ConfigRecord(said)})
         return [
-            Message(contents[epochs], dst_node_id=node, message_type=MessageType.TRAIN)
-            for node, epochs in work.items()
+            Message(contents[task], dst_node_id=node, message_type=MessageType.TRAIN)
+            for node, task in tasks.items()
         ]
 
     def aggregate_train(
@@ -165,6 +168,8 @@ class Composition(Strategy):
             self.why_skipped = str(error)
             return None, None
         self.aggregator_states, self.server_state, self.optimizer_state = states, state, optimizer_state
+        for node in clients:
+            self._lost.pop(node, None)
         after = unflatten(before + step, self._sent, self.parameters)
         if not all(finite(value) for value in after.values()):
             raise FedlabError(
@@ -254,7 +259,7 @@ class Composition(Strategy):
         whole.values |= {"parts": self._parts(), "aggregators": list(self.aggregator_states)}
         for name, state in self.aggregator_states.items():
             whole.put(f"aggregator:{name}", Snapshot.of_state("the aggregator", state))
-        whole.values["began"] = self.server_state is not None
+        whole.values |= {"began": self.server_state is not None, "lost": list(self._lost.items())}
         whole.put("server", Snapshot.of_state("the local rule's server", self.server_state or {}))
         return whole
 
@@ -276,6 +281,7 @@ class Composition(Strategy):
         }
         state = snapshot.get("server").state()
         self.server_state = state if snapshot.values["began"] else None
+        self._lost = {node: since for node, since in snapshot.values["lost"]}
 
     def _parts(self) -> dict[str, str]:
         """What remembers something, by name."""

@@ -124,7 +124,10 @@ class LocalRule:
         return {}
 
     def memory(self, parameters: State) -> State:
-        """What a client remembers before its first round; `finish` returns the same names and shapes."""
+        """What a client remembers before its first round; `finish` returns the same names and shapes.
+
+        Where the server's half is `in_step`, a round in which the client's update did not count is forgotten.
+        """
         return {}
 
     def draws(self, parameters: State, generator: torch.Generator) -> State:

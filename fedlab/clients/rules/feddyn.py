@@ -42,6 +42,7 @@ class Drift(ServerSide):
     """h <- h − α (S/N) Δ; the model moves by Δ − h/α."""
 
     uniform = True
+    in_step = True
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha

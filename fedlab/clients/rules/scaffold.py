@@ -40,6 +40,7 @@ class ControlVariate(ServerSide):
     """c <- c + (S/N) mean(c_i⁺ − c_i)."""
 
     uniform = True
+    in_step = True
     sends = ("control",)
     uplinks = ("control",)
 

@@ -34,9 +34,12 @@ class ServerSide:
         sends: slots of the state that clients are told with the model.
         uplinks: slots that clients send beside their update; they pass through the scenario's aggregator
             as updates do, so that a robust one protects them too.
+        in_step: whether the clients' memories must hold the same rounds as the state here; a client whose
+            update did not count (it was late, turned away, or the round failed) is then told to forget it.
     """
 
     uniform: bool = False
+    in_step: bool = False
     sends: tuple[str, ...] = ()
     uplinks: tuple[str, ...] = ()
 
@@ -77,6 +80,7 @@ class Combined(ServerSide):
     def __init__(self, *parts: ServerSide) -> None:
         self.parts = parts
         self.uniform = any(part.uniform for part in parts)
+        self.in_step = any(part.in_step for part in parts)
         self.sends = tuple(name for part in parts for name in part.sends)
         self.uplinks = tuple(name for part in parts for name in part.uplinks)
 
