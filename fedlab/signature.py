@@ -14,7 +14,8 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fedlab.errors import did_you_mean
 
@@ -37,14 +38,7 @@ class Parameter:
     @property
     def type_name(self) -> str:
         """The annotation as it is written in Python."""
-        annotation = self.annotation
-        while get_origin(annotation) is Annotated:
-            annotation = get_args(annotation)[0]
-        if get_origin(annotation) is Literal:
-            return " | ".join(shown(value) for value in get_args(annotation))
-        if isinstance(annotation, type) and not get_args(annotation):
-            return annotation.__name__
-        return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(annotation))
+        return _written(self.annotation)
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -122,6 +116,21 @@ def shown(value: object) -> str:
     except (TypeError, ValueError):
         text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _written(annotation: Any) -> str:
+    """A type as it is written in Python, without what narrows it: `int | None`."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        return " | ".join(_written(option) for option in get_args(annotation))
+    if get_origin(annotation) is Literal:
+        return " | ".join(shown(value) for value in get_args(annotation))
+    if annotation is NoneType:
+        return "None"
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    return re.sub(r"\b(?:\w+\.)+(?=\w)", "", str(annotation))
 
 
 def describe(node: Mapping[str, Any], root: Mapping[str, Any] | None = None) -> str:

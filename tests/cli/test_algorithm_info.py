@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_every_part_has_a_paper_and_every_parameter_a_meaning(kind: str, name: s
     assert name in WITHOUT_PAPER or "https://" in entry.paper
     for item in entry.parameters:
         assert item.doc, f"{name}.{item.name} has no meaning"
-        if item.type_name in ("float", "int"):
+        assert re.fullmatch(r'[\w" |\[\],.]+', item.type_name), f"{item.type_name} is no type to read"
+        assert "Optional" not in item.type_name and "FieldInfo" not in item.type_name
+        if item.type_name.removesuffix(" | None") in ("float", "int"):
             assert item.range, f"{name}.{item.name} has no range"
 
 
