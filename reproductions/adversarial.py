@@ -75,6 +75,6 @@ STUDY = Study(
     },
     bars=bars,
     notes=(
-        "After 30 rounds FAL was not trained yet: at ρ = 0.1 with Dirichlet clients it was 19.8 points ahead.",
+        "After 30 rounds FAL was not trained yet: at ρ = 0.1 with Dirichlet clients it led by 19.8 points.",
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import types
 from importlib import metadata
@@ -153,6 +154,8 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     for one in vars(module).values():  # there is more than one "conftest" to resolve annotations in
         if getattr(one, "__module__", None) == __name__ and callable(one):
             monkeypatch.setattr(one, "__module__", module.__name__)
+            for method in filter(inspect.isfunction, vars(one).values()):
+                monkeypatch.setattr(method, "__module__", module.__name__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     partition = types.ModuleType("fedlab.tasks.partition")
     partition.PARTITIONS = {"iid": iid, "dirichlet": dirichlet}  # type: ignore[attr-defined]
