@@ -22,6 +22,7 @@ KINDS = {
     "not-finite": "with NaN or infinity",
     "norm": "absurdly long",
     "num-examples": "with an invalid number of examples",
+    "steps": "with an invalid number of steps",
     "quorum": "valid, in rounds without a quorum",
     "duplicate": "sent twice",
     "late": "too late",

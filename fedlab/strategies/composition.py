@@ -25,6 +25,7 @@ from torch import Tensor
 from fedlab import seeds
 from fedlab.clients import ClientConfig
 from fedlab.clients.app import EPOCHS, LOST
+from fedlab.clients.plan import steps_per_round
 from fedlab.clients.rules import Facts, ServerSide, ServerState, slotted
 from fedlab.errors import DataError, FedlabError, PluginError
 from fedlab.runtime.arrays import SERVER, UPLINK, array_record, tensors
@@ -46,7 +47,8 @@ class Composition(Strategy):
             averaged with the clients' weights and take no optimizer step.
         quorum: usable replies that a round needs; with fewer the model stays as it was.
         server: the server's half of the clients' local rule.
-        config: how the clients train, for rules whose server must know it.
+        config: how the clients train, for rules whose server must know it; no client's steps then count
+            for more than it was told to take.
         root: the update (d,) that the server's own records make of a model in a round, for aggregators
             that compare clients with it.
         stragglers: clients of a round that do less than the others, or drop out.
@@ -77,7 +79,9 @@ class Composition(Strategy):
         self.server_state: ServerState | None = None
         self.why_skipped = ""
         self._sent: State = {}
-        self._population, self._asked = 0, 0
+        self._told = config
+        self._population = 0
+        self._asked: dict[int, int] = {}
         self._lost: dict[int, int] = {}  # by node, the round from which on none of its updates has counted
 
     @property
@@ -110,7 +114,7 @@ class Composition(Strategy):
             )
         cohort = self.schedule.sample(ids, server_round, getattr(grid, "available", None))
         work = dict.fromkeys(cohort, 0) if self.stragglers is None else self.stragglers(cohort, server_round)
-        self._asked = len(work)
+        self._asked = work
         about = {**config, "server-round": server_round}
         tasks = {node: (epochs, self._lost.get(node, 0)) for node, epochs in work.items()}
         if self.server.in_step:
@@ -147,7 +151,7 @@ class Composition(Strategy):
         facts = Facts(
             self._population,
             counted / counted.sum(),
-            torch.tensor(steps, dtype=torch.float64),
+            torch.tensor(steps, dtype=torch.float64).clamp(max=self._most_steps(valid, metrics)),
             self.config,
         )
         clients = tuple(reply.metadata.src_node_id for reply in valid)
@@ -156,7 +160,7 @@ class Composition(Strategy):
             weights=counted,
             clients=clients,
             metrics=tuple(metrics),
-            steps=None if math.nan in steps else facts.steps,
+            steps=None if bool(facts.steps.isnan().any()) else facts.steps,
         )
         records = [only(ArrayRecord, reply, "arrays") for reply in valid]
         before = flatten(self._sent, self.parameters)
@@ -182,6 +186,18 @@ class Composition(Strategy):
             array_record({name: after[name] for name in self._sent}),
             MetricRecord({**averages(metrics, share), "participants": len(valid)}),
         )
+
+    def _most_steps(self, replies: Sequence[Message], metrics: Sequence[dict[str, float]]) -> Tensor:
+        """(n,) steps that each client can have taken, as it was told to and with the records that it claims:
+        a mean over the clients' steps would bear no lie, however robust the aggregator behind it."""
+        most = []
+        for reply, one in zip(replies, metrics, strict=True):
+            config, epochs = self._told, self._asked.get(reply.metadata.src_node_id, 0)
+            if config is not None and epochs:
+                config = replace(config, local_steps=None, local_epochs=epochs)
+            records = max(1, math.ceil(one["num-examples"]))
+            most.append(math.inf if config is None else float(steps_per_round(records, config)))
+        return torch.tensor(most, dtype=torch.float64)
 
     def _combined(
         self,

@@ -107,4 +107,4 @@ def test_rules_without_a_memory_to_keep_are_told_nothing() -> None:
     federation = Federation(LocalRule())
     list(rounds(federation.strategy, Lossy(federation.grid, {(1, 2)}), federation.arrays, first=1, last=1))
     messages = federation.strategy.configure_train(2, federation.arrays, ConfigRecord(), federation.grid)
-    assert all(dict(message.content["config"]) == {"server-round": 2} for message in messages)  # type: ignore[arg-type]
+    assert all(dict(message.content["config"]) == {"server-round": 2} for message in messages)

@@ -193,3 +193,19 @@ def test_of_two_namings_the_servers_counts() -> None:
 def test_an_uplink_is_named_after_the_model() -> None:
     with pytest.raises(UsageError, match="uplinks 'control/x'; expected slot/parameter of 'b', 'n', 'w'"):
         Scene(uplinks=("control/x",)).judge(answer())
+
+
+@pytest.mark.parametrize("steps", [0, -3.0, 0.5, math.nan, math.inf, 1e30, [5]])
+def test_steps_that_nobody_can_take_are_turned_away(steps: Any) -> None:
+    """FedNova and the momenta divide by them; to Flower's own strategies the name means nothing."""
+    scene = Scene()
+    lied, told = answer(), answer()
+    told.metric_records["metrics"]["steps"] = 5
+    lied.metric_records["metrics"]["steps"] = steps
+    (reply,) = scene.judge(lied)
+    assert reply.has_error() and scene.told.startswith("steps: steps is ")
+    assert not Scene().judge(told)[0].has_error()
+    flowers = Scene(uplinks=None)
+    del lied[UPLINK]
+    asked = RecordDict({"arrays": record(MODEL), "config": ConfigRecord()})
+    assert not flowers.judge(lied, ask=asked)[0].has_error()

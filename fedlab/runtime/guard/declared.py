@@ -25,6 +25,7 @@ Kind = Literal[
     "not-finite",
     "norm",
     "num-examples",
+    "steps",
     "quorum",
     "surplus",
     "duplicate",

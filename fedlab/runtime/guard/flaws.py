@@ -19,6 +19,7 @@ Rules that are not obvious:
 * The weight (`num-examples`) may be fractional, as Flower allows, but not zero: a reply that must not
   count is no reply. A client that lies about it within `LARGEST_WEIGHT` cannot be told from one that
   has so many records; robust aggregators are the answer to that.
+* Some of fedlab's rules divide by a client's `steps`, which must be a number from 1 to the same bound.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from torch import Tensor
 
 from fedlab.errors import UsageError
 from fedlab.runtime.arrays import SERVER, UPLINK, Stack, tensor_of
-from fedlab.runtime.guard.declared import NUMBERS, Flaw, declared, forged, is_view
+from fedlab.runtime.guard.declared import NUMBERS, Flaw, Kind, declared, forged, is_view
 
 LARGEST_WEIGHT = 1e9
 """Examples that one client may claim: beyond it, a claim is an attack or a mistake."""
+STEPS = "steps"
+"""The metric by which fedlab's clients say how many steps they took."""
 Layout = frozenset[tuple[str, str]]
 MARGIN = 1.01
 """Norms in float32 are off by less than that."""
@@ -183,12 +186,24 @@ def weight_flaw(content: RecordDict, key: str) -> Flaw | None:
     value = records[0].get(key)
     if value is None:
         return Flaw("num-examples", f"no {key!r} among its metrics ({_few(records[0])})")
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LARGEST_WEIGHT:
-        told = isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**18)
-        got = value if told else "a list" if isinstance(value, list) else "beyond all bounds"
-        expected = f"one number > 0, at most {LARGEST_WEIGHT:,.0f}"
-        return Flaw("num-examples", f"{key} is {got}; expected {expected}")
-    return None
+    return _count_flaw("num-examples", key, value, 0.0)
+
+
+def steps_flaw(content: RecordDict) -> Flaw | None:
+    """What is wrong with the steps that a client says it took, if it says so: rules divide by them."""
+    (record,) = content.metric_records.values()
+    return _count_flaw("steps", STEPS, record[STEPS], 1.0) if STEPS in record else None
+
+
+def _count_flaw(kind: Kind, key: str, value: object, least: float = 0.0) -> Flaw | None:
+    """Whether it is no number above 0, less than `least`, or beyond the bound."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if 0 < value <= LARGEST_WEIGHT and value >= least:
+            return None
+    told = isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**18)
+    got = value if told else "a list" if isinstance(value, list) else "beyond all bounds"
+    above = f">= {least:g}" if least else "> 0"
+    return Flaw(kind, f"{key} is {got}; expected one number {above}, at most {LARGEST_WEIGHT:,.0f}")
 
 
 def layout(content: RecordDict) -> Layout:

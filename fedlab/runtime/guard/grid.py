@@ -23,7 +23,7 @@ from flwr.serverapp import Grid
 from fedlab.errors import UsageError
 from fedlab.runtime.arrays import SERVER
 from fedlab.runtime.guard.declared import Flaw, Kind
-from fedlab.runtime.guard.flaws import Layout, Sent, differences, layout, update_flaw, weight_flaw
+from fedlab.runtime.guard.flaws import Layout, Sent, differences, layout, steps_flaw, update_flaw, weight_flaw
 from fedlab.runtime.wrapped import WrappedGrid, gather
 
 Rejected = Callable[[Message | None, Message, Kind, str], None]
@@ -175,6 +175,8 @@ class GuardedGrid(WrappedGrid):
             found = update_flaw(sent, reply.content, max_norm=self.max_norm)
         if found is None and self.weight is not None and _category(message) != "query":
             found = weight_flaw(reply.content, self.weight)
+            if found is None and sent is not None and self.uplinks is not None:
+                found = steps_flaw(reply.content)
         return found
 
     def _agreeing(self, asked: dict[str, Message], replies: list[Message]) -> list[Message]:
