@@ -12,8 +12,7 @@ SGD is torch.optim.SGD's: v <- momentum v + (g + weight_decay w); w <- w - lr v.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,79 +21,13 @@ from torch.func import grad, vmap
 from torch.utils._pytree import tree_map
 
 from fedlab.clients.batches import Batches, ClientJob, stack
+from fedlab.clients.cohort import CohortResult, Standing, joined
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work
 from fedlab.clients.tracing import Traced
 from fedlab.errors import FedlabError
 from fedlab.runtime.arrays import aligned
 from fedlab.tasks import Dataset, FunctionalModel, State
-
-
-@dataclass(frozen=True)
-class ClientResult:
-    """What one client comes to: its state, its memory, what else it sends, its mean training loss."""
-
-    state: State
-    memory: State
-    uplink: State
-    loss: float
-    steps: int
-
-
-@dataclass(frozen=True)
-class CohortResult:
-    """The same of a whole cohort: tensors are (clients, ...), on the CPU."""
-
-    state: State
-    memory: State
-    uplink: State
-    losses: list[float]
-    steps: list[int]
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __getitem__(self, client: int) -> ClientResult:
-        """One client's part, as views."""
-        return ClientResult(
-            {name: value[client] for name, value in self.state.items()},
-            {name: value[client] for name, value in self.memory.items()},
-            {name: value[client] for name, value in self.uplink.items()},
-            self.losses[client],
-            self.steps[client],
-        )
-
-    def __iter__(self) -> Iterator[ClientResult]:
-        return (self[client] for client in range(len(self)))
-
-    def first(self) -> CohortResult:
-        """The first client alone."""
-        return CohortResult(
-            {name: value[:1] for name, value in self.state.items()},
-            {name: value[:1] for name, value in self.memory.items()},
-            {name: value[:1] for name, value in self.uplink.items()},
-            self.losses[:1],
-            self.steps[:1],
-        )
-
-
-@dataclass
-class _Stack:
-    """The clients that are still training, and where they stand; tensors are (clients, ...)."""
-
-    clients: list[int]
-    parameters: State
-    buffers: State
-    velocity: State
-    carry: Carry
-
-    def only(self, rows: Sequence[int]) -> _Stack:
-        """Some of the clients."""
-        picked = torch.tensor(rows)
-        parts = (self.parameters, self.buffers, self.velocity, self.carry)
-        return _Stack(
-            [self.clients[i] for i in rows], *({n: v[picked] for n, v in one.items()} for one in parts)
-        )
 
 
 class LocalTraining:
@@ -135,14 +68,14 @@ class LocalTraining:
         anchor, buffers = self.model.parameters_of(start), self.model.buffers_of(start)
         server = self._common([job.server for job in jobs])
         work = self._work(jobs, anchor, buffers)
-        now = _Stack(
+        now = Standing(
             clients=list(range(len(jobs))),
             parameters=anchor,
             buffers=buffers,
             velocity={},
             carry=self._begin(anchor, self._memories(jobs), server, work),
         )
-        ended: list[_Stack] = []
+        ended: list[Standing] = []
         steps = [len(job.plan) for job in jobs]
         sizes = self.batches.sizes(jobs)
         losses = torch.zeros(len(jobs), dtype=torch.float64, device=self.device)
@@ -154,7 +87,7 @@ class LocalTraining:
                 ended.append(now.only(rest))
                 now = now.only(kept)
             self._advance(now, jobs, sizes, losses, step)
-        parameters, buffers, carry = _joined([*ended, now])
+        parameters, buffers, carry = joined([*ended, now])
         sent: Sent = self._finish(anchor, parameters, work, carry)
         return CohortResult(
             state={name: value.cpu() for name, value in (sent.parameters | buffers).items()},
@@ -217,7 +150,7 @@ class LocalTraining:
         return {n: value / counts.view(-1, *([1] * (value.dim() - 1))) for n, value in total.items()}
 
     def _advance(
-        self, now: _Stack, jobs: Sequence[ClientJob], sizes: Tensor, losses: Tensor, step: int
+        self, now: Standing, jobs: Sequence[ClientJob], sizes: Tensor, losses: Tensor, step: int
     ) -> None:
         """One step of every client in the stack, in place."""
         mine = [jobs[client] for client in now.clients]
@@ -244,7 +177,7 @@ class LocalTraining:
         now.buffers, now.carry = buffers, carry
         losses.index_add_(0, where, loss.double())
 
-    def _slopes(self, now: _Stack, direction: State) -> State:
+    def _slopes(self, now: Standing, direction: State) -> State:
         """Weight decay and momentum, as in torch.optim.SGD."""
         decay, momentum = self.config.weight_decay, self.config.momentum
         slopes = direction
@@ -318,19 +251,3 @@ def _choose(still: Tensor, old: State, new: State) -> State:
 def _share_memory(one: State, other: State) -> bool:
     mine = {value.untyped_storage().data_ptr() for value in one.values()}
     return any(value.untyped_storage().data_ptr() in mine for value in other.values())
-
-
-def _joined(stacks: Sequence[_Stack]) -> tuple[State, State, Carry]:
-    """Parameters, buffers and carry of all clients, in their order."""
-    if len(stacks) == 1:
-        return stacks[0].parameters, stacks[0].buffers, stacks[0].carry
-    order = torch.tensor([client for one in stacks for client in one.clients]).argsort()
-
-    def join(states: Sequence[State]) -> State:
-        return {name: torch.cat([state[name] for state in states])[order] for name in states[0]}
-
-    return (
-        join([one.parameters for one in stacks]),
-        join([one.buffers for one in stacks]),
-        join([one.carry for one in stacks]),
-    )

@@ -16,7 +16,8 @@ from fedlab import seeds
 from fedlab.clients import ClientConfig, LocalRule, plan_batches
 from fedlab.clients.app import CohortApp
 from fedlab.clients.batches import ClientJob
-from fedlab.clients.loop import ClientResult, LocalTraining
+from fedlab.clients.cohort import ClientResult
+from fedlab.clients.loop import LocalTraining
 from fedlab.clients.rules import slotted
 from fedlab.errors import FedlabError
 from fedlab.runtime import single_thread
