@@ -51,19 +51,7 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
             f" true rate of up to {percent(binomial_interval(0, images)[1])} cannot be excluded (95 %, exact"
             " binomial; images of one batch are counted as independent)."
         )
-    found.append(
-        f"Attacks tried: {', '.join(names) or 'none'}. One that recovered nothing shows that it did not,"
-        " and not that no attack could."
-    )
-    if not (run.scenario.get("audit") or {}).get("rounds"):
-        found.append("The observed rounds are not recorded in the scenario.")
-    else:
-        rounds = run.scenario["audit"]["rounds"]
-        numbers = list(map(str, rounds)) if isinstance(rounds, list) else [str(rounds)]
-        found.append(
-            f"Only updates of round{'s' if len(numbers) > 1 else ''} {listed(numbers)} were attacked; leakage"
-            " changes as training goes on."
-        )
+    found += _reach(run, names)
     seeds = {cell["seed"] for cell in run.cells}
     if len(seeds) == 1:
         found.append("One seed: intervals cover the choice of victims, not a different training run.")
@@ -89,6 +77,25 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
         " input to a data protection impact assessment, not a substitute for one."
     )
     return found
+
+
+def _reach(run: Run, attacks: list[str]) -> list[str]:
+    """Which attacks were tried, on which rounds."""
+    if not attacks:
+        return ["No attack was tried: this run says nothing about what leaks."]
+    tried = (
+        f"Attacks tried: {', '.join(attacks)}. One that recovered nothing shows that it did not, and not"
+        " that no attack could."
+    )
+    rounds = (run.scenario.get("audit") or {}).get("rounds")
+    if not rounds:
+        return [tried, "The observed rounds are not recorded in the scenario."]
+    numbers = list(map(str, rounds)) if isinstance(rounds, list) else [str(rounds)]
+    return [
+        tried,
+        f"Only updates of round{'s' if len(numbers) > 1 else ''} {listed(numbers)} were attacked; leakage"
+        " changes as training goes on.",
+    ]
 
 
 def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:

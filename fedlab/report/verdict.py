@@ -85,6 +85,8 @@ def _broken(rows: list[Row]) -> str:
 
 
 def _headline(attacks: list[Row], undefended: set[str], threshold: float) -> str:
+    if not attacks:
+        return "No attack was tried: nothing was measured about what leaks."
     strongest = strongest_of(attacks)
     if strongest is None:
         nothing = "No attack of this run answered with an image: nothing was measured about reconstruction."

@@ -74,3 +74,12 @@ def test_clients_that_attack_are_no_clients_to_care_for(run_dir: Path) -> None:
     (row,) = (one for one in build(run_dir).data["utility"] if one["defense"] == "none")
     assert row["per_client"]["worst"] > 0.0
     assert row["per_client"]["values"] == sorted(one["accuracy"] for one in rows[1:])
+
+
+def test_the_section_names_what_stands_before_the_aggregator(run_dir: Path) -> None:
+    attacked(run_dir, FLIP)
+    text = (run_dir / "scenario.toml").read_text()
+    before = 'aggregator = "mean"\npre_aggregation = { name = "nnm", f = 2 }'
+    assert 'aggregator = "weighted-mean"' in text
+    (run_dir / "scenario.toml").write_text(text.replace('aggregator = "weighted-mean"', before))
+    assert "Updates are combined by: mean after nnm (f 2)." in build(run_dir).html.read_text()

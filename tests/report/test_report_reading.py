@@ -64,6 +64,16 @@ def test_where_nothing_was_recovered_the_verdict_keeps_its_limits(tmp_path: Path
     assert "cannot be excluded" in report.data["verdict"]["findings"][0]["leakage"]
 
 
+def test_a_run_without_attacks_claims_none(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", status="interrupted")  # what a finished one lacks is an error
+    for file in (run / "attacks").rglob("*.json"):
+        file.unlink()
+    data = build(run).data
+    assert data["attacks"] == [] and data["verdict"]["headline"].startswith("No attack was tried")
+    assert "No attack was tried: this run says nothing about what leaks." in data["limits"]
+    assert not any("were attacked" in text or "Attacks tried" in text for text in data["limits"])
+
+
 def test_no_page_calls_anything_safe(report: AuditReport, tmp_path: Path) -> None:
     protected = build(write_run(tmp_path / "run", defenses=("dp-sgd",)))
     for one in (report, protected):
