@@ -5,7 +5,9 @@ https://arxiv.org/abs/1906.08935, section 5.2). It is a heuristic without a guar
 who matches only the coordinates that were sent loses little at moderate ratios.
 
 Deviation: the whole update is ranked at once (not tensor by tensor), and what is not sent is dropped,
-not carried over to the next round.
+not carried over to the next round. Parameters that stay with the client stay as they are. Rules that send
+something else beside the update (a gradient, a control variate) are refused: it would give away what was
+pruned, and a control variate that is pruned is none.
 """
 
 from __future__ import annotations
@@ -38,15 +40,30 @@ class GradientPruning(Defense):
 
 
 class PrunedRule(WrappedRule):
-    """Another rule, with its update pruned."""
+    """Another rule, with its update pruned.
+
+    Raises:
+        UsageError: the rule sends something else beside its update.
+    """
 
     def __init__(self, inner: LocalRule, ratio: float) -> None:
         super().__init__(inner)
+        if inner.server.uplinks:
+            raise UsageError(
+                f"gradient-pruning prunes the update, but the local rule {type(inner).__name__} also sends"
+                f" {', '.join(inner.server.uplinks)}, which would tell what was pruned; choose another rule"
+            )
         self.ratio = ratio
+        self._kept: frozenset[str] = frozenset()
+
+    def personal(self, parameters: State, generator: torch.Generator) -> State:
+        own = super().personal(parameters, generator)
+        self._kept = frozenset(own)
+        return own
 
     def finish(self, anchor: State, parameters: State, work: Work, carry: Carry) -> Sent:
         sent = self.inner.finish(anchor, parameters, work, carry)
-        delta = {name: sent.parameters[name] - anchor[name] for name in anchor}
+        delta = {name: sent.parameters[name] - anchor[name] for name in anchor if name not in self._kept}
         sizes = torch.cat([value.reshape(-1).abs() for value in delta.values()])
         kept = sizes.numel() - int(self.ratio * sizes.numel())
         threshold = sizes.topk(kept).values[-1]
@@ -54,4 +71,4 @@ class PrunedRule(WrappedRule):
             name: torch.where(value.abs() >= threshold, sent.parameters[name], anchor[name])
             for name, value in delta.items()
         }
-        return sent._replace(parameters=pruned)
+        return sent._replace(parameters=sent.parameters | pruned)

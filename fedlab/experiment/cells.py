@@ -25,7 +25,7 @@ from fedlab.experiment.own import Own, make_strategy
 from fedlab.experiment.root import RootUpdate
 from fedlab.scenario import Scenario
 from fedlab.strategies import Aggregator, Stragglers
-from fedlab.strategies.aggregators import needs_root
+from fedlab.strategies.aggregators import called, needs_root
 from fedlab.tasks import FunctionalModel, Task
 
 
@@ -126,6 +126,7 @@ def assemble(
         )
     arguments = _arguments(scenario, cell, model, rule, kept, aggregator, config, federation)
     if needs_root(aggregator):
+        _check_root(aggregator, settings.local_rule.name, rule.server, kept)
         arguments["root"] = RootUpdate(task, config, cell.seed, aggregator)
     if own.server_optimizer is not None:
         arguments["optimizer"] = own.server_optimizer
@@ -135,6 +136,22 @@ def assemble(
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, device=device)
     return Parts(task, owners, model, config, with_mods(app, defense.mods()), strategy, cut, kept)
+
+
+def _check_root(aggregator: Aggregator, rule: str, server: ServerSide, kept: frozenset[str]) -> None:
+    """Refuse what the server's own records have no counterpart of: they make an update of a whole model.
+
+    Raises:
+        UsageError: clients keep parameters to themselves, or send more than an update.
+    """
+    more = f"sends {', '.join(server.uplinks)} beside the update" if server.uplinks else ""
+    if kept:
+        more = f"leaves a part of the model ({', '.join(sorted(kept)[:3])}, ...) with the clients"
+    if more:
+        raise UsageError(
+            f"the aggregator {called(aggregator)} compares updates with that of the server's own records, but"
+            f" the local rule {rule} {more}, of which the server has none; choose another of the two"
+        )
 
 
 def _arguments(

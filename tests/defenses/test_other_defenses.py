@@ -12,6 +12,9 @@ from torch import nn
 from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.rules import Work
+from fedlab.clients.rules.mime import MimeLite
+from fedlab.clients.rules.personal import PersonalHead
+from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.errors import UsageError
 
 FEDERATION = Federation((10,), 1, ClientConfig())
@@ -38,6 +41,22 @@ def test_pruning_nothing_sends_all() -> None:
     rule = GradientPruning(ratio=0.0).local_rule(LocalRule(), FEDERATION)
     anchor, moved = {"a": torch.zeros(5)}, {"a": torch.tensor([0.0, 1.0, -2.0, 1e-9, 3.0])}
     assert torch.equal(rule.finish(anchor, moved, WORK, {}).parameters["a"], moved["a"])
+
+
+def test_what_stays_with_the_client_is_not_pruned() -> None:
+    """Of the base's deltas 1 and 3 the smaller is dropped; the head moves by 0.5 and stays so."""
+    rule = GradientPruning(ratio=0.5).local_rule(PersonalHead(), FEDERATION)
+    anchor = {"base.weight": torch.zeros(1, 2), "head.weight": torch.zeros(1, 1)}
+    moved = {"base.weight": torch.tensor([[1.0, 3.0]]), "head.weight": torch.tensor([[0.5]])}
+    assert set(rule.personal(anchor, torch.Generator())) == {"head.weight"}
+    sent = rule.finish(anchor, moved, WORK, {}).parameters
+    assert sent["base.weight"].tolist() == [[0.0, 3.0]] and sent["head.weight"].tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize("rule", [Scaffold(), MimeLite()])
+def test_pruning_refuses_rules_that_send_more_than_the_update(rule: LocalRule) -> None:
+    with pytest.raises(UsageError, match=r"also sends (control|gradient), which would tell what was pruned"):
+        GradientPruning(ratio=0.5).local_rule(rule, FEDERATION)
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])

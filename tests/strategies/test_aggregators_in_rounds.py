@@ -85,6 +85,22 @@ def test_pre_aggregation_and_an_aggregator_with_a_root_run(tmp_path: Path) -> No
     assert len(weights) == 3
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("scaffold", "scaffold sends control beside the update"),
+        ("mime-lite", "mime-lite sends gradient beside the update"),
+        ("personal-head", "personal-head leaves a part of the model"),
+    ],
+)
+def test_a_root_update_is_refused_where_it_has_no_counterpart(
+    rule: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        fedlab.run(scenario(aggregator="fltrust", local_rule=rule), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_round_that_the_aggregator_breaks_is_skipped_and_says_why(tmp_path: Path) -> None:
     """It fails from its second call on, since its state stays that of the first."""
     report = fedlab.run(scenario(), out=tmp_path / "run", aggregator=Counting(lambda found: found[:-1]))
