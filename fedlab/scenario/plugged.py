@@ -166,7 +166,36 @@ def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any])
     trace = devices.get("trace") if isinstance(devices, dict) else None
     if isinstance(trace, str):
         found += [(("devices", "trace"), fault) for fault in trial.trace(trace)]
+    found += _combining(by_path, data)
     return [((*path, *key), text) for path, (key, text) in found]
+
+
+def _combining(
+    by_path: dict[Path, tuple[str, dict[str, Any]]], data: dict[str, Any]
+) -> list[tuple[Path, trial.Fault]]:
+    """A cohort that is too small for the aggregator, or becomes so by the stragglers that are left out."""
+    strategy, clients = (data.get(key, {}) for key in ("strategy", "clients"))
+    if not isinstance(strategy, dict) or not isinstance(clients, dict):
+        return []
+    tables: list[dict[str, Any] | None] = []
+    for key in ("aggregator", "pre_aggregation"):
+        here: Path = ("strategy", key)
+        if strategy.get(key) is not None and here not in by_path:
+            return []  # it is wrong itself
+        name, params = by_path.get(here, ("weighted-mean" if key == "aggregator" else "", {}))
+        tables.append({**params, "name": name} if name else None)
+    aggregator, before = tables
+    cohort, absent = strategy.get("cohort", clients.get("count", 10)), 0.0
+    stragglers = clients.get("stragglers")
+    if isinstance(stragglers, dict) and stragglers.get("partial") is False:
+        absent = stragglers.get("fraction", 0.5)
+    if aggregator is None or type(cohort) is not int or cohort < 1:
+        return []
+    if type(absent) not in (int, float) or not 0 <= absent <= 1 or round((1 - absent) * cohort) == 0:
+        return []  # told already
+    text = trial.cohort(cohort, aggregator, before, absent)
+    where = "aggregator" if "aggregator" in strategy else "pre_aggregation"
+    return [(("strategy", where), ((), text))] if text else []
 
 
 def _defended(

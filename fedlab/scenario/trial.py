@@ -104,6 +104,36 @@ def trace(path: str) -> list[Fault]:
     return []
 
 
+def cohort(
+    size: int, aggregator: Mapping[str, Any], before: Mapping[str, Any] | None, absent: float = 0.0
+) -> str:
+    """Why a round cannot be aggregated, or nothing.
+
+    Args:
+        size: clients that a round asks.
+        aggregator, before: the aggregator and the pre-aggregation, with "name" and parameters.
+        absent: share of them that is left out of the round.
+    """
+    from fedlab.strategies.aggregators import PreAggregated, as_aggregator, minimum
+
+    try:
+        found = as_aggregator(plugins.build("aggregators", aggregator))
+        if before is not None:
+            found = PreAggregated(plugins.build("preaggregators", before), found)
+        least = minimum(found)
+    except Exception:  # what a stranger's plugin makes of it is for the run to say
+        return ""
+    left = round((1.0 - absent) * size)
+    if left >= least:
+        return ""
+    whom = f"{size} clients, of whom stragglers leave {left}" if left < size else f"{size} clients"
+    behind = f" after {before['name']!r}" if before else ""
+    return (
+        f"the aggregator {aggregator['name']!r}{behind} combines at least {least} updates as it is set, but a"
+        f" round asks {whom}; raise strategy.cohort, or expect fewer attackers (f)"
+    )
+
+
 def network(
     dataset: str | None,
     model: str,

@@ -82,6 +82,43 @@ def test_a_defense_that_cannot_take_the_model_is_told() -> None:
     assert list(problems) == ["defenses.0"] and "batch norm" in problems["defenses.0"]
 
 
+KRUM = "strategy.aggregator={name='krum',f=2}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place", "message"),
+    [
+        (
+            [KRUM, "strategy.cohort=6"],
+            "strategy.aggregator",
+            "'krum' combines at least 7 updates as it is set, but a round asks 6 clients; raise",
+        ),
+        (
+            ["strategy.pre_aggregation={name='nnm',f=5}"],
+            "strategy.pre_aggregation",
+            "'weighted-mean' after 'nnm' combines at least 11",
+        ),
+        (
+            [KRUM, "clients.stragglers={fraction=0.4,partial=false}"],
+            "strategy.aggregator",
+            "a round asks 10 clients, of whom stragglers leave 6",
+        ),
+    ],
+)
+def test_a_round_that_its_aggregator_cannot_combine_is_told(
+    overrides: list[str], place: str, message: str
+) -> None:
+    """Krum needs 2f + 3 = 7 updates, NNM 2f + 1 = 11; of 10 clients round(0.6 · 10) = 6 are no stragglers."""
+    problems = told(BASE, *overrides)
+    assert list(problems) == [place] and message in problems[place]
+
+
+def test_a_round_of_just_enough_clients_is_valid() -> None:
+    assert load(BASE, [KRUM, "strategy.cohort=7"])
+    assert load(BASE, [KRUM, "clients.stragglers={fraction=0.3,partial=false}"])
+    assert load(BASE, [KRUM, "clients.stragglers={fraction=0.9}", "clients.local_epochs=2"])
+
+
 @pytest.mark.parametrize(
     "override",
     [
