@@ -35,7 +35,7 @@ from fedlab.strategies.deltas import BLOCK, averaged, deltas, flatten, unflatten
 from fedlab.strategies.replies import averages, figures, finite, only
 from fedlab.strategies.sampling import Sampler, uniform
 from fedlab.strategies.schedules import Stragglers, Synchronous
-from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer
+from fedlab.strategies.server_optimizers import OptimizerState, ServerOptimizer, stepped
 from fedlab.tasks import State
 
 
@@ -167,7 +167,7 @@ class Composition(Strategy):
         try:
             delta, uplinks, states = self._combined(valid, records, about, facts, server_round)
             delta, state = self.server.end(before, delta, uplinks, self.server_state or {}, facts)
-            step, optimizer_state = self.optimizer.step(delta, self.optimizer_state)
+            step, optimizer_state = stepped(self.optimizer, delta, self.optimizer_state)
         except PluginError as error:
             self.why_skipped = str(error)
             return None, None

@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedlab.errors import UsageError
+from fedlab.errors import PluginError, UsageError
 
 OptimizerState = dict[str, Any]
 AboveZero = Annotated[float, Field(gt=0)]
@@ -37,6 +37,39 @@ class ServerOptimizer(Protocol):
 
     def step(self, delta: Tensor, state: OptimizerState) -> tuple[Tensor, OptimizerState]:
         """(d,) float64 in, (d,) float64 to be added to the parameters out; `state` is empty at first."""
+
+
+def stepped(
+    optimizer: ServerOptimizer, delta: Tensor, state: OptimizerState
+) -> tuple[Tensor, OptimizerState]:
+    """The step, in float64; an answer that is no finite vector of floating-point numbers (d,) is refused.
+
+    Raises:
+        PluginError: the optimizer failed, or returned something else.
+    """
+    name = type(optimizer).__name__
+    try:
+        answer: Any = optimizer.step(delta, state)
+    except PluginError:
+        raise
+    except Exception as error:  # a plugin may raise anything
+        raise PluginError(f"server optimizer {name} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
+        raise PluginError(
+            f"server optimizer {name} returned a {type(answer).__name__}; expected a pair (step, state), the"
+            " state a dict"
+        )
+    step, new_state = answer
+    if not isinstance(step, Tensor) or step.shape != delta.shape:
+        got = tuple(step.shape) if isinstance(step, Tensor) else type(step).__name__
+        raise PluginError(
+            f"server optimizer {name} returned {got}; expected a tensor of shape {tuple(delta.shape)}"
+        )
+    if not step.dtype.is_floating_point:
+        raise PluginError(f"server optimizer {name} returned {step.dtype}; expected torch.float64")
+    if not bool(torch.isfinite(step).all()):
+        raise PluginError(f"server optimizer {name} returned non-finite numbers for a finite update")
+    return step.double(), new_state
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,36 @@ def test_a_broken_round_changes_nothing(breaks: Any) -> None:
     assert aggregator == {"": {"asked": 1}}
 
 
+class Stepping:
+    """A server optimizer that answers as it is told."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer = answer
+
+    def step(self, delta: torch.Tensor, state: dict[str, Any]) -> Any:
+        return self.answer(delta)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda v: (v[:-1], {}), "Stepping returned (1,); expected a tensor of shape (2,)"),
+        (lambda v: (None, {}), "Stepping returned NoneType; expected a tensor"),
+        (lambda v: v, "Stepping returned a Tensor; expected a pair (step, state)"),
+        (lambda v: (v.int(), {}), "Stepping returned torch.int32; expected torch.float64"),
+        (lambda v: (v * float("nan"), {}), "Stepping returned non-finite numbers"),
+        (lambda v: v[9], "Stepping failed: IndexError"),
+    ],
+)
+def test_a_round_that_the_server_optimizer_breaks_changes_nothing(answer: Any, message: str) -> None:
+    strategy = Composition(Counting(), Stepping(answer), Synchronous(3, 0), ["w"])
+    arrays = ArrayRecord({name: Array(value) for name, value in START.items()})
+    messages = list(strategy.configure_train(1, arrays, ConfigRecord(), SimulationGrid(adding_app(), 3)))
+    answers = [reply(message, [5.0, 2.0], 1) for message in messages]
+    assert strategy.aggregate_train(1, answers) == (None, None)
+    assert message in strategy.why_skipped and strategy.aggregator_states == {}
+
+
 def test_a_round_with_fewer_than_the_minimum_is_skipped() -> None:
     rule = Counting()
     rule.minimum = 3  # type: ignore[attr-defined]
