@@ -25,7 +25,7 @@ from fedlab.clients.cohort import CohortResult, Standing, joined
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work
 from fedlab.clients.tracing import Traced
-from fedlab.errors import FedlabError
+from fedlab.errors import FedlabError, PluginError
 from fedlab.runtime.arrays import aligned
 from fedlab.tasks import Dataset, FunctionalModel, State
 
@@ -207,6 +207,12 @@ class LocalTraining:
         batch = self.rule.perturb(by_inputs, parameters, batch)
         gradients = self._gradients(buffers)
         direction, aux, carry = self.rule.direction(gradients, parameters, batch, carry)
+        wrong = [name for name, value in parameters.items() if _shape(direction, name) != value.shape]
+        if wrong:
+            raise PluginError(
+                f"local rule {type(self.rule).__name__} steps along {_shape(direction, wrong[0])} for"
+                f" {wrong[0]!r}; expected a tensor of shape {tuple(parameters[wrong[0]].shape)}"
+            )
         return direction, aux.buffers if self.rule.shares_buffers else buffers, carry, aux.loss
 
     def _sum(self, parameters: State, buffers: State, batch: Batch) -> State:
@@ -251,3 +257,8 @@ def _choose(still: Tensor, old: State, new: State) -> State:
 def _share_memory(one: State, other: State) -> bool:
     mine = {value.untyped_storage().data_ptr() for value in one.values()}
     return any(value.untyped_storage().data_ptr() in mine for value in other.values())
+
+
+def _shape(direction: State, name: str) -> tuple[int, ...] | None:
+    """Of a direction that a plugin made; None where it has none."""
+    return tuple(direction[name].shape) if name in direction else None
