@@ -90,6 +90,12 @@ class DPSGD(Defense):
             sigma = _calibrate(self.epsilon, self.delta, federation)
         if sigma is None:
             raise UsageError("dp-sgd has neither a noise_multiplier nor a target epsilon")
+        if _keeps_parameters(rule):
+            raise UsageError(
+                f"dp-sgd cannot protect the local rule {type(rule).__name__}: clients test their personal"
+                " models themselves and send the result, which no noise covers; choose a rule without"
+                " personal parameters"
+            )
         return PrivateRule(rule, sigma, self.max_grad_norm, federation.config.batch_size)
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
@@ -127,6 +133,12 @@ class DPSGD(Defense):
             participations=ledger.participations(),
             reason=_why_none(sigma, worst),
         )
+
+
+def _keeps_parameters(rule: LocalRule) -> bool:
+    while isinstance(rule, WrappedRule):
+        rule = rule.inner
+    return type(rule).personal is not LocalRule.personal
 
 
 def _why_none(sigma: float, worst: float) -> str | None:

@@ -87,6 +87,12 @@ def _reach(run: Run, attacks: list[str]) -> list[str]:
         f"Attacks tried: {', '.join(attacks)}. One that recovered nothing shows that it did not, and not"
         " that no attack could."
     )
+    rule = ((run.scenario.get("strategy") or {}).get("local_rule") or {}).get("name", "fedavg")
+    if rule != "fedavg":
+        tried += (
+            f" They took updates for plain SGD's, and used nothing that the local rule {rule} sends beside"
+            " the update, or between rounds."
+        )
     rounds = (run.scenario.get("audit") or {}).get("rounds")
     if not rounds:
         return [tried, "The observed rounds are not recorded in the scenario."]

@@ -125,8 +125,8 @@ class Composition(Strategy):
             said = about | ({EPOCHS: epochs} if epochs else {}) | ({LOST: since} if since else {})
             contents[epochs, since] = RecordDict({**records, "config": ConfigRecord(said)})
         return [
-            Message(contents[task], dst_node_id=node, message_type=MessageType.TRAIN)
-            for node, task in tasks.items()
+            Message(contents[tasks[node]], dst_node_id=node, message_type=MessageType.TRAIN)
+            for node in self.schedule.order(list(tasks), server_round)
         ]
 
     def aggregate_train(

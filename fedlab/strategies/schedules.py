@@ -77,6 +77,17 @@ class Synchronous:
             self.sampler, self.sampler(population, self.size(len(nodes)), round, generator), nodes
         )
 
+    def order(self, cohort: list[int], round: int) -> list[int]:
+        """The order in which a round's clients are asked: ascending, or drawn under over-selection.
+
+        Of replies that arrive at the same time, those asked first count: without a draw, of a fleet whose
+        devices are equally quick the highest ids would never be heard.
+        """
+        if self.over_selection == 1.0:
+            return cohort
+        drawn = seeds.numpy_generator(self.seed, "order", round).permutation(len(cohort))
+        return [cohort[int(position)] for position in drawn]
+
 
 @dataclass(frozen=True)
 class Stragglers:

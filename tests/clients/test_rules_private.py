@@ -10,7 +10,9 @@ from fedlab_defenses.dp_sgd import DPSGD, PrivateRule
 from fedlab.clients import ClientConfig, Federation
 from fedlab.clients.batches import ClientJob
 from fedlab.clients.loop import LocalTraining
+from fedlab.clients.rules.hyperfl import HyperFL
 from fedlab.clients.rules.momentum import FedAvgMVR
+from fedlab.clients.rules.personal import PersonalHead
 from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.clients.rules.scaffold_momentum import ScaffoldMVR
 from fedlab.errors import UsageError
@@ -70,3 +72,10 @@ def test_a_control_variate_under_dp_sgd_is_made_of_what_the_noise_covers(small_d
     empty = [np.array([], dtype=np.int64)] * 6
     one, other = run(np.arange(12), empty), run(np.arange(40, 52), empty)
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("rule", [PersonalHead, HyperFL])
+def test_rules_whose_clients_test_models_of_their_own_are_refused(rule: type[LocalRule]) -> None:
+    """What they answer is weighted by their labels, and has no noise."""
+    with pytest.raises(UsageError, match=f"cannot protect the local rule {rule.__name__}.*personal"):
+        DPSGD(noise_multiplier=1.0).local_rule(rule(), FEDERATION)

@@ -31,7 +31,7 @@ SCENARIO: dict[str, Any] = {
         "evaluate_every": 2,
         "server_optimizer": {"momentum": 0.5},
     },
-    "devices": {"time": {"name": "log-normal", "sigma": 0.5}, "per_example": 0.01, "dropout": 0.1},
+    "devices": {"time": {"name": "log-normal", "sigma": 0.5}, "per_example": 0.01, "dropout": 0.2},
     "audit": {"rounds": [1, 2], "victims": 2},
     "defenses": [
         {"name": "none"},
