@@ -7,7 +7,7 @@ import pytest
 import torch
 from fedlab_defenses.dp_sgd import DPSGD, PrivateRule
 
-from fedlab.clients import ClientConfig, Federation
+from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.batches import ClientJob
 from fedlab.clients.loop import LocalTraining
 from fedlab.clients.rules.hyperfl import HyperFL
