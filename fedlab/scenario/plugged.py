@@ -158,6 +158,10 @@ def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any])
         found += [(here, fault) for fault in faults]
         if not faults:
             found += _defended(dataset, model, sound)
+    here = ("strategy", "local_rule")
+    if here in by_path:
+        told = clients if isinstance(clients, dict) else {}
+        found += [(here, fault) for fault in trial.local_rule(*by_path[here], told)]
     here = ("devices", "time")
     if here in by_path:
         name, params = by_path[here]

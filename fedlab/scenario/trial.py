@@ -84,6 +84,24 @@ def partition(
     return []
 
 
+def local_rule(name: str, params: Mapping[str, Any], clients: Mapping[str, Any]) -> list[Fault]:
+    """What a local rule refuses of the way in which clients are to train, as far as that is sound."""
+    from fedlab.clients.config import ClientConfig
+
+    numbers = {
+        key: value
+        for key, value in clients.items()
+        if key in ClientConfig.__dataclass_fields__ and type(value) in (int, float)
+    }
+    check = getattr(plugins.build("local_rules", {**params, "name": name}), "check", None)
+    try:
+        if callable(check):
+            check(ClientConfig(**numbers))
+    except FedlabError as error:
+        return [((), str(error))]
+    return []
+
+
 def time(spread: Callable[..., Any], params: Mapping[str, Any]) -> list[Fault]:
     """What is wrong with the parameters of a spread of computing times."""
     try:

@@ -52,6 +52,11 @@ def told(given: Any, *overrides: str) -> dict[str, str]:
         # 1797 digits without a fifth of them: 1438 (see the data set's own tests).
         ("clients.count=1439", "clients.partition", "digits has 1438 for training"),
         ("strategy.local_rule={name='fedprox',mu=-1.0}", "strategy.local_rule.mu", "number >= 0"),
+        (
+            "strategy.local_rule={name='fedprox',mu=20.0}",
+            "strategy.local_rule",
+            "their product must be less than 2",
+        ),
         ("strategy.local_rule={name='fedavg-m',beta=0.0}", "strategy.local_rule.beta", "got 0.0; expected"),
         ("strategy.local_rule={name='scaffold',option='III'}", "strategy.local_rule.option", '"I" or "II"'),
         ("strategy.local_rule='fedpox'", "strategy.local_rule", 'Did you mean "fedprox"?'),

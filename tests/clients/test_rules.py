@@ -184,3 +184,11 @@ def test_fednova_refuses_what_it_has_no_formula_for_before_the_first_round(small
     with pytest.raises(UsageError, match="their product must be less than 1"):
         CohortApp(small_task, owners, FedNova(mu=10.0), ClientConfig(learning_rate=0.1), seed=1)
     CohortApp(small_task, owners, FedNova(), ClientConfig(momentum=0.9), seed=1)
+
+
+def test_fedprox_refuses_a_term_under_which_every_step_leads_away(small_task: Task) -> None:
+    """w - x <- (1 - ημ)(w - x): from ημ = 2 on it grows."""
+    owners = [np.arange(5)]
+    with pytest.raises(UsageError, match=r"fedprox with mu = 20\.0 .* less than 2"):
+        CohortApp(small_task, owners, FedProx(mu=20.0), ClientConfig(learning_rate=0.1), seed=1)
+    CohortApp(small_task, owners, FedProx(mu=19.9), ClientConfig(learning_rate=0.1), seed=1)

@@ -14,6 +14,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedlab.clients.config import ClientConfig
 from fedlab.clients.rules.contract import Aux, Batch, Carry, GradFn, LocalRule, Work, slot, slotted
 from fedlab.errors import UsageError
 from fedlab.tasks import State
@@ -32,6 +33,14 @@ class FedProx(LocalRule):
         if not 0.0 <= mu < float("inf"):
             raise UsageError(f"mu = {mu}; expected a finite number >= 0")
         self.mu = mu
+
+    def check(self, config: ClientConfig) -> None:
+        if not config.learning_rate * self.mu < 2.0:
+            raise UsageError(
+                f"fedprox with mu = {self.mu} and clients.learning_rate = {config.learning_rate}: their"
+                " product must be less than 2, or each step moves a client further from the model that"
+                " holds it; lower one"
+            )
 
     def start(self, parameters: State, memory: State, server: State, work: Work) -> Carry:
         return slotted("anchor", parameters) if self.mu else {}
