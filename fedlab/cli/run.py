@@ -166,6 +166,8 @@ def _show(audit: AuditReport, *, json: bool) -> None:
 
 def summary(data: dict[str, Any]) -> Any:
     """One row per (defense, mode, attack); what belongs to the defense stands in its first row only."""
+    from fedlab.report.reading import epsilon as rounded_up
+
     table = grid("defense", "clients", "accuracy", "ε", "attack", "PSNR dB", "null dB", "recovered")
     for column in table.columns[2:4] + table.columns[5:]:
         column.justify = "right"
@@ -177,7 +179,7 @@ def summary(data: dict[str, Any]) -> Any:
             str(trained["defense"]),
             str(trained.get("client_mode", "")),
             _number(trained["accuracy"], ".3f"),
-            "none" if epsilon is None else _number(epsilon, ".2f"),
+            "none" if epsilon is None else rounded_up(epsilon),
         ]
         rows = [row for row in data["attacks"] if _cell(row) == cell]
         for row in rows or [{}]:

@@ -29,7 +29,7 @@ def test_the_table_holds_scores_controls_utility_and_guarantees(
     rows = [line.split() for line in fedlab("run", scenario).out.splitlines()]
     assert ["none", "train", "0.931", "none", "linear-layer", "151.3", "6.0", "100%"] in rows
     assert ["dropout-inversion", "–", "–", "attack", "failed"] in rows
-    assert ["dp-sgd", "train", "0.500", "3.14", "no", "attacks"] in rows
+    assert ["dp-sgd", "train", "0.500", "3.15", "no", "attacks"] in rows
 
 
 def test_progress_and_noise_go_to_stderr_and_quiet_silences_progress(
