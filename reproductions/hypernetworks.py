@@ -137,7 +137,7 @@ def bars(found: Found) -> list[Bar]:
 
 COMMON = {
     "FedAvg": Variant(("strategy.local_rule=fedavg", MOMENTUM)),
-    "alone": Variant((MOMENTUM,), Alone),
+    "alone": Variant(("strategy.local_rule=fedavg", MOMENTUM), Alone),
 }
 
 STUDY = Study(

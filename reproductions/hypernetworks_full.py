@@ -36,7 +36,7 @@ STUDY = Study(
     " steps of one client",
     variants={
         "FedAvg": Variant(("strategy.local_rule=fedavg", MOMENTUM)),
-        "alone": Variant((MOMENTUM,), Alone),
+        "alone": Variant(("strategy.local_rule=fedavg", MOMENTUM), Alone),
         "HyperFL": Variant(),
         "HyperFL + MIP": Variant(("strategy.local_rule.mip=true",)),
         "pFedHN": Variant(("strategy.local_rule=fedavg", *STEPS)),
