@@ -12,7 +12,8 @@ from fedlab.cli import catalogue
 from fedlab.cli.plugins import usage
 from fedlab.scenario import load
 
-BASE = 'schema = 1\nseed = 3\n[task]\ndataset = "digits"\nmodel = "mlp"\n'
+BASE = 'schema = 1\nseed = 3\n[task]\ndataset = "digits"\nmodel = "mlp"\n[clients]\nlocal_epochs = 2\n'
+"""HyperFL needs an epoch for the classifier and one for the rest."""
 KINDS = ("local_rules", "samplers", "preaggregators", "aggregators", "server_optimizers", "adversaries")
 EVERYTHING = [(kind, name) for kind in KINDS for name in catalogue.names(kind) if name != "own"]
 WITHOUT_PAPER = {"uniform", "poisson", "available", "mean"}
