@@ -4,6 +4,6 @@ from fedlab.scenario.loading import load as load
 from fedlab.scenario.loading import resolved_toml as resolved_toml
 from fedlab.scenario.reference import json_schema as json_schema
 from fedlab.scenario.schema import Labelled as Labelled
-from fedlab.scenario.schema import Plugin as Plugin
 from fedlab.scenario.schema import Scenario as Scenario
+from fedlab.scenario.sections import Plugin as Plugin
 from fedlab.scenario.source import shipped as shipped

@@ -9,24 +9,23 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, TypeGuard
+from typing import Any
 
-from fedlab.scenario.places import Path
-from fedlab.scenario.schema import Availability, Scenario, Stragglers, is_count
-
-Mistake = tuple[Path, str]
+from fedlab.scenario import device_rules
+from fedlab.scenario.given import Mistake, is_count, is_number, table
+from fedlab.scenario.schema import Scenario, Stragglers
 
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """All broken rules, each with the path that should change."""
-    checks = (_exclusive, _cohort, _stragglers, _adversaries, _availability, _runtime, _audit, _twice)
-    return [mistake for check in checks for mistake in check(data)]
+    checks = (_exclusive, _cohort, _stragglers, _adversaries, _runtime, _audit, _twice)
+    return [mistake for check in checks for mistake in check(data)] + device_rules.mistakes(data)
 
 
 def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
     if "seed" in data and "seeds" in data:
         yield ("seed",), "seed and seeds are both given; expected one of them"
-    clients = _table(data, "clients")
+    clients = table(data, "clients")
     if "local_steps" in clients and "local_epochs" in clients:
         yield (
             ("clients", "local_steps"),
@@ -39,16 +38,10 @@ def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
             ("clients", "stragglers"),
             "stragglers get through some of their epochs, but local_steps is given; expected local_epochs",
         )
-    devices = _table(data, "devices")
-    if "trace" in devices and "time" in devices:
-        yield (
-            ("devices", "trace"),
-            "trace and time are both given; expected one: measured times, or a spread to draw them from",
-        )
 
 
 def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
-    count, strategy = _count(data, "clients", "count"), _table(data, "strategy")
+    count, strategy = _count(data, "clients", "count"), table(data, "strategy")
     cohort = strategy.get("cohort", count)
     if count is None or not is_count(cohort):
         return
@@ -64,7 +57,7 @@ def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
             ("strategy", "quorum"),
             f"got {quorum}; expected at most {cohort}, the replies that a round waits for (strategy.cohort)",
         )
-    if _number(factor) and cohort * factor > count * (1 + 1e-9):
+    if is_number(factor) and cohort * factor > count * (1 + 1e-9):
         yield (
             ("strategy", "over_selection"),
             f"got {factor}; {factor} times a cohort of {cohort} is more than {count}, the number of clients;"
@@ -73,7 +66,7 @@ def _cohort(data: dict[str, Any]) -> Iterator[Mistake]:
 
 
 def _stragglers(data: dict[str, Any]) -> Iterator[Mistake]:
-    clients = _table(data, "clients")
+    clients = table(data, "clients")
     given, epochs = clients.get("stragglers"), clients.get("local_epochs", 1)
     if not isinstance(given, dict) or "local_steps" in clients:
         return
@@ -83,9 +76,9 @@ def _stragglers(data: dict[str, Any]) -> Iterator[Mistake]:
             "stragglers do fewer epochs than the others, but those do 1; raise clients.local_epochs, or leave"
             " stragglers out of the round (partial = false)",
         )
-    cohort = _table(data, "strategy").get("cohort", _count(data, "clients", "count"))
+    cohort = table(data, "strategy").get("cohort", _count(data, "clients", "count"))
     fraction = given.get("fraction", Stragglers.model_fields["fraction"].default)
-    if given.get("partial") is False and is_count(cohort) and _number(fraction) and fraction <= 1:
+    if given.get("partial") is False and is_count(cohort) and is_number(fraction) and fraction <= 1:
         if round((1 - fraction) * cohort) == 0:
             yield (
                 ("clients", "stragglers", "fraction"),
@@ -116,7 +109,7 @@ def _adversaries(data: dict[str, Any]) -> Iterator[Mistake]:
                 )
             taken += len(clients)
             named += [one for one in clients if isinstance(one, int)]
-        elif _number(fraction) and fraction <= 1 and count is not None:
+        elif is_number(fraction) and fraction <= 1 and count is not None:
             taken += round(fraction * count)
     twice = [str(one) for one, times in Counter(named).items() if times > 1]
     if twice:
@@ -128,21 +121,10 @@ def _adversaries(data: dict[str, Any]) -> Iterator[Mistake]:
         )
 
 
-def _availability(data: dict[str, Any]) -> Iterator[Mistake]:
-    given = _table(_table(data, "devices"), "availability")
-    period, up = (given.get(key, Availability.model_fields[key].default) for key in ("period", "up"))
-    if _number(period) and _number(up) and up > period:
-        where = "up" if "up" in given else "period"
-        yield (
-            ("devices", "availability", where),
-            f"up is {up:g} and period {period:g}; expected a device to be there for the period at most",
-        )
-
-
 def _runtime(data: dict[str, Any]) -> Iterator[Mistake]:
-    runtime = _table(data, "runtime")
+    runtime = table(data, "runtime")
     gpus, address = runtime.get("num_gpus"), runtime.get("address")
-    if _number(gpus) and gpus > 1 and gpus != int(gpus):
+    if is_number(gpus) and gpus > 1 and gpus != int(gpus):
         yield ("runtime", "num_gpus"), f"got {gpus}; expected a fraction up to 1, or a whole number"
     if isinstance(address, str) and address != "auto":
         host, _, port = address.rpartition(":")
@@ -155,7 +137,7 @@ def _runtime(data: dict[str, Any]) -> Iterator[Mistake]:
 
 
 def _audit(data: dict[str, Any]) -> Iterator[Mistake]:
-    audit = _table(data, "audit")
+    audit = table(data, "audit")
     observed = audit.get("rounds", [1])
     if not isinstance(observed, list) or not observed or not all(map(is_count, observed)):
         return
@@ -167,7 +149,7 @@ def _audit(data: dict[str, Any]) -> Iterator[Mistake]:
             f"round {', '.join(map(str, beyond))} never happens; expected rounds from 1 to {rounds}"
             " (strategy.rounds)",
         )
-    cohort = _table(data, "strategy").get("cohort", _count(data, "clients", "count"))
+    cohort = table(data, "strategy").get("cohort", _count(data, "clients", "count"))
     victims = audit.get("victims")
     if not beyond and is_count(victims) and is_count(cohort):
         possible = cohort * len(set(observed))
@@ -204,17 +186,8 @@ def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
                 yield path, f"{', '.join(repeated)} is given twice; expected each once"
 
 
-def _number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _count(data: dict[str, Any], table: str, key: str) -> int | None:
+def _count(data: dict[str, Any], section: str, key: str) -> int | None:
     """The number, or its default, or None where something else stands."""
-    default = getattr(getattr(Scenario.model_fields[table], "default", None), key)
-    value = _table(data, table).get(key, default)
+    default = getattr(getattr(Scenario.model_fields[section], "default", None), key)
+    value = table(data, section).get(key, default)
     return value if is_count(value) else None

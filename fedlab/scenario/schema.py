@@ -7,66 +7,37 @@ with five mistakes gets five messages. Attribute docstrings become the descripti
 
 from __future__ import annotations
 
-import copy
-from typing import Annotated, Any, Literal, TypeGuard
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from fedlab.scenario.devices import Devices
+from fedlab.scenario.given import is_count, table
+from fedlab.scenario.sections import (
+    Count,
+    Momentum,
+    Name,
+    NotNegative,
+    Plugin,
+    PluginOrName,
+    Positive,
+    Section,
+    Seed,
+    as_table,
+)
 
 Mode = Literal["train", "eval"]
-
-NAME = "^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$"
-"""Names become file names: a start that is neither a dot (`..`) nor a dash (an option)."""
-
-Name = Annotated[
-    str,
-    Field(
-        pattern=NAME,
-        json_schema_extra={"x-words": "a name: 1 to 64 letters, digits and . _ -, no leading . or -"},
-    ),
-]
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-
-
-def _as_table(value: object) -> object:
-    """`model = "mlp"` is short for `model = { name = "mlp" }`."""
-    return {"name": value} if isinstance(value, str) else value
 
 
 def _as_optimizer(value: object) -> object:
     """`server_optimizer = { learning_rate = 0.5 }` is plain SGD."""
-    table = _as_table(value)
-    return {"name": "sgd", **table} if isinstance(table, dict) else table
+    found = as_table(value)
+    return {"name": "sgd", **found} if isinstance(found, dict) else found
 
 
 def _as_list(value: object) -> object:
     """`mode = "train"` is short for `mode = ["train"]`."""
     return [value] if isinstance(value, str) else value
-
-
-class Section(BaseModel):
-    """What all tables of a scenario share."""
-
-    model_config = ConfigDict(
-        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class Plugin(Section):
-    """A plugin's name and, beside it, its parameters."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: Name
-    """Name of the plugin: `fedlab list` shows which there are."""
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """The parameters, as TOML values."""
-        return copy.deepcopy(self.model_extra or {})
 
 
 class Labelled(Plugin):
@@ -90,7 +61,6 @@ class Adversary(Labelled):
     """Which clients, by number."""
 
 
-PluginOrName = Annotated[Plugin, BeforeValidator(_as_table, json_schema_input_type=Name | Plugin)]
 Modes = Annotated[
     tuple[Mode, ...],
     Field(min_length=1, strict=False),
@@ -152,7 +122,7 @@ class Strategy(Section):
 
     name: Name = "fedavg"
     """Schedule: `fedlab list strategies`."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
     """The strategy's own parameters, if it has any: `fedlab info NAME`."""
     rounds: Count = 10
     """Number of rounds."""
@@ -179,38 +149,6 @@ class Strategy(Section):
     """Virtual seconds after which a round goes on with the replies it has; waits for all unless given."""
     quorum: Count = 1
     """Valid replies that a round needs; with fewer, the model stays as it was."""
-
-
-class Availability(Section):
-    """When a device can work: `up` seconds of every `period`, each device with a shift of its own."""
-
-    period: Positive = 86400.0
-    """Length of a day, in virtual seconds."""
-    up: Positive = 28800.0
-    """For how many of them a device is there; work that is sent at another time waits."""
-
-
-class Devices(Section):
-    """How long the simulated devices take, in virtual seconds. All of it is drawn from the seed."""
-
-    time: PluginOrName = Plugin(name="constant")
-    """How the computing times of devices are spread: `fedlab list times`. A device's own is drawn once."""
-    per_example: NotNegative = 0.0
-    """Virtual seconds per record that a client works through, on a device of median speed; beside `time`.
-    A device that is twice as slow there is twice as slow here."""
-    download_mbps: Positive | None = None
-    """Megabits a second at which a device receives the model; no time unless given."""
-    upload_mbps: Positive | None = None
-    """Megabits a second at which a device sends its update, which is taken to be as large as the model; no
-    time unless given."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Probability that a device falls silent while it works on a message: its work is lost, and the server
-    knows when the reply would have been due."""
-    availability: Availability | None = None
-    """When devices can work; always unless given."""
-    trace: str | None = None
-    """CSV file with the columns `device` and `seconds`, one row per device, used in turn when there are more
-    clients than rows; instead of `time`. As for data sets, the path is seen from the current directory."""
 
 
 class Guard(Section):
@@ -331,24 +269,14 @@ class Scenario(Section):
         if not isinstance(data, dict):
             return data
         data = data if "seeds" in data else {"seed": 0, **data}
-        filled = {key: _table(data, key) for key in ("clients", "strategy", "audit")}
+        filled = {key: dict(table(data, key)) for key in ("clients", "strategy", "audit")}
         count = filled["clients"].get("count", 10)
         if is_count(count):
             filled["strategy"].setdefault("cohort", count)
         cohort, rounds = filled["strategy"].get("cohort"), filled["audit"].get("rounds", [1])
         if is_count(cohort) and isinstance(rounds, list | tuple):
             filled["audit"].setdefault("victims", min(8, cohort * max(1, len(rounds))))
-        return data | {key: table for key, table in filled.items() if isinstance(data.get(key, {}), dict)}
-
-
-def _table(data: dict[str, Any], key: str) -> dict[str, Any]:
-    value = data.get(key)
-    return dict(value) if isinstance(value, dict) else {}
-
-
-def is_count(value: object) -> TypeGuard[int]:
-    """Whether a value, before it is validated, is a number of things."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        return data | {key: found for key, found in filled.items() if isinstance(data.get(key, {}), dict)}
 
 
 SCHEMA = Scenario.model_json_schema()
