@@ -36,6 +36,7 @@ __all__ = [
 
 GIVEN = {
     "strategies": 0,
+    "staleness": 0,
     "local_rules": 0,
     "samplers": 4,
     "preaggregators": 0,
@@ -62,6 +63,7 @@ KINDS = tuple(GIVEN)
 HOME = "fedlab-audit"
 
 _METHODS = {
+    "staleness": "weight",
     "local_rules": "direction",
     "samplers": "__call__",
     "preaggregators": "__call__",
@@ -227,5 +229,10 @@ def _distribution(entry: metadata.EntryPoint) -> str:
 
 def singular(kind: str) -> str:
     """One of a kind: `attacks` is `attack`."""
-    names = {"strategies": "strategy", "datasets": "data set", "adversaries": "adversary"}
+    names = {
+        "strategies": "strategy",
+        "staleness": "staleness weight",
+        "datasets": "data set",
+        "adversaries": "adversary",
+    }
     return names.get(kind, kind[:-1].replace("_", " "))

@@ -15,6 +15,7 @@ from fedlab.scenario import overrides as changes
 from fedlab.scenario import places, plugged, rules, source
 from fedlab.scenario.places import Path
 from fedlab.scenario.schema import SCHEMA, Scenario
+from fedlab.scenario.variants import distinct, entries
 from fedlab.signature import describe, shown
 
 
@@ -61,6 +62,9 @@ def _tables(scenario: Scenario) -> dict[str, Any]:
     data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
     if scenario.clients.local_steps is not None:
         del data["clients"]["local_epochs"]  # of the two, a scenario gives one
+    data["strategies"] = [distinct(one, data["strategy"]) for one in data["strategies"]]
+    if not scenario.strategies:
+        del data["strategies"]
     if not scenario.strategy.options:
         del data["strategy"]["options"]
     if scenario.devices.trace is not None:
@@ -89,6 +93,8 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
     """pydantic's findings in the words of the schema: what was got, what is expected."""
     found = []
     for item in error.errors():
+        if _taken_over(item["loc"], data):
+            continue
         path = _in_data(item["loc"], data, missing=item["type"] == "missing")
         node = _node(path)
         if item["type"] == "extra_forbidden":
@@ -110,6 +116,15 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
         for path, text in found
         if not any(len(other) > len(path) and other[: len(path)] == path for other in paths)
     ]
+
+
+def _taken_over(location: tuple[str | int, ...], data: dict[str, Any]) -> bool:
+    """Whether pydantic speaks of a key that an entry of [[strategies]] has from [strategy], which is told."""
+    match location:
+        case ("strategies", int(index), key, *_):
+            entry = entries(data)[index]
+            return isinstance(entry, dict) and key not in entry
+    return False
 
 
 def _in_data(location: tuple[str | int, ...], data: Any, *, missing: bool) -> Path:

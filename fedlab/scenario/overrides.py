@@ -2,6 +2,7 @@
 
     --set strategy.rounds=50   --set clients.mode='["train","eval"]'   --set task.model=lenet
     --set task.model.width=64  --set defenses.1.noise_multiplier=2     --set defenses.dp-sgd.delta=1e-6
+    --set strategies.fedbuff.cohort=20
 
 The value is read as TOML; what is no TOML, and whatever goes where only text can stand, is text, so
 strings need no quotes. An element of a list is named by its index, its label or its name.
@@ -15,11 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedlab.errors import FedlabError, Problem, did_you_mean
+from fedlab.scenario.given import table
 from fedlab.scenario.places import Path
 from fedlab.scenario.plugged import parameters_at
 from fedlab.scenario.schema import SCHEMA, Scenario
 
-FREE = SCHEMA["$defs"]["Strategy"]["properties"]["options"]
+FREE: dict[str, Any] = SCHEMA["$defs"]["Strategy"]["properties"]["options"]
 """The schema of a table of a plugin's parameters that does not hold its name."""
 
 EXCLUSIVE = {
@@ -95,7 +97,7 @@ def _set(data: dict[str, Any], parts: tuple[str, ...], text: str) -> Path:
         if last:
             here[part] = _value(text, node, root)
         else:
-            inner = here[part] if part in here else _default(path)
+            inner = here[part] if part in here else _default(path, data)
             if not isinstance(inner, list):
                 inner = _table(inner)
             here[part] = inner
@@ -109,7 +111,7 @@ def _parameter(
     """The schema of a plugin's parameter."""
     known = set(properties)
     if options == [FREE]:
-        return {}  # checked with the plugin that they are for
+        return FREE  # checked with the plugin that they are for; one may be a plugin itself
     if any(option.get("additionalProperties") is True for option in options):
         try:
             parameters = {item.name: item for item in parameters_at(path, str(here.get("name")))}
@@ -166,8 +168,13 @@ def _table(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value if isinstance(value, dict) else {}
 
 
-def _default(path: Path) -> Any:
+def _default(path: Path, data: dict[str, Any]) -> Any:
     """What a scenario means when it leaves out the table or list at `path`."""
+    if path[0] == "strategies" and len(path) > 2:  # an entry means what [strategy] says
+        path = ("strategy", *path[2:])
+        here = table(data, "strategy").get(str(path[1]))
+        if here is not None:
+            return copy.deepcopy(here)
     node: Any = Scenario.model_validate({"schema": 1, "task": {"dataset": "digits", "model": "mlp"}})
     node = node.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"task"})
     for part in path:

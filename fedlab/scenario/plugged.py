@@ -9,7 +9,10 @@ from typing import Any
 from fedlab import plugins, signature
 from fedlab.errors import FedlabError, UnknownName
 from fedlab.scenario import trial
+from fedlab.scenario.given import Mistake, is_count, table
 from fedlab.scenario.places import Path
+from fedlab.scenario.sections import as_table
+from fedlab.scenario.variants import NAMED, across, entries
 from fedlab.signature import Parameter
 
 KINDS: dict[Path, str] = {
@@ -35,8 +38,11 @@ OWN_KEYS = {"attacks": {"name", "label"}, "defenses": {"name", "label"}} | {
 }
 """Keys of a list's elements beside the plugins' parameters."""
 
-UNNAMED = {("strategy", "server_optimizer"): "sgd"}
+UNNAMED: dict[Path, str] = {("strategy", "server_optimizer"): "sgd"}
 """Where a table may do without a name, and what it then stands for."""
+
+NESTED = {"staleness": "staleness"}
+"""Options of strategies that are plugins themselves, and their kinds."""
 
 CHEAP = (*LISTS, "strategy")
 """Tables whose plugins cost nothing to make, so that their constructors are asked about their ranges."""
@@ -77,7 +83,12 @@ def parameters_at(path: Path, name: str) -> list[Parameter]:
 
 
 def _kind_at(path: Path) -> str:
-    return KINDS[path[:1] if path[0] in LISTS else path[:2]]
+    return KINDS[path[:1] if path[0] in LISTS else _shared(path)[:2]]
+
+
+def _shared(path: Path) -> Path:
+    """Where in `[strategy]` that would stand which stands in an entry of `[[strategies]]`."""
+    return ("strategy", *path[2:]) if path[0] == "strategies" else path
 
 
 def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
@@ -95,26 +106,57 @@ def mistakes(data: dict[str, Any]) -> list[tuple[Path, str]]:
             continue
         found += [((*path, key), text) for key, text in faults if not infinite(params.get(key))]
         refused = []
-        if not faults and path[0] in CHEAP:
+        if not faults and _shared(path)[0] in CHEAP:
             refused = [(path, text) for text in _refusal(_kind_at(path), name, params)]
         found += refused
         if not faults and not refused:
             sound.append((path, name, params))
-    found += _trials(sound, data)
-    strategy = data.get("strategy")
-    name = strategy.get("name", "fedavg") if isinstance(strategy, dict) else "fedavg"
-    if isinstance(name, str):
-        options = strategy.get("options", {}) if isinstance(strategy, dict) else {}
-        try:
-            known = plugins.parameters("strategies", name)
-        except FedlabError as error:
-            found.append((("strategy", "name"), str(error)))
-        else:
-            faults = signature.fit(known, options)[1] if isinstance(options, dict) else []
-            found += [
-                (("strategy", "options", key), text) for key, text in faults if not infinite(options.get(key))
-            ]
-    return found
+    return [*found, *_trials(sound, data), *across(data, _strategy), *across(data, _combining)]
+
+
+def _strategy(data: dict[str, Any]) -> Iterator[Mistake]:
+    """An unknown strategy, and options that it does not have, or has otherwise."""
+    strategy = table(data, "strategy")
+    name, options = strategy.get("name", NAMED), strategy.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, dict):
+        return
+    try:
+        known = plugins.parameters("strategies", name)
+    except FedlabError as error:
+        yield ("strategy", "name"), str(error)
+        return
+    faults: list[Mistake] = [
+        (("strategy", "options", key), text) for key, text in signature.fit(known, options)[1]
+    ]
+    nested = {key: NESTED[key] for key in options if key in NESTED and key in {one.name for one in known}}
+    for key, kind in nested.items():
+        faults += [(("strategy", "options", *path), text) for path, text in _inside(key, kind, options[key])]
+    yield from (fault for fault in faults if not infinite(_at(data, fault[0])))
+
+
+def _inside(key: str, kind: str, given: Any) -> Iterator[Mistake]:
+    """What is wrong with a plugin that is an option of another, given by name or as a table."""
+    item = as_table(given)
+    if not isinstance(item, dict):
+        return
+    if not isinstance(item.get("name"), str):
+        yield (key, "name"), f"missing; expected one of {', '.join(plugins.names(kind))}"
+        return
+    params = {one: value for one, value in item.items() if one != "name"}
+    try:
+        faults = signature.fit(plugins.parameters(kind, item["name"]), params)[1]
+    except FedlabError as error:
+        yield (key, "name") if isinstance(given, dict) else (key,), str(error)
+        return
+    yield from (((key, one), text) for one, text in faults)
+    if not faults:
+        yield from (((key,), text) for text in _refusal(kind, item["name"], params))
+
+
+def _at(data: Any, path: Path) -> Any:
+    for part in path:
+        data = data.get(part) if isinstance(data, dict) else None
+    return data
 
 
 def infinite(value: object) -> bool:
@@ -158,10 +200,10 @@ def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any])
         found += [(here, fault) for fault in faults]
         if not faults:
             found += _defended(dataset, model, sound)
-    here = ("strategy", "local_rule")
-    if here in by_path:
-        told = clients if isinstance(clients, dict) else {}
-        found += [(here, fault) for fault in trial.local_rule(*by_path[here], told)]
+    told = clients if isinstance(clients, dict) else {}
+    for here, rule in by_path.items():
+        if _shared(here) == ("strategy", "local_rule"):
+            found += [(here, fault) for fault in trial.local_rule(*rule, told)]
     here = ("devices", "time")
     if here in by_path:
         name, params = by_path[here]
@@ -170,36 +212,26 @@ def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any])
     trace = devices.get("trace") if isinstance(devices, dict) else None
     if isinstance(trace, str):
         found += [(("devices", "trace"), fault) for fault in trial.trace(trace)]
-    found += _combining(by_path, data)
     return [((*path, *key), text) for path, (key, text) in found]
 
 
-def _combining(
-    by_path: dict[Path, tuple[str, dict[str, Any]]], data: dict[str, Any]
-) -> list[tuple[Path, trial.Fault]]:
+def _combining(data: dict[str, Any]) -> Iterator[Mistake]:
     """A cohort that is too small for the aggregator, or becomes so by the stragglers that are left out."""
     strategy, clients = (data.get(key, {}) for key in ("strategy", "clients"))
     if not isinstance(strategy, dict) or not isinstance(clients, dict):
-        return []
-    tables: list[dict[str, Any] | None] = []
-    for key in ("aggregator", "pre_aggregation"):
-        here: Path = ("strategy", key)
-        if strategy.get(key) is not None and here not in by_path:
-            return []  # it is wrong itself
-        name, params = by_path.get(here, ("weighted-mean" if key == "aggregator" else "", {}))
-        tables.append({**params, "name": name} if name else None)
-    aggregator, before = tables
+        return
+    aggregator = as_table(strategy.get("aggregator", "weighted-mean"))
+    before = as_table(strategy.get("pre_aggregation"))
     cohort, absent = strategy.get("cohort", clients.get("count", 10)), 0.0
     stragglers = clients.get("stragglers")
     if isinstance(stragglers, dict) and stragglers.get("partial") is False:
         absent = stragglers.get("fraction", 0.5)
-    if aggregator is None or type(cohort) is not int or cohort < 1:
-        return []
+    if not isinstance(aggregator, dict) or not isinstance(before, dict | None) or not is_count(cohort):
+        return
     if type(absent) not in (int, float) or not 0 <= absent <= 1 or round((1 - absent) * cohort) == 0:
-        return []  # told already
-    text = trial.cohort(cohort, aggregator, before, absent)
-    where = "aggregator" if "aggregator" in strategy else "pre_aggregation"
-    return [(("strategy", where), ((), text))] if text else []
+        return  # told already
+    if text := trial.cohort(cohort, aggregator, before, absent):
+        yield ("strategy", "aggregator" if "aggregator" in strategy else "pre_aggregation"), text
 
 
 def _defended(
@@ -225,11 +257,12 @@ def _defended(
 
 def _places(data: dict[str, Any]) -> Iterator[tuple[Path, Path, dict[str, Any]]]:
     """(path, path of the name, table with a name) of every plugin whose name can be read at all."""
-    for path in KINDS:
+    for path in (*KINDS, *_variants(data)):
         here: Any = data
         for part in path:
-            here = here.get(part) if isinstance(here, dict) else None
-        if isinstance(here, str) and len(path) == 2:
+            inside = here.get(part) if isinstance(here, dict) else None
+            here = here[part] if isinstance(here, list) and isinstance(part, int) else inside
+        if isinstance(here, str) and len(path) > 1:
             yield path, path, {"name": here}
         found: list[tuple[Path, Any]] = [(path, here)]
         if len(path) == 1:
@@ -237,7 +270,13 @@ def _places(data: dict[str, Any]) -> Iterator[tuple[Path, Path, dict[str, Any]]]
                 ((*path, index), item) for index, item in enumerate(here if isinstance(here, list) else [])
             ]
         for place, item in found:
-            if path in UNNAMED and isinstance(item, dict):
-                item = {"name": UNNAMED[path], **item}
+            if _shared(path) in UNNAMED and isinstance(item, dict):
+                item = {"name": UNNAMED[_shared(path)], **item}
             if isinstance(item, dict) and isinstance(item.get("name"), str):
                 yield place, (*place, "name"), item
+
+
+def _variants(data: dict[str, Any]) -> Iterator[Path]:
+    """Where the entries of `[[strategies]]` may name plugins."""
+    keys = [path[1] for path in KINDS if path[0] == "strategy"]
+    yield from (("strategies", index, key) for index, _ in enumerate(entries(data)) for key in keys)

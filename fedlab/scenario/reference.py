@@ -46,7 +46,38 @@ noise_multiplier = 4.0
 
 On the command line, `--set a.b=v` changes one value: `--set strategy.rounds=50`,
 `--set task.model.width=64`, `--set defenses.dp-sgd-strong.noise_multiplier=8`.
+
+Several strategies are put side by side in one run and one report with `[[strategies]]`. `[strategy]` then
+holds what they share, and each entry what it does otherwise, under a label of its own:
+
+```toml
+[strategy]
+rounds = 400
+evaluate_every = 10
+
+[[strategies]]
+label = "patient"
+cohort = 10
+
+[[strategies]]
+label = "hasty"
+cohort = 10
+over_selection = 1.3
+```
+
+An entry takes a key of `[strategy]` over as a whole or gives its own, and it cannot take a key back: what
+only one of them has stands in its entry. `options` are taken over by entries of the same `name` alone.
+`--set strategy.rounds=50` changes what they share, `--set strategies.hasty.cohort=5` one of them.
 """
+
+STRATEGIES = ("Strategy", "Variant")
+"""Definitions of the schema that hold the keys of a strategy."""
+
+HANGING = (
+    *((one, "cohort") for one in STRATEGIES),
+    *((one, "label") for one in ("Variant", "Labelled", "Adversary")),
+)
+"""Keys whose default hangs on another key."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -54,9 +85,10 @@ def json_schema() -> dict[str, Any]:
     schema = Scenario.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     definitions = schema["$defs"]
-    for table, key in (("Strategy", "cohort"), ("Labelled", "label"), ("Adversary", "label")):
-        del definitions[table]["properties"][key]["default"]  # it hangs on another key
-    definitions["Strategy"]["properties"]["name"] |= {"enum": plugins.names("strategies")}
+    for table, key in HANGING:
+        del definitions[table]["properties"][key]["default"]
+    for table in STRATEGIES:
+        definitions[table]["properties"]["name"] |= {"enum": plugins.names("strategies")}
     for path, kind in plugged.KINDS.items():
         known = sorted(plugged.closed(kind)) if kind in plugged.CLOSED else plugins.names(kind)
         listed = len(path) == 1
@@ -66,9 +98,10 @@ def json_schema() -> dict[str, Any]:
         reference = {"$ref": f"#/$defs/{kind}"}
         if listed:
             schema["properties"][path[0]]["items"] = reference
-        else:
-            section = definitions[str(path[0]).capitalize()]
-            node = section["properties"][path[1]]
+            continue
+        section = str(path[0]).capitalize()
+        for table in STRATEGIES if section == "Strategy" else (section,):
+            node = definitions[table]["properties"][path[1]]
             absent = [one for one in node["anyOf"] if one.get("type") == "null"]
             node["anyOf"] = [{"type": "string", "enum": known}, reference, *absent]
     del definitions["Plugin"], definitions["Labelled"], definitions["Adversary"]
@@ -84,6 +117,8 @@ def markdown() -> str:
             if leaf.get("type") == "object":
                 listed = "items" in node
                 title = f"`[[{key}]]`" if listed else f"`[{key}]`"
+                if key == "strategies":
+                    leaf = leaf | {"properties": {"label": leaf["properties"]["label"]}}
                 sections.append(f"## {title}\n\n{leaf['description']}\n\n{_rows(leaf, schema)}")
     return "\n".join(sections)
 

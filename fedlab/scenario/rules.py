@@ -14,12 +14,16 @@ from typing import Any
 from fedlab.scenario import device_rules
 from fedlab.scenario.given import Mistake, is_count, is_number, table
 from fedlab.scenario.schema import Scenario, Stragglers
+from fedlab.scenario.variants import across, merged
 
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """All broken rules, each with the path that should change."""
-    checks = (_exclusive, _cohort, _stragglers, _adversaries, _runtime, _audit, _twice)
-    return [mistake for check in checks for mistake in check(data)] + device_rules.mistakes(data)
+    checks = (_exclusive, _adversaries, _runtime, _twice)
+    found = [mistake for check in checks for mistake in check(data)] + device_rules.mistakes(data)
+    for check in (_cohort, _stragglers, _target, _audit):
+        found += across(data, check)
+    return found
 
 
 def _exclusive(data: dict[str, Any]) -> Iterator[Mistake]:
@@ -85,6 +89,31 @@ def _stragglers(data: dict[str, Any]) -> Iterator[Mistake]:
                 f"got {fraction}; of a cohort of {cohort} nobody is left; lower it, or count what stragglers"
                 " get done (partial = true)",
             )
+
+
+def _target(data: dict[str, Any]) -> Iterator[Mistake]:
+    strategy = table(data, "strategy")
+    target, every = strategy.get("target"), strategy.get("evaluate_every")
+    rounds = _count(data, "strategy", "rounds")
+    if not isinstance(target, dict):
+        return
+    if ("accuracy" in target) == ("loss" in target):
+        yield (
+            ("strategy", "target"),
+            "expected either accuracy, a share of the test records, or loss, and not both",
+        )
+    if every is None:
+        yield (
+            ("strategy", "evaluate_every"),
+            "missing; a target is looked for at evaluations, and without this key there is one only at the"
+            " end; expected a number of rounds, as in evaluate_every = 5",
+        )
+    elif is_count(every) and rounds is not None and every > rounds:
+        yield (
+            ("strategy", "evaluate_every"),
+            f"got {every}; expected at most {rounds}, the number of rounds (strategy.rounds), for a target to"
+            " be looked for before the end",
+        )
 
 
 def _adversaries(data: dict[str, Any]) -> Iterator[Mistake]:
@@ -163,9 +192,9 @@ def _audit(data: dict[str, Any]) -> Iterator[Mistake]:
 
 def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
     """Labels name files, so they differ; a seed, a mode or a round given twice is a slip."""
-    for key in ("attacks", "defenses", "adversaries"):
+    for key in ("attacks", "defenses", "adversaries", "strategies"):
         seen: set[str] = set()
-        items = data.get(key)
+        items = merged(data) if key == "strategies" else data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else []):
             label = item.get("label", item.get("name")) if isinstance(item, dict) else None
             if isinstance(label, str):
@@ -176,6 +205,7 @@ def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
                         f' as in label = "{label}-2"',
                     )
                 seen.add(label)
+    yield from _ambiguous(data)
     for path in (("seeds",), ("clients", "mode"), ("audit", "rounds")):
         values: Any = data
         for part in path:
@@ -184,6 +214,23 @@ def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
             repeated = [value for value, times in Counter(map(repr, values)).items() if times > 1]
             if repeated:
                 yield path, f"{', '.join(repeated)} is given twice; expected each once"
+
+
+def _ambiguous(data: dict[str, Any]) -> Iterator[Mistake]:
+    """Strategies "a" and "a-b" with defenses "b-c" and "c" would make two models of one name."""
+    defenses = data.get("defenses")
+    listed = [one for one in defenses if isinstance(one, dict)] if isinstance(defenses, list) else []
+    names = {str(one.get("label", one.get("name"))) for one in listed}
+    seen: dict[str, object] = {}
+    for index, item in enumerate(merged(data)):
+        label = item.get("label") if isinstance(item, dict) else None
+        for joint in sorted(f"{label}-{name}" for name in names):
+            if seen.setdefault(joint, label) != label:
+                yield (
+                    ("strategies", index, "label"),
+                    f'"{joint}" would be two models: its label "{label}" and that of the strategy'
+                    f' "{seen[joint]}" both fit a defense; give this one another label',
+                )
 
 
 def _count(data: dict[str, Any], section: str, key: str) -> int | None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from fedlab.errors import UnknownName
 from fedlab.scenario.devices import Devices
 from fedlab.scenario.given import is_count, table
 from fedlab.scenario.sections import (
@@ -23,16 +24,12 @@ from fedlab.scenario.sections import (
     Positive,
     Section,
     Seed,
-    as_table,
 )
+from fedlab.scenario.strategy import Strategy as Strategy
+from fedlab.scenario.strategy import Variant as Variant
+from fedlab.scenario.variants import merged
 
 Mode = Literal["train", "eval"]
-
-
-def _as_optimizer(value: object) -> object:
-    """`server_optimizer = { learning_rate = 0.5 }` is plain SGD."""
-    found = as_table(value)
-    return {"name": "sgd", **found} if isinstance(found, dict) else found
 
 
 def _as_list(value: object) -> object:
@@ -115,40 +112,6 @@ class Clients(Section):
     def modes(self) -> list[Mode]:
         """`mode` as a list."""
         return list(self.mode)
-
-
-class Strategy(Section):
-    """How the server learns."""
-
-    name: Name = "fedavg"
-    """Schedule: `fedlab list strategies`."""
-    options: dict[str, Any] = Field(default={})
-    """The strategy's own parameters, if it has any: `fedlab info NAME`."""
-    rounds: Count = 10
-    """Number of rounds."""
-    cohort: Count = 1
-    """Clients that train in each round; all of them unless given."""
-    local_rule: PluginOrName = Plugin(name="fedavg")
-    """What clients make of their gradients, and what their server knows of it: `fedlab list local-rules`."""
-    sampling: PluginOrName = Plugin(name="uniform")
-    """How the clients of a round are drawn: `fedlab list samplers`."""
-    pre_aggregation: PluginOrName | None = None
-    """What happens to updates before they are aggregated: `fedlab list preaggregators`."""
-    aggregator: PluginOrName = Plugin(name="weighted-mean")
-    """What makes one update of many: `fedlab list aggregators`."""
-    server_optimizer: Annotated[
-        Plugin, BeforeValidator(_as_optimizer, json_schema_input_type=Name | Plugin)
-    ] = Plugin(name="sgd")
-    """What the server does with that one update, `"sgd"` unless named: `fedlab list server-optimizers`."""
-    evaluate_every: Count | None = None
-    """Test the global model after every so many rounds; only at the end unless given."""
-    over_selection: Annotated[float, Field(ge=1, le=100)] = 1.0
-    """Asks this many times the cohort (rounded up; no more than there are clients) and goes on with the first
-    `cohort` replies without error; the others are told to stop."""
-    deadline: Positive | None = None
-    """Virtual seconds after which a round goes on with the replies it has; waits for all unless given."""
-    quorum: Count = 1
-    """Valid replies that a round needs; with fewer, the model stays as it was."""
 
 
 class Guard(Section):
@@ -242,6 +205,8 @@ class Scenario(Section):
     task: Task
     clients: Clients = Clients()
     strategy: Strategy = Strategy()
+    strategies: Annotated[tuple[Variant, ...], Field(strict=False)] = ()
+    """Each `[[strategies]]` is trained once per defense, mode and seed; only `[strategy]` unless given."""
     devices: Devices = Devices()
     guard: Guard = Guard()
     checkpoint: Checkpoint = Checkpoint()
@@ -262,6 +227,24 @@ class Scenario(Section):
         """The seeds, from `seed` or `seeds`."""
         return [self.seed] if self.seed is not None else list(self.seed_list or (0,))
 
+    @property
+    def labels(self) -> list[str]:
+        """The labels of `[[strategies]]`; only "" where there are none."""
+        return [one.label for one in self.strategies] or [""]
+
+    def under(self, label: str) -> Scenario:
+        """The same with one of `labels` for its only strategy.
+
+        Raises:
+            UnknownName: it has no such strategy.
+        """
+        if label not in self.labels:
+            raise UnknownName("strategy of this scenario", label, self.labels)
+        if not self.strategies:
+            return self
+        chosen = self.strategies[self.labels.index(label)]
+        return self.model_copy(update={"strategy": chosen.alone, "strategies": ()})
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_that_depend(cls, data: Any) -> Any:
@@ -273,10 +256,15 @@ class Scenario(Section):
         count = filled["clients"].get("count", 10)
         if is_count(count):
             filled["strategy"].setdefault("cohort", count)
-        cohort, rounds = filled["strategy"].get("cohort"), filled["audit"].get("rounds", [1])
-        if is_count(cohort) and isinstance(rounds, list | tuple):
-            filled["audit"].setdefault("victims", min(8, cohort * max(1, len(rounds))))
-        return data | {key: found for key, found in filled.items() if isinstance(data.get(key, {}), dict)}
+        data = data | {"strategy": filled["strategy"]} if isinstance(data.get("strategy", {}), dict) else data
+        strategies = merged(data)
+        tables = [one for one in strategies or [filled["strategy"]] if isinstance(one, dict)]
+        cohorts = [one["cohort"] for one in tables if is_count(one.get("cohort"))]
+        rounds = filled["audit"].get("rounds", [1])
+        if cohorts and isinstance(rounds, list | tuple):
+            filled["audit"].setdefault("victims", min(8, min(cohorts) * max(1, len(rounds))))
+        data = data | {key: found for key, found in filled.items() if isinstance(data.get(key, {}), dict)}
+        return data | ({"strategies": strategies} if strategies else {})
 
 
 SCHEMA = Scenario.model_json_schema()

@@ -47,6 +47,29 @@ def fedavg(*, cohort: int) -> None:
     """A strategy."""
 
 
+def buffered(
+    *,
+    cohort: int,
+    concurrency: Annotated[int, Field(ge=1)],
+    staleness: str | dict[str, Any] = "constant",
+) -> None:
+    """A strategy with a plugin among its options."""
+
+
+class Constant:
+    """A weight."""
+
+    def weight(self) -> None: ...
+
+
+class Polynomial:
+    """Another one."""
+
+    def __init__(self, *, exponent: Annotated[float, Field(ge=0)] = 0.5) -> None: ...
+
+    def weight(self) -> None: ...
+
+
 class FedAvg:
     """A local rule."""
 
@@ -128,7 +151,8 @@ PLUGINS = {
     "models": {"mlp": "mlp"},
     "datasets": {"digits": "digits", "npz": "npz"},
     "aggregators": {"weighted-mean": "weighted_mean"},
-    "strategies": {"fedavg": "fedavg"},
+    "strategies": {"fedavg": "fedavg", "buffered": "buffered"},
+    "staleness": {"constant": "Constant", "polynomial": "Polynomial"},
     "local_rules": {"fedavg": "FedAvg", "fedprox": "FedProx"},
     "samplers": {"uniform": "uniform", "cyclic": "cyclic"},
     "preaggregators": {"clipping": "Clipping"},
