@@ -2,7 +2,8 @@
 
 Every partition is called `f(data, clients, *, generator, min_size=1, **params)` and returns, per
 client, the sorted ids of its records. No two clients own the same record, and together they own all of
-them (not so in `dominant`, which says how many a client gets). A client that would fall short of
+them (not so in `dominant`, which says how many a client gets, nor in `drawn`, where clients draw their own
+and nothing is divided: see `fedlab.tasks.population`). A client that would fall short of
 `min_size` gets records from whoever is richest, one by one: a repair that always ends and draws nothing,
 where drawing again until all are large enough may never end.
 """
@@ -15,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab.errors import UsageError
-from fedlab.tasks.task import Dataset
-
-Ids = NDArray[np.int64]
+from fedlab.tasks.population import Ids, drawn
+from fedlab.tasks.task import Dataset, Records
 
 
 def iid(data: Dataset, clients: int, *, generator: np.random.Generator, min_size: int = 1) -> list[Ids]:
@@ -221,7 +221,7 @@ def dominant(
     return owned
 
 
-PARTITIONS: dict[str, Callable[..., list[Ids]]] = {
+PARTITIONS: dict[str, Callable[..., Sequence[Ids]]] = {
     "iid": iid,
     "dirichlet": dirichlet,
     "shards": shards,
@@ -230,11 +230,17 @@ PARTITIONS: dict[str, Callable[..., list[Ids]]] = {
     "natural": natural,
     "classes": classes,
     "dominant": dominant,
+    "drawn": drawn,
 }
 """Every partition by the name that a scenario gives it."""
 
 
-def _check(data: Dataset, clients: int, min_size: int) -> None:
+def _check(data: Records, clients: int, min_size: int) -> None:
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f"the records of {data.name} are made when they are asked for, and cannot be shared out; take the"
+            " partition drawn, or say how many records there are"
+        )
     for name, value in (("clients", clients), ("min_size", min_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UsageError(f"{name} = {value!r}; expected a whole number of at least 1")
@@ -243,6 +249,7 @@ def _check(data: Dataset, clients: int, min_size: int) -> None:
             f"{clients} clients with at least {min_size} record{'s' if min_size > 1 else ''} each need"
             f" {clients * min_size}, but {data.name} has {len(data)} for training; take fewer clients"
             + (" or a smaller min_size" if min_size > 1 else "")
+            + ", or the partition drawn, whose clients share records"
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,6 +14,30 @@ from torch import Tensor, nn
 
 from fedlab.errors import DataError, UsageError
 from fedlab.tasks.functional import FunctionalModel, initialise
+
+
+@runtime_checkable
+class Records(Protocol):
+    """Labelled records that are looked up by id, in the words of `Dataset`; there may be too many to list."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> int: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def licence(self) -> str: ...
+    @property
+    def synthetic(self) -> bool: ...
+    @property
+    def pixels(self) -> bool: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def images(self, ids: NDArray[np.int64] | Sequence[int]) -> Tensor: ...
+    def labels(self, ids: NDArray[np.int64] | Sequence[int]) -> Tensor: ...
+    def sha256(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -122,15 +147,16 @@ class Task:
         Task(train=Dataset(...), test=Dataset(...), network=MyNet)
 
     Attributes:
-        train, test: records of the clients and held-out records.
+        train, test: records of the clients and held-out records. Those of the clients may be any `Records`:
+            what is made when it is asked for needs no arrays.
         network: called with torch's generator seeded; returns a fresh `nn.Module` that maps
             (B, C, H, W) within the bounds to logits (B, classes).
         loss: per-example loss (B,) of logits for labels or class probabilities.
-        owners: record ids of each client, if the task brings its own division of the data;
-            otherwise the scenario's partition divides `train`.
+        owners: record ids of each client, if the task brings its own division of the data (a list, or a
+            `fedlab.tasks.population.LazyOwners`); otherwise the scenario's partition divides `train`.
     """
 
-    train: Dataset
+    train: Records
     test: Dataset
     network: Callable[[], nn.Module]
     loss: Callable[[Tensor, Tensor], Tensor] = cross_entropy
