@@ -1,32 +1,41 @@
 """The contract of a defense: hooks that default to doing nothing.
 
 A defense changes the network (`model`), how a client trains (`local_rule`, `config`), what runs
-around a client (`mods`) or what the server does (`strategy`), and says what it can prove
-(`guarantee`). Override the hooks that the defense is about, and no others.
+around a client (`mods`), how the server combines updates (`aggregator`) or all that it does
+(`strategy`), and says what that spends (`charge`) and what it can prove (`guarantee`). Override the
+hooks that the defense is about, and no others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import nn
 
 from fedlab.clients.config import ClientConfig, Federation
 from fedlab.clients.rules import LocalRule
-from fedlab.privacy import Guarantee, Ledger
+from fedlab.privacy import Event, Guarantee, Ledger
 
 if TYPE_CHECKING:
     from flwr.clientapp.typing import Mod
     from flwr.serverapp.strategy import Strategy
 
+    from fedlab.strategies import Aggregator
+
 NetworkFactory = Callable[[], nn.Module]
 
 
 class Defense:
-    """Does nothing; subclasses override what they change."""
+    """Does nothing; subclasses override what they change.
+
+    Class attributes:
+        paper: citation of where the defense comes from.
+        sees: what the server gets to see: each client's update, or only what its aggregator made of them.
+    """
 
     paper: ClassVar[str] = ""
+    sees: ClassVar[Literal["updates", "sums"]] = "updates"
 
     def network(self, factory: NetworkFactory) -> NetworkFactory:
         """Change the architecture: a factory for the defended network."""
@@ -43,6 +52,21 @@ class Defense:
     def mods(self) -> Sequence[Mod]:
         """Flower mods around the ClientApp."""
         return ()
+
+    def aggregator(self, inner: Aggregator, federation: Federation) -> Aggregator:
+        """Wrap what combines a round's updates, under a synchronous and an asynchronous server alike.
+
+        The updates come as the server weighs them: multiplied by their staleness weights.
+        """
+        return inner
+
+    def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
+        """What combining these clients' updates will spend at the server; called before it happens.
+
+        A client is named as often as it has updates among them. What clients spend in their own training
+        they report themselves.
+        """
+        return []
 
     def strategy(self, inner: Strategy) -> Strategy:
         """Wrap the server's strategy."""

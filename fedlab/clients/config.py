@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from fedlab.tasks.population import Sizes
 
 Mode = Literal["train", "eval"]
 Sampling = Literal["shuffle", "poisson"]
@@ -37,11 +40,32 @@ class Federation:
     """What a defense may plan with before training: nothing that is not public to the operator.
 
     Attributes:
-        records: how many records each client holds.
+        records: how many records each client holds; `sizes` says which numbers there are without asking all.
         rounds: rounds of training; a client may be asked in each.
         config: the clients' configuration.
+        cohort: updates that a round is meant to combine: of an asynchronous server, its buffer.
+        rate: probability with which each client takes part in a round, independently of all others and of
+            earlier rounds; 1 where it is not drawn so, whatever its share of rounds is.
+        participations: rounds in which one client takes part at most; None if nothing bounds them.
+        seed: of the run, for draws that the server makes itself.
     """
 
-    records: tuple[int, ...]
+    records: Sequence[int]
     rounds: int
     config: ClientConfig
+    cohort: int = 1
+    rate: float = 1.0
+    participations: int | None = None
+    seed: int = 0
+
+    @property
+    def most(self) -> int:
+        """Rounds in which one client can take part."""
+        return self.rounds if self.participations is None else min(self.rounds, self.participations)
+
+    @property
+    def sizes(self) -> Collection[int]:
+        """Every number of records that a client holds; in a population that is never listed, that it may hold."""
+        if isinstance(self.records, Sizes):
+            return range(self.records.least, self.records.most + 1)
+        return frozenset(self.records)

@@ -1,4 +1,4 @@
-"""One trained cell: a defense, a client mode and a seed."""
+"""One trained cell: a strategy, a defense, a client mode and a seed."""
 
 from __future__ import annotations
 
@@ -27,19 +27,32 @@ from fedlab.scenario import Scenario
 from fedlab.strategies import Aggregator, Stragglers
 from fedlab.strategies.aggregators import called, needs_root
 from fedlab.tasks import FunctionalModel, Task
+from fedlab.tasks.population import sizes
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one training run is, by name."""
+    """What one training run is, by name; `strategy` is a label of `[[strategies]]`, "" where there are none."""
 
     defense: str
     mode: Mode
     seed: int
+    strategy: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.defense}-{self.mode}-s{self.seed}"
+        return f"{self.trained}-{self.mode}-s{self.seed}"
+
+    @property
+    def trained(self) -> str:
+        """What it is trained with: the defense, behind the strategy where there are several."""
+        return f"{self.strategy}-{self.defense}" if self.strategy else self.defense
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The same for files; those of a scenario without `[[strategies]]` name none."""
+        named = {"strategy": self.strategy} if self.strategy else {}
+        return {**named, "defense": self.defense, "client_mode": self.mode, "seed": self.seed}
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ class Parts:
     Attributes:
         task: its training data include what adversaries made of theirs; owners: who trains on which records.
         chunking: how cohorts are cut; a function of the scenario alone, so that workers change no bit.
+        federation: what the defense planned with.
         personal: names of the parameters that never leave the clients.
     """
 
@@ -75,7 +89,37 @@ class Parts:
     app: ClientApp
     strategy: Strategy
     chunking: Chunking
+    federation: Federation
     personal: frozenset[str] = frozenset()
+
+
+def federated(
+    scenario: Scenario,
+    owners: Sequence[NDArray[np.int64]],
+    config: ClientConfig,
+    seed: int,
+    *,
+    whole: bool = False,
+) -> Federation:
+    """What a defense plans with; `whole` if the strategy came from Python: whom it asks is its own affair."""
+    settings, slow = scenario.strategy, scenario.clients.stragglers
+    drawn = settings.name == "fedavg" and settings.sampling.name == "poisson" and not whole
+    everybody_else_counts = settings.over_selection == 1.0 and settings.quorum == 1
+    bound = settings.options.get("max_participations")
+    return Federation(
+        records=sizes(owners),
+        rounds=settings.rounds,
+        config=config,
+        cohort=settings.cohort,
+        rate=settings.cohort / len(owners) if drawn and everybody_else_counts and slow is None else 1.0,
+        participations=bound if isinstance(bound, int) else None,
+        seed=seed,
+    )
+
+
+def _combining(strategy: Strategy) -> object:
+    """What a strategy combines updates with, as far as one can tell."""
+    return getattr(getattr(strategy, "learner", strategy), "aggregator", None)
 
 
 def assemble(
@@ -114,8 +158,9 @@ def assemble(
             f" {settings.local_rule.name} moves pixels; take images, or another rule"
         )
     task = replace(task, network=rule.network(defense.network(task.network)))
-    federation = Federation(tuple(len(ids) for ids in owners), settings.rounds, config)
+    federation = federated(scenario, owners, config, cell.seed, whole=own.strategy is not None)
     rule = defense.local_rule(rule, federation)
+    defended = defense.aggregator(aggregator, federation)
     model = task.model(seeds.derive(cell.seed, "init"))
     kept = frozenset(rule.personal(model.parameters_of(model.state()), torch.Generator()))
     if kept and scenario.attacks:
@@ -124,18 +169,25 @@ def assemble(
             f" the local rule {settings.local_rule.name}) are not supported yet; leave out [[attacks]], or"
             " choose another rule"
         )
-    arguments = _arguments(scenario, cell, model, rule, kept, aggregator, config, federation)
+    arguments = _arguments(scenario, cell, model, rule, kept, defended, config, federation)
     if needs_root(aggregator):
         _check_root(aggregator, settings.local_rule.name, rule.server, kept)
         arguments["root"] = RootUpdate(task, config, cell.seed, aggregator)
     if own.server_optimizer is not None:
         arguments["optimizer"] = own.server_optimizer
-    strategy = defense.strategy(make_strategy(settings, arguments, own, rule.server))
-    cut = chunking(model, config, max(federation.records), settings.cohort, scenario.runtime.chunk)
+    inner = make_strategy(settings, arguments, own, rule.server)
+    if defended is not aggregator and _combining(inner) is not defended:
+        raise UsageError(
+            f"the defense {cell.defense} changes how updates are combined, but the strategy"
+            f" {type(inner).__name__} does that by itself; choose one of fedlab's own (fedavg, fedbuff), or"
+            " another defense"
+        )
+    strategy = defense.strategy(inner)
+    cut = chunking(model, config, max(federation.sizes), settings.cohort, scenario.runtime.chunk)
     task, owners = poison(task, owners, adversaries, cell.seed)
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, device=device)
-    return Parts(task, owners, model, config, with_mods(app, defense.mods()), strategy, cut, kept)
+    return Parts(task, owners, model, config, with_mods(app, defense.mods()), strategy, cut, federation, kept)
 
 
 def _check_root(aggregator: Aggregator, rule: str, server: ServerSide, kept: frozenset[str]) -> None:
@@ -189,18 +241,19 @@ def _arguments(
     return arguments
 
 
-def check_disk(scenario: Scenario, model: FunctionalModel, cells: int) -> None:
+def check_disk(scenario: Scenario, model: FunctionalModel, cells: Sequence[Cell]) -> None:
     """Refuse, before training, observations that would outgrow audit.max_disk_mb.
 
     Raises:
         UsageError: they would.
     """
     values = sum(value.numel() for value in model.state().values())
-    updates = cells * len(scenario.audit.rounds) * (scenario.strategy.cohort + 1)
-    megabytes = 4.0 * values * updates / 1e6
+    cohorts = [scenario.under(cell.strategy).strategy.cohort for cell in cells]
+    megabytes = 4.0 * values * len(scenario.audit.rounds) * sum(cohort + 1 for cohort in cohorts) / 1e6
     if megabytes > scenario.audit.max_disk_mb:
+        each = " and ".join(str(one) for one in dict.fromkeys(cohorts))
         raise UsageError(
-            f"the observations of {cells} cells, {len(scenario.audit.rounds)} rounds and cohorts of"
-            f" {scenario.strategy.cohort} would take {megabytes:,.3g} MB; audit.max_disk_mb is"
+            f"the observations of {len(cells)} cells, {len(scenario.audit.rounds)} rounds and cohorts of"
+            f" {each} would take {megabytes:,.3g} MB; audit.max_disk_mb is"
             f" {scenario.audit.max_disk_mb:,.6g}. Observe fewer rounds, or raise it"
         )

@@ -22,10 +22,15 @@ from fedlab.errors import DataError
 class Event:
     """One round's subsampled Gaussian steps on one client.
 
+    `Ledger.steps` adds them up as independent steps. A mechanism whose noise is correlated over rounds (a
+    tree) has an accountant of its own, which needs to know who took part when.
+
     Attributes:
+        round: the round whose model the client was sent; of noise at the server, the round that it makes.
         noise_multiplier: σ, the noise's standard deviation over the clipping norm.
         sample_rate: q, the probability that a record takes part in a step (Poisson sampling).
         steps: how many such steps the client took in that round.
+        repeat: how often the client had been sent the same model before, by an asynchronous server.
     """
 
     client: int
@@ -33,13 +38,19 @@ class Event:
     noise_multiplier: float
     sample_rate: float
     steps: int
+    repeat: int = 0
 
 
 @dataclass
 class Ledger:
-    """All events of one trained cell; a client without an event spent nothing."""
+    """All events of one trained cell; a client without an event spent nothing.
+
+    Attributes:
+        turned_away: clients of which an update was not counted because of what it held.
+    """
 
     events: list[Event] = field(default_factory=list)
+    turned_away: set[int] = field(default_factory=set)
 
     def add(self, event: Event) -> None:
         self.events.append(event)

@@ -31,6 +31,7 @@ class Updates:
         steps: (n,) float64, how many steps each took; None where they did not say.
         root: (d,) float64, the update of the server's own records, for aggregators that need it.
         generator: of the round's own draws (an aggregator that shuffles, say).
+        round: number of the server update that they make, from 1; a round without a model leaves a gap.
     """
 
     deltas: Tensor
@@ -40,6 +41,7 @@ class Updates:
     steps: Tensor | None = None
     root: Tensor | None = None
     generator: torch.Generator = field(default_factory=torch.Generator)
+    round: int = 1
 
 
 AggregatorState = dict[str, Any]
