@@ -61,7 +61,7 @@ class Traffic(WrappedGrid):
         self._classes: dict[str, _Class] = {}
         self._tenths = [0] * TENTHS
         self._open: dict[str, _Trip] = {}
-        self._queues: dict[int, deque[_Trip]] = {}
+        self._queues: dict[int, list[_Trip]] = {}
         self._kept: list[list[Any]] = []
         self._room: int | None = None  # how many are kept: known when the first is back
         self._fresh: dict[int, int | None] = {}  # devices whose reply to the latest round has come
@@ -106,7 +106,7 @@ class Traffic(WrappedGrid):
                 self._kept.append([device, now, None, number, UNDER_WAY])
             trip = _Trip(device, now, now, number, kept)
             self._open[message_id] = trip
-            self._queues.setdefault(device, deque()).append(trip)
+            self._queue(trip)
             self.downloads += 1
             self.received += self._weight(message.content)
             self._of(device).asked += 1
@@ -146,8 +146,19 @@ class Traffic(WrappedGrid):
         if trip.kept is not None:
             self._kept[trip.kept][2], self._kept[trip.kept][4] = now, outcome
 
+    def _queue(self, trip: _Trip) -> None:
+        queue = self._queues.get(trip.device)
+        if queue is None:
+            self._queues[trip.device] = [trip]
+        else:
+            queue.append(trip)
+
     def _of(self, device: int) -> _Class:
-        return self._classes.setdefault(self.standing.of(device)[0], _Class())
+        name = self.standing.of(device)[0]
+        found = self._classes.get(name)
+        if found is None:
+            found = self._classes[name] = _Class()
+        return found
 
     def _weight(self, content: RecordDict) -> int:
         """Bytes of a content; a model that goes to many is weighed once."""
@@ -237,7 +248,7 @@ class Traffic(WrappedGrid):
         self._open = {key: _Trip(*rest) for key, *rest in values["open"]}
         self._queues = {}
         for trip in self._open.values():
-            self._queues.setdefault(trip.device, deque()).append(trip)
+            self._queue(trip)
         self._kept = [list(one) for one in values["kept"]]
         self._room, self._round = values["room"], values["round"]
         self._fresh.clear()
@@ -259,6 +270,5 @@ class _Class:
 def _round(message: Message) -> int:
     """The round (version) that the message belongs to; 0 where it does not say."""
     config = message.content.get("config")
-    if isinstance(config, ConfigRecord) and "server-round" in config:
-        return int(str(config["server-round"]))
-    return 0
+    number = config.get("server-round") if isinstance(config, ConfigRecord) else None
+    return number if isinstance(number, int) else 0
