@@ -32,7 +32,7 @@ from fedlab.tasks.population import sizes
 
 @dataclass(frozen=True)
 class Cell:
-    """What one training run is, by name; `strategy` is a label of `[[strategies]]`, "" where there are none."""
+    """What one training run is, by name; `strategy` is "" where a scenario has no `[[strategies]]`."""
 
     defense: str
     mode: Mode

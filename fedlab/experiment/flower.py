@@ -23,7 +23,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedlab import __version__
 from fedlab.errors import UsageError
-from fedlab.experiment.cells import Cell, assemble
+from fedlab.experiment.cells import Cell
 from fedlab.experiment.setup import set_up
 from fedlab.runtime import RosterGrid, bundle_of, enrol, single_thread, tell_partition
 from fedlab.runtime.roster import ACTION
@@ -118,13 +118,4 @@ def _clients(scenario: str, cell: str) -> ClientApp:
     """The clients of one cell, built once per process."""
     setup = set_up(load(tomllib.loads(scenario)), None, None)
     mine = {one.name: one for one in setup.cells}[cell]
-    owners, defense = setup.owners[mine.seed], setup.defenses[mine.defense]
-    return assemble(
-        mine,
-        setup.scenario,
-        setup.task,
-        owners,
-        defense,
-        setup.aggregator,
-        adversaries=setup.adversaries[mine.seed],
-    ).app
+    return setup.parts(mine).app

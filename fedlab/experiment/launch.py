@@ -11,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
 from fedlab.experiment import resuming
-from fedlab.experiment.cells import Cell, assemble
+from fedlab.experiment.cells import Cell
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import now
 from fedlab.experiment.provenance import describe_data, describe_model, describe_trace, machine, versions
@@ -133,9 +133,8 @@ def resume(
 def _description(setup: Setup) -> dict[str, Any]:
     """What the manifest says about a run before it starts."""
     settings, spec = setup.scenario, setup.scenario.task.model
-    first = setup.cells[0]
-    owners, defense = setup.owners[first.seed], setup.defenses[first.defense]
-    parts = assemble(first, settings, setup.task, owners, defense, setup.aggregator, setup.own)
+    firsts = {cell.strategy: cell for cell in reversed(setup.cells)}  # each strategy's first
+    chunks = {label: setup.parts(cell).chunking.size for label, cell in firsts.items()}
     return {
         "name": settings.name,
         "claim": settings.claim,
@@ -144,7 +143,7 @@ def _description(setup: Setup) -> dict[str, Any]:
         "machine": machine(),
         "scenario": tomllib.loads(resolved_toml(settings)),
         "seeds": settings.seeds,
-        "chunk_size": parts.chunking.size,
+        "chunk_size": chunks[settings.labels[0]],
         "dataset": describe_data(setup.task),
         "trace_sha256": describe_trace(settings.devices.trace),
         "model": describe_model(setup.objects.get("task", spec.name), spec.params, setup.model),

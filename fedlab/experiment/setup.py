@@ -22,7 +22,7 @@ from fedlab.adversaries import Adversary, Group, Recruits, groups
 from fedlab.adversaries.contract import poisoned
 from fedlab.audit import Attack, Defense
 from fedlab.errors import PluginError, UsageError
-from fedlab.experiment.cells import Cell, check_disk
+from fedlab.experiment.cells import Cell, Parts, assemble, check_disk
 from fedlab.experiment.combining import combiner
 from fedlab.experiment.own import Own, own
 from fedlab.scenario import Scenario, load
@@ -39,6 +39,7 @@ class Setup:
     Attributes:
         owners: record ids of each client, by seed.
         adversaries: who attacks the training, by seed.
+        aggregators: by label of the strategy.
         model: the undefended network.
         objects: names of what came from Python and stands in no file.
         own: the parts of the algorithm among them, beside the aggregator.
@@ -50,7 +51,7 @@ class Setup:
     owners: Mapping[int, Sequence[NDArray[np.int64]]]
     defenses: Mapping[str, Defense]
     attacks: Mapping[str, Attack]
-    aggregator: Aggregator
+    aggregators: Mapping[str, Aggregator]
     model: FunctionalModel = field(repr=False)
     objects: Mapping[str, str]
     grid: Callable[[Cell], Grid] | None = None
@@ -61,6 +62,23 @@ class Setup:
     def cells(self) -> list[Cell]:
         """Everything to train, in the order of the scenario."""
         return cells_of(self.scenario)
+
+    def under(self, cell: Cell) -> Scenario:
+        """The scenario with the cell's strategy for its only one."""
+        return self.scenario.under(cell.strategy)
+
+    def parts(self, cell: Cell) -> Parts:
+        """What the cell is made of."""
+        return assemble(
+            cell,
+            self.under(cell),
+            self.task,
+            self.owners[cell.seed],
+            self.defenses[cell.defense],
+            self.aggregators[cell.strategy],
+            self.own,
+            self.adversaries[cell.seed],
+        )
 
 
 def set_up(
@@ -89,11 +107,11 @@ def set_up(
     owners = divide(settings, learned)
     defenses = {spec.label: plugins.build("defenses", spec) for spec in settings.defenses}
     attacks = {spec.label: plugins.build("attacks", spec) for spec in settings.attacks}
-    combine = combiner(settings.strategy, aggregator)
+    combine = {label: combiner(settings.under(label).strategy, aggregator) for label in settings.labels}
     model = learned.model(seeds.derive(settings.seeds[0], "init"))
     for defense in defenses.values():
         replace(learned, network=defense.network(learned.network)).model(0)
-    check_disk(settings, model, len(cells_of(settings)))
+    check_disk(settings, model, cells_of(settings))
     parts: dict[str, object | None] = {
         "aggregator": aggregator,
         "local_rule": local_rule,
@@ -121,9 +139,10 @@ def set_up(
 
 
 def cells_of(settings: Scenario) -> list[Cell]:
-    """Defense × client mode × seed."""
+    """Strategy × defense × client mode × seed."""
     return [
-        Cell(spec.label, mode, seed)
+        Cell(spec.label, mode, seed, label)
+        for label in settings.labels
         for spec in settings.defenses
         for mode in settings.clients.modes
         for seed in settings.seeds

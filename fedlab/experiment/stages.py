@@ -23,7 +23,7 @@ from fedlab.experiment.attacking import (
     scored,
     threat_model,
 )
-from fedlab.experiment.cells import Cell, Trained, assemble
+from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.checkpoints import clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now, recorded
@@ -45,8 +45,7 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
     with recorded(directory) as stop, single_thread():
         with _executor(setup.scenario, progress) as executor, stop.installed():
             cells = [_train(cell, setup, directory, executor, progress, stop) for cell in setup.cells]
-            hashes = {label: _joint_hash(cells, label) for label in setup.defenses}
-            directory.update_manifest(weights_sha256=hashes)
+            directory.update_manifest(weights_sha256=_joint_hashes(cells))
             _attack(directory, setup, cells, executor, progress)
         report = build(directory.path, status="finished")
         directory.event("finished")
@@ -92,13 +91,7 @@ def _train(
         )
     progress.message(f"train {cell.name}: done before")
     clear(checkpoints_of(directory, cell))  # a kill may have come in between
-    owners = setup.owners[cell.seed]
-    defense = setup.defenses[cell.defense]
-    adversaries = setup.adversaries[cell.seed]
-    parts = assemble(
-        cell, setup.scenario, setup.task, owners, defense, setup.aggregator, setup.own, adversaries
-    )
-    return trained(cell, setup, parts, metrics, str(entry["weights_sha256"]))
+    return trained(cell, setup, setup.parts(cell), metrics, str(entry["weights_sha256"]))
 
 
 def _attack(
@@ -144,12 +137,7 @@ def _attack(
         job, truths = jobs[index], victims[jobs[index].cell].truths
         cell = cell_of[job.cell]
         path = _attack_path(cell, job.label)
-        about = {
-            "plugin": plugin[job.label],
-            "defense": cell.defense,
-            "client_mode": cell.mode,
-            "seed": cell.seed,
-        }
+        about = {"plugin": plugin[job.label], **cell.about}
         images = images_of(answer, truths) if setup.scenario.audit.include_samples else {}
         if images:
             directory.write_tensors(f"{path}.safetensors", images)
@@ -188,7 +176,12 @@ def _job(label: str, instance: Attack, trained: Trained, victims: Victims, scena
     )
 
 
-def _joint_hash(cells: Sequence[Trained], defense: str) -> str:
-    """One hash over all cells of a defense, in the order of the scenario."""
-    mine = [one.weights_sha256 for one in cells if one.cell.defense == defense]
-    return mine[0] if len(mine) == 1 else hashlib.sha256("".join(mine).encode()).hexdigest()
+def _joint_hashes(cells: Sequence[Trained]) -> dict[str, str]:
+    """One hash over all cells that were trained with the same, in the order of the scenario."""
+    hashes: dict[str, list[str]] = {}
+    for one in cells:
+        hashes.setdefault(one.cell.trained, []).append(one.weights_sha256)
+    return {
+        label: mine[0] if len(mine) == 1 else hashlib.sha256("".join(mine).encode()).hexdigest()
+        for label, mine in hashes.items()
+    }

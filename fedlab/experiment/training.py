@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from fedlab.audit import archive
 from fedlab.errors import FedlabError
-from fedlab.experiment.cells import Cell, Parts, Trained, assemble
+from fedlab.experiment.cells import Cell, Parts, Trained
 from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
@@ -59,19 +59,10 @@ class Training:
         quiet_logger()
         self.cell, self.setup, self.directory, self.progress = cell, setup, directory, progress
         self.title = f"train {cell.name}"
-        scenario = setup.scenario
+        self.scenario = scenario = setup.under(cell)
         self.owners, self.defense = setup.owners[cell.seed], setup.defenses[cell.defense]
         self.adversaries = setup.adversaries[cell.seed]
-        self.parts = assemble(
-            cell,
-            scenario,
-            setup.task,
-            self.owners,
-            self.defense,
-            setup.aggregator,
-            setup.own,
-            self.adversaries,
-        )
+        self.parts = setup.parts(cell)
         self.grid: Grid = (
             simulation(cell, scenario, self.parts, self.owners, executor)
             if setup.grid is None
@@ -104,12 +95,12 @@ class Training:
             FedlabError: no client ever sent a usable update.
             KeyboardInterrupt: the user stopped it; what was done is in a checkpoint.
         """
-        total = self.setup.scenario.strategy.rounds
+        total = self.scenario.strategy.rounds
         self.progress.start(self.title, total)
         resumable = self.resumable()
         if resumable:
             self._restore()
-        keeps = resumable and self.setup.scenario.checkpoint.every > 0
+        keeps = resumable and self.scenario.checkpoint.every > 0
         patient = stop.patient(self._stopping) if keeps else nullcontext()
         with patient, global_draws(self.cell) as begin:
             begin(self.done + 1)
@@ -175,7 +166,7 @@ class Training:
             self.progress.advance(self.title, self.done)
 
     def _rounds(self) -> Iterator[Round]:
-        scenario, settings = self.setup.scenario, self.setup.scenario.strategy
+        scenario, settings = self.scenario, self.scenario.strategy
         grid = attacked(self.grid, self.cell, scenario, self.parts, self.adversaries)
         return rounds(
             self.parts.strategy,
@@ -202,7 +193,7 @@ class Training:
         self.train_loss = None if found is None else float(str(found))
         self._give_up_if_hopeless()
         note = self._counts(round)
-        every, last = self.setup.scenario.strategy.evaluate_every, self.setup.scenario.strategy.rounds
+        every, last = self.scenario.strategy.evaluate_every, self.scenario.strategy.rounds
         if every is not None and self.done % every == 0 and self.done < last:
             loss, accuracy, _ = self._evaluate()
             self._evaluated(loss, accuracy)
@@ -211,7 +202,7 @@ class Training:
 
     def _counts(self, round: Round) -> str:
         """`8 clients, 1 failed, 1 rejected, 2 late`"""
-        cohort, lost = self.setup.scenario.strategy.cohort, self.watcher.lost(round.number)
+        cohort, lost = self.scenario.strategy.cohort, self.watcher.lost(round.number)
         took = round.train.get("participants") if round.train else None
         if took is None:  # the strategy does not say
             took = max(0, cohort - lost["failed"] - lost["rejected"] - lost["late"]) if round.updated else 0
@@ -221,7 +212,7 @@ class Training:
         """A report on a model that never learned would mislead, and cost hours."""
         failures = self.watcher.failures
         rejections = [one for one in self.watcher.rejections if one[2] != "quorum"]  # nobody's fault
-        last = self.done == self.setup.scenario.strategy.rounds
+        last = self.done == self.scenario.strategy.rounds
         if self.skipped < self.done or not (last or (self.done >= PATIENCE and (failures or rejections))):
             return
         late = sum(self.watcher.late.values())
@@ -249,7 +240,7 @@ class Training:
         if not self.personal:
             loss, accuracy, by_class = evaluate(parts.model, parts.task, self.state)
             return loss, accuracy, per_client(parts.task, self.owners, by_class, self.adversaries)
-        records, timeout = [len(ids) for ids in self.owners], self.setup.scenario.strategy.deadline
+        records, timeout = [len(ids) for ids in self.owners], self.scenario.strategy.deadline
         rows = ask_clients(self.grid, parts.strategy, self.state, self.done, records, timeout)
         attacks = {client: group.label for group in self.adversaries for client in group.clients}
         rows = [
@@ -292,9 +283,7 @@ class Training:
             directory.write_json(f"privacy/{cell.name}.json", guarantee.to_dict())
         entry = {
             "name": cell.name,
-            "defense": cell.defense,
-            "client_mode": cell.mode,
-            "seed": cell.seed,
+            **cell.about,
             "chunk_size": parts.chunking.size,
             "weights_sha256": weights_sha256(self.state),
         }
