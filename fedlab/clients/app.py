@@ -52,6 +52,9 @@ EPOCHS = "local-epochs"
 LOST = "lost-since"
 """Key of a message's "config": none of the client's updates has counted from that round on."""
 
+REPEAT = "repeat"
+"""Key of a message's "config": how often the client was sent the same model before; its draws then differ."""
+
 
 class CohortApp(ClientApp):
     """Trains clients of one task; messages carry "arrays" (a state) and "config" (server-round).
@@ -167,7 +170,7 @@ class CohortApp(ClientApp):
             own = context.state.get(PERSONAL)
             state = state | (tensors(cast(ArrayRecord, own)) if own else self._personal(client))
         told = cast(ConfigRecord, message.content["config"])
-        round, config = int(str(told["server-round"])), self.config
+        round, repeat, config = int(str(told["server-round"])), int(str(told.get(REPEAT, 0))), self.config
         if EPOCHS in told:
             config = replace(config, local_steps=None, local_epochs=int(str(told[EPOCHS])))
         return ClientJob(
@@ -176,7 +179,8 @@ class CohortApp(ClientApp):
             state=state,
             memory=_recalled(context, told),
             records=self.owners[client],
-            plan=plan_batches(len(self.owners[client]), config, self.seed, round, client),
+            plan=plan_batches(len(self.owners[client]), config, self.seed, round, client, repeat),
+            repeat=repeat,
             server={} if beside is None else states[id(beside)],
         )
 

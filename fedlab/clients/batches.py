@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlab import seeds
 from fedlab.clients.config import ClientConfig
-from fedlab.clients.plan import Plan
+from fedlab.clients.plan import Plan, place
 from fedlab.clients.rules import Batch, LocalRule
 from fedlab.tasks import Dataset, FunctionalModel, State
 
@@ -27,7 +27,7 @@ class ClientJob:
     """One client's work in one round: where it starts, which records it uses in which step.
 
     `memory` is what its rule remembers (empty before the first round), `server` what the server sent
-    beside the model.
+    beside the model; `repeat` says how often the client got the same model before.
     """
 
     client: int
@@ -37,6 +37,12 @@ class ClientJob:
     records: np.ndarray
     plan: Plan
     server: State = field(default_factory=dict)
+    repeat: int = 0
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """What its draws depend on beside the seed and their purpose."""
+        return place(self.round, self.client, self.repeat)
 
 
 class Batches:
@@ -135,7 +141,7 @@ class Batches:
         """What `draw` draws for each client's real rows, filled up with ones."""
         drawn = []
         for job, real in zip(jobs, lengths, strict=True):
-            own = draw(real, seeds.torch_generator(self.seed, purpose, job.round, job.client, step))
+            own = draw(real, seeds.torch_generator(self.seed, purpose, *job.place, step))
             if real < longest:
                 own = {n: torch.cat([v, v.new_ones(longest - real, *v.shape[1:])]) for n, v in own.items()}
             drawn.append(own)
@@ -148,7 +154,7 @@ class Batches:
         return self.rule.noise(torch.Size((real, *self.data.shape)), generator)
 
     def _draw(self, job: ClientJob, purpose: str, step: int) -> State:
-        generator = seeds.torch_generator(self.seed, purpose, job.round, job.client, step)
+        generator = seeds.torch_generator(self.seed, purpose, *job.place, step)
         return self.rule.draws(self.model.parameters_of(job.state), generator)
 
     def _stacked(self, states: Sequence[State]) -> State:

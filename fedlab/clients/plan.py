@@ -17,7 +17,14 @@ Plan = list[NDArray[np.int64]]
 """Positions in the client's list of records, step by step; a Poisson step may be empty."""
 
 
-def plan_batches(records: int, config: ClientConfig, seed: int, round: int, client: int) -> Plan:
+def place(round: int, client: int, repeat: int = 0) -> tuple[int, ...]:
+    """What a client's draws depend on: sent the same model once more, it draws anew."""
+    return (round, client, repeat) if repeat else (round, client)
+
+
+def plan_batches(
+    records: int, config: ClientConfig, seed: int, round: int, client: int, repeat: int = 0
+) -> Plan:
     """The batches of one client in one round.
 
     Shuffled: epochs over fresh permutations, the last short batch kept; with `local_steps` the
@@ -28,7 +35,7 @@ def plan_batches(records: int, config: ClientConfig, seed: int, round: int, clie
     steps = steps_per_round(records, config)
     if size == records and config.sampling == "shuffle":
         return [np.arange(records)] * steps
-    generator = seeds.numpy_generator(seed, "batches", round, client)
+    generator = seeds.numpy_generator(seed, "batches", *place(round, client, repeat))
     if config.sampling == "poisson":
         rate = size / records
         return [np.flatnonzero(generator.random(records) < rate) for _ in range(steps)]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.runtime._flower import Run
+from fedlab.runtime.flights import Outlook
 
 POLL_SECONDS = 0.1
 """How long a deployed Grid is left alone between two looks."""
@@ -87,6 +88,12 @@ class WrappedGrid(Grid):
         """What to pass on of the replies that came in."""
         return list(replies)
 
+    def expect(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+        """`messages` are under way already: they were sent before the server was interrupted."""
+        if isinstance(self.grid, WrappedGrid):
+            self.grid.expect(ids, messages)
+        self._sent(ids, messages)
+
     def set_run(self, run: Run) -> None:
         self.grid.set_run(run)
 
@@ -105,6 +112,16 @@ class WrappedGrid(Grid):
         """Whether a node is there now; of a deployed Grid every one is that it lists."""
         there = getattr(self.grid, "available", None)
         return there is None or bool(there(node))
+
+    def back_at(self, node: int) -> float:
+        """When a node's device could start on a message; now, on a deployed Grid; inf if never."""
+        known = getattr(self.grid, "back_at", None)
+        return self.now if known is None else float(known(node))
+
+    def outlook(self, message_ids: Iterable[str]) -> Outlook | None:
+        """When what is awaited goes on; of a deployed Grid nobody knows."""
+        known = getattr(self.grid, "outlook", None)
+        return None if known is None else cast(Outlook | None, known(message_ids))
 
     def create_message(
         self,

@@ -6,6 +6,8 @@ from fedlab.strategies.aggregators import as_aggregator as as_aggregator
 from fedlab.strategies.aggregators import coordinatewise as coordinatewise
 from fedlab.strategies.composition import Composition as Composition
 from fedlab.strategies.composition import fedavg as fedavg
+from fedlab.strategies.learner import Arrival as Arrival
+from fedlab.strategies.learner import Learner as Learner
 from fedlab.strategies.sampling import Population as Population
 from fedlab.strategies.sampling import Sampler as Sampler
 from fedlab.strategies.schedules import Stragglers as Stragglers

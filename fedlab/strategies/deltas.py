@@ -6,7 +6,7 @@ gigabyte. Who needs only some columns at a time gets it in blocks that fit the p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from flwr.app import ArrayRecord
@@ -34,27 +34,36 @@ def unflatten(vector: Tensor, like: State, names: Sequence[str]) -> State:
 
 
 def deltas(
-    records: Sequence[ArrayRecord], before: State, names: Sequence[str], width: int | None = None
+    records: Sequence[ArrayRecord],
+    before: State | Sequence[State],
+    names: Sequence[str],
+    width: int | None = None,
 ) -> Iterator[Tensor]:
     """(n, k) float64 blocks of at most `width` columns, or all at once: by how much the named arrays of
-    each record differ from `before`, flattened.
+    each record differ from `before` (one model for all, or each record's own), flattened.
 
     A block is overwritten by the next one.
     """
+    origins = [before] * len(records) if isinstance(before, Mapping) else before
     arrays = {name: [record[name] for record in records] for name in names}
-    total = sum(before[name].numel() for name in names)
+    total = sum(origins[0][name].numel() for name in names)
     block = torch.empty(len(records), min(width or total, total), dtype=torch.float64)
     filled = 0
     for name in names:
-        base = before[name].reshape(-1).double()
-        stretches = [(top, values.reshape(len(values), -1)) for top, values in runs(arrays[name])]
-        start = 0
-        while start < len(base):
-            size = min(len(base) - start, block.shape[1] - filled)
-            part, origin = block[:, filled : filled + size], base[start : start + size]
-            for top, values in stretches:
+        flat = {id(origin): origin[name].reshape(-1).double() for origin in origins}
+        stretches = [
+            (top + first, values[first:last], flat[id(origins[top + first])])
+            for top, values in ((top, stack.reshape(len(stack), -1)) for top, stack in runs(arrays[name]))
+            for first, last in _alike(origins[top : top + len(values)])
+        ]
+        count, start = origins[0][name].numel(), 0
+        while start < count:
+            size = min(count - start, block.shape[1] - filled)
+            part = block[:, filled : filled + size]
+            for top, values, origin in stretches:
                 rows = part[top : top + len(values)]
-                rows.copy_(values[:, start : start + size]).sub_(origin)  # two steps: four times quicker
+                # in two steps: four times quicker
+                rows.copy_(values[:, start : start + size]).sub_(origin[start : start + size])
             start, filled = start + size, filled + size
             if filled == block.shape[1]:
                 yield block
@@ -63,8 +72,17 @@ def deltas(
         yield block[:, :filled]
 
 
+def _alike(origins: Sequence[State]) -> Iterator[tuple[int, int]]:
+    """From where to where the same model follows upon itself."""
+    first = 0
+    for place in range(1, len(origins) + 1):
+        if place == len(origins) or origins[place] is not origins[first]:
+            yield first, place
+            first = place
+
+
 def averaged(records: Sequence[ArrayRecord], before: State, share: Tensor) -> State:
-    """`before`, moved by the mean of what the records changed in it; `share` (n,) float64 sums to 1."""
+    """`before`, moved by the weighted sum of what the records changed in it; `share` (n,) float64."""
     after = {}
     for name, like in before.items():
         (moved,) = deltas(records, before, [name])

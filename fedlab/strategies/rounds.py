@@ -4,6 +4,8 @@
 in the middle. This is the same loop (train, aggregate, evaluate, aggregate) as a generator: whoever
 iterates can stop after any round and go on from there later. The results are equal.
 
+A strategy with rounds of its own (`OwnRounds`) goes through them itself.
+
 Differences: the timeout is None (wait for all) unless given, a round may go on with the first
 `enough` replies, and central evaluation is left to the caller.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -37,6 +39,24 @@ class Round:
     evaluate: MetricRecord | None
 
 
+@runtime_checkable
+class OwnRounds(Protocol):
+    """A strategy that knows no cohorts, and goes through its server updates in its own way."""
+
+    def run_rounds(
+        self,
+        grid: Grid,
+        arrays: ArrayRecord,
+        *,
+        first: int = 1,
+        last: int,
+        timeout: float | None = None,
+        received: Callable[[int], None] = lambda number: None,
+        train_config: ConfigRecord | None = None,
+    ) -> Iterator[Round]:
+        """As `rounds`; it may end early."""
+
+
 def rounds(
     strategy: Strategy,
     grid: Grid,
@@ -58,6 +78,17 @@ def rounds(
         received: called with the round's number when the training replies are in, before anything
             is made of them: the place to write down what must not be lost once the model is out.
     """
+    if isinstance(strategy, OwnRounds):
+        yield from strategy.run_rounds(
+            grid,
+            arrays,
+            first=first,
+            last=last,
+            timeout=timeout,
+            received=received,
+            train_config=train_config,
+        )
+        return
     selection: dict[str, Any] = {} if enough is None else {"enough": enough}
     for number in range(first, last + 1):
         configured = strategy.configure_train(number, arrays, train_config or ConfigRecord(), grid)

@@ -17,6 +17,13 @@ from numpy.typing import NDArray
 
 from fedlab import seeds
 from fedlab.errors import UsageError
+from fedlab.tasks.population import Sizes
+
+LISTED = 10**7
+"""Clients up to which a sampler may put all of them in order in every round."""
+
+TRIES = 100
+"""Devices that `available` looks at, for each that a round asks, where there are more."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ Sampler = Callable[[Population, int, int, np.random.Generator], list[int]]
 def uniform(population: Population, size: int, round: int, generator: np.random.Generator) -> list[int]:
     """`size` clients, each as likely as any other, none twice: FedAvg's sampling.
 
-    It costs the same for a hundred clients as for a million.
+    It costs the same for a hundred clients as for a hundred million.
     """
     picks = generator.choice(len(population.nodes), size=size, replace=False)
     return _ids(population, picks)
@@ -71,12 +78,15 @@ def weighted(population: Population, size: int, round: int, generator: np.random
     Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127.
 
     Who holds more is asked more often, so the updates should count alike: choose the aggregator `mean`. A
-    client without records is never asked.
+    client without records is never asked. Of a population that is never listed it draws clients uniformly and
+    keeps each with probability n_k / max n, which comes to the same.
     """
     if population.records is None:
         raise UsageError(
             'the sampler "weighted" needs to know how many records each client holds; give `records`'
         )
+    if isinstance(population.records, Sizes) and 10 * size < len(population.nodes):
+        return _ids(population, _kept(population.records, size, generator))
     records = np.asarray(population.records, dtype=np.float64)
     holders = np.flatnonzero(records > 0)
     # A race: with arrival times Exp(1) / n_k the next to arrive is k with probability n_k / Σ n.
@@ -103,6 +113,11 @@ def cyclic(
         reshuffle: a new order for each pass; the clients that are left over then sit the pass out.
     """
     count, turn = len(population.nodes), round - 1
+    if count > LISTED:
+        raise UsageError(
+            f'the sampler "cyclic" puts all clients in order, but {count} are more than {LISTED}; take'
+            ' "uniform", which in such a population hardly asks anybody twice'
+        )
     passes, turn = divmod(turn, count // size) if reshuffle else (0, turn)
     order = seeds.numpy_generator(population.seed, "cyclic", passes).permutation(count)
     return _ids(population, order[np.arange(turn * size, (turn + 1) * size) % count])
@@ -112,14 +127,29 @@ def available(population: Population, size: int, round: int, generator: np.rando
     """Uniformly `size` of the clients that are there now, or all of them if they are fewer.
 
     No round waits for a device to come back, unless none is there: then it asks as `uniform` does, because
-    virtual time stands still while nobody works.
+    virtual time stands still while nobody works. Of more than 10^7 clients it looks at 100 at most, drawn
+    uniformly, for each that the round asks.
     """
     nodes, there = population.nodes, population.available
     if there is None:
         return uniform(population, size, round, generator)
-    order = map(int, generator.permutation(len(nodes)))
+    if len(nodes) <= LISTED:
+        drawn = generator.permutation(len(nodes))
+    else:
+        drawn = generator.choice(len(nodes), size=min(TRIES * size, len(nodes) // 100), replace=False)
+    order = map(int, drawn)
     found = list(itertools.islice((index for index in order if there(nodes[index])), size))
     return _ids(population, np.asarray(found)) if found else uniform(population, size, round, generator)
+
+
+def _kept(records: Sizes, size: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """`size` positions, none twice, one after the other with probability n_k / Σ n of those that are left."""
+    found: dict[int, None] = {}
+    while len(found) < size:
+        place = int(generator.integers(len(records)))
+        if place not in found and generator.random() * records.most < records[place]:
+            found[place] = None
+    return np.fromiter(found, dtype=np.int64)
 
 
 def _ids(population: Population, picks: NDArray[np.int64]) -> list[int]:

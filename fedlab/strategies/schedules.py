@@ -73,9 +73,7 @@ class Synchronous:
             )
         population = Population(nodes, self.records, available, self.seed)
         generator = seeds.numpy_generator(self.seed, "sampling", round)
-        return _checked(
-            self.sampler, self.sampler(population, self.size(len(nodes)), round, generator), nodes
-        )
+        return checked(self.sampler, self.sampler(population, self.size(len(nodes)), round, generator), nodes)
 
     def order(self, cohort: list[int], round: int) -> list[int]:
         """The order in which a round's clients are asked: ascending, or drawn under over-selection.
@@ -135,7 +133,7 @@ class Stragglers:
         return work
 
 
-def _checked(sampler: Sampler, picks: Sequence[int], nodes: Sequence[int]) -> list[int]:
+def checked(sampler: Sampler, picks: Sequence[int], nodes: Sequence[int]) -> list[int]:
     """What a sampler returned, ascending.
 
     Raises:

@@ -21,7 +21,7 @@ from fedlab.clients.loop import LocalTraining
 from fedlab.clients.rules import slotted
 from fedlab.errors import FedlabError
 from fedlab.runtime import single_thread
-from fedlab.strategies import SGD, Composition, Synchronous, as_aggregator
+from fedlab.strategies import SGD, Composition, Learner, Synchronous, as_aggregator
 from fedlab.strategies.aggregators import mean
 from fedlab.strategies.deltas import flatten, unflatten
 from fedlab.tasks import FunctionalModel, State, Task
@@ -257,14 +257,10 @@ def _federation(rule: LocalRule, bench: _Bench, tolerance: float, ray: bool) -> 
         return CohortApp(bench.task, bench.owners, rule, bench.config, SEED, stacked=stacked)
 
     def strategy() -> Composition:
-        return Composition(
-            as_aggregator(mean),
-            SGD(),
-            Synchronous(3, SEED),  # of five: some remember from longer ago
-            bench.shared,
-            server=rule.server,
-            config=bench.config,
+        learner = Learner(
+            as_aggregator(mean), SGD(), bench.shared, SEED, server=rule.server, config=bench.config
         )
+        return Composition(learner, Synchronous(3, SEED))  # of five: some remember from longer ago
 
     start = {name: value for name, value in bench.start.items() if name not in bench.personal}
     straight = course(app(True), strategy, start)

@@ -17,7 +17,7 @@ from fedlab.clients import ClientConfig, LocalRule
 from fedlab.clients.app import MEMORY, CohortApp
 from fedlab.runtime import Executor, SimulationGrid
 from fedlab.runtime.arrays import array_record, tensors
-from fedlab.strategies import SGD, Composition, Synchronous, as_aggregator
+from fedlab.strategies import SGD, Composition, Learner, Synchronous, as_aggregator
 from fedlab.strategies.aggregators import weighted_mean
 from fedlab.strategies.rounds import rounds
 from fedlab.tasks import Dataset, Task
@@ -91,12 +91,8 @@ class Federation:
         if epochs is not None:
             work = lambda cohort, round: {node: epochs[i] for i, node in enumerate(cohort)}  # noqa: E731
         self.strategy = Composition(
-            as_aggregator(weighted_mean),
-            SGD(),
+            Learner(as_aggregator(weighted_mean), SGD(), ["x"], 3, server=rule.server, config=config),
             Synchronous(cohort or len(clients), seed=3),
-            ["x"],
-            server=rule.server,
-            config=config,
             stragglers=work,  # type: ignore[arg-type]
         )
         self.arrays = array_record({"x": torch.full((1,), start, dtype=torch.float64)})
@@ -119,8 +115,8 @@ class Federation:
 
     def server(self, slot: str) -> float:
         """What the rule's server remembers."""
-        assert self.strategy.server_state is not None
-        return float(self.strategy.server_state[slot])
+        assert self.strategy.learner.server_state is not None
+        return float(self.strategy.learner.server_state[slot])
 
     def memory(self, slot: str) -> list[float]:
         """What each client remembers, 0 before its first round."""

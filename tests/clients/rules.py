@@ -24,7 +24,7 @@ from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.clients.rules.scaffold_momentum import ScaffoldM, ScaffoldMVR
 from fedlab.runtime import Executor, SimulationGrid
 from fedlab.runtime.arrays import array_record, tensors
-from fedlab.strategies import SGD, Composition, Synchronous, as_aggregator
+from fedlab.strategies import SGD, Composition, Learner, Synchronous, as_aggregator
 from fedlab.strategies.aggregators import weighted_mean
 from fedlab.strategies.rounds import rounds
 from fedlab.tasks import Dataset, FunctionalModel, State, Task, cross_entropy
@@ -99,17 +99,12 @@ def trained(
     app = CohortApp(task, owners, rule, config, seed=1, stacked=stacked)
     grid = SimulationGrid(app, len(sizes), executor, chunk=2)
     model = task.model(0)
-    strategy = Composition(
-        as_aggregator(weighted_mean),
-        SGD(),
-        Synchronous(len(sizes), seed=3),
-        model.parameter_names,
-        server=rule.server,
-        config=config,
-    )
+    aggregator = as_aggregator(weighted_mean)
+    learner = Learner(aggregator, SGD(), model.parameter_names, 3, server=rule.server, config=config)
+    strategy = Composition(learner, Synchronous(len(sizes), seed=3))
     done = list(rounds(strategy, grid, array_record(model.state()), last=number))
     assert all(one.updated for one in done), strategy.why_skipped
-    return tensors(done[-1].arrays) | {f"server/{n}": v for n, v in (strategy.server_state or {}).items()}
+    return tensors(done[-1].arrays) | {f"server/{n}": v for n, v in (learner.server_state or {}).items()}
 
 
 def same(one: State, other: State) -> bool:

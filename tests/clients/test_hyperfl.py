@@ -23,7 +23,7 @@ from fedlab.experiment.personal import accuracy_of, ask_clients
 from fedlab.runtime import SimulationGrid
 from fedlab.runtime.arrays import array_record, tensor_of, tensors
 from fedlab.runtime.wrapped import WrappedGrid
-from fedlab.strategies import SGD, Synchronous, as_aggregator
+from fedlab.strategies import SGD, Learner, Synchronous, as_aggregator
 from fedlab.strategies.aggregators import weighted_mean
 from fedlab.strategies.composition import Composition
 from fedlab.strategies.rounds import rounds
@@ -133,7 +133,7 @@ def federation(data: Dataset, rule: HyperFL) -> tuple[Task, Wire, Composition, A
     app = CohortApp(task, owners(), rule, CONFIG, seed=3)
     state = task.model(seeds.derive(3, "init")).state()
     shared = {name: value for name, value in state.items() if name.startswith("hypernetwork.")}
-    strategy = Composition(as_aggregator(weighted_mean), SGD(), Synchronous(4, 3), list(shared))
+    strategy = Composition(Learner(as_aggregator(weighted_mean), SGD(), list(shared), 3), Synchronous(4, 3))
     return task, Wire(SimulationGrid(app, len(SIZES))), strategy, array_record(shared)
 
 

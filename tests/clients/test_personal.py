@@ -14,7 +14,7 @@ from fedlab.clients.rules.personal import PersonalHead
 from fedlab.errors import UsageError
 from fedlab.runtime import SimulationGrid
 from fedlab.runtime.arrays import array_record, tensors
-from fedlab.strategies import SGD, Composition, Synchronous, as_aggregator
+from fedlab.strategies import SGD, Composition, Learner, Synchronous, as_aggregator
 from fedlab.strategies.aggregators import weighted_mean
 from fedlab.strategies.rounds import rounds
 from fedlab.tasks import Dataset, State, Task
@@ -43,7 +43,7 @@ def test_two_rounds_are_those_of_clients_that_keep_their_heads(small_data: Datas
     kept = PersonalHead().personal(state, torch.Generator())
     base = [name for name in state if name not in kept]
     grid = SimulationGrid(app, 3)
-    strategy = Composition(as_aggregator(weighted_mean), SGD(), Synchronous(3, 1), base)
+    strategy = Composition(Learner(as_aggregator(weighted_mean), SGD(), base, 1), Synchronous(3, 1))
     start = array_record({name: state[name] for name in base})
     found = [tensors(round.arrays) for round in rounds(strategy, grid, start, last=2)]
 

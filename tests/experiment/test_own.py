@@ -18,7 +18,7 @@ from fedlab.clients.rules.fedprox import FedProx
 from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.errors import Interrupted, PluginError, UsageError
 from fedlab.progress import Progress
-from fedlab.strategies import Composition, Synchronous
+from fedlab.strategies import Composition, Learner, Synchronous
 from fedlab.strategies.server_optimizers import SGD
 
 SCENARIO: dict[str, Any] = {
@@ -82,7 +82,7 @@ def test_each_cell_gets_its_own_copy_of_an_instance(tmp_path: Path) -> None:
 
 def test_a_function_with_arguments_gets_the_parts_of_a_composition(tmp_path: Path) -> None:
     def mine(*, aggregator: Any, optimizer: Any, cohort: int, seed: int, parameters: list[str]) -> Strategy:
-        return Composition(aggregator, optimizer, Synchronous(cohort, seed), parameters)
+        return Composition(Learner(aggregator, optimizer, parameters, seed), Synchronous(cohort, seed))
 
     given = fedlab.run(scenario(), out=tmp_path / "given", strategy=mine)
     assert weights(given) == weights(fedlab.run(scenario(), out=tmp_path / "plain"))

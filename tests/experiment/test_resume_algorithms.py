@@ -13,7 +13,7 @@ from torch import Tensor
 import fedlab
 from fedlab.errors import DataError
 from fedlab.snapshot import Snapshot
-from fedlab.strategies import SGD, Composition, Synchronous, Updates, as_aggregator
+from fedlab.strategies import SGD, Composition, Learner, Synchronous, Updates, as_aggregator
 from fedlab.strategies.aggregators import mean
 from tests.experiment import crashes
 
@@ -77,13 +77,13 @@ def test_a_kill_in_any_round_loses_no_bit_of_what_is_remembered(killed: Any) -> 
 def test_what_is_remembered_counts(killed: Any, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: forget any one of the three, and the bits are others."""
     whole, copies = killed
-    restore = Composition.restore
+    restore = Learner.restore
 
-    def forgetful(self: Composition, snapshot: Snapshot) -> None:
+    def forgetful(self: Learner, snapshot: Snapshot) -> None:
         restore(self, snapshot)
         setattr(self, part, None if part == "server_state" else {})
 
-    monkeypatch.setattr(Composition, "restore", forgetful)
+    monkeypatch.setattr(Learner, "restore", forgetful)
     where = ["optimizer_state", "aggregator_states", "server_state"].index(part)
     copy = [one for one in copies if list(one.glob("checkpoints/*/round-000002.values.json"))][where]
     fedlab.resume(copy, aggregator=Slow())
@@ -97,8 +97,8 @@ def test_an_observation_tells_how_many_epochs_the_client_did(killed: Any) -> Non
 
 
 def test_the_checkpoint_of_another_algorithm_is_refused() -> None:
-    one = Composition(as_aggregator(mean), SGD(), Synchronous(1, 0), ["w"])
-    other = Composition(as_aggregator(Slow), SGD(), Synchronous(1, 0), ["w"])
+    one = Composition(Learner(as_aggregator(mean), SGD(), ["w"], 0), Synchronous(1, 0))
+    other = Composition(Learner(as_aggregator(Slow), SGD(), ["w"], 0), Synchronous(1, 0))
     other.restore(other.snapshot())
     with pytest.raises(
         DataError, match="another algorithm: Slow, SGD, ServerSide, but this one is mean, SGD"

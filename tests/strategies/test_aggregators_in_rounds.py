@@ -14,7 +14,7 @@ import fedlab
 from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.combining import WIDTH
 from fedlab.runtime import SimulationGrid
-from fedlab.strategies import Composition, Momentum, Synchronous, Updates
+from fedlab.strategies import Composition, Learner, Momentum, Synchronous, Updates
 from tests.runtime.apps import adding_app
 from tests.strategies.test_composition import START, reply
 
@@ -112,15 +112,16 @@ def test_a_round_that_the_aggregator_breaks_is_skipped_and_says_why(tmp_path: Pa
 
 @pytest.mark.parametrize("breaks", [lambda v: v * float("nan"), lambda v: v[:-1], lambda v: v.int()])
 def test_a_broken_round_changes_nothing(breaks: Any) -> None:
-    strategy = Composition(Counting(breaks), Momentum(), Synchronous(3, 0), ["w"])
+    strategy = Composition(Learner(Counting(breaks), Momentum(), ["w"], 0), Synchronous(3, 0))
     arrays = ArrayRecord({name: Array(value) for name, value in START.items()})
     messages = list(strategy.configure_train(1, arrays, ConfigRecord(), SimulationGrid(adding_app(), 3)))
     answers = [reply(message, [5.0, 2.0], 1) for message in messages]
     assert strategy.aggregate_train(1, answers)[0] is not None
-    optimizer, aggregator = strategy.optimizer_state, strategy.aggregator_states
+    learner = strategy.learner
+    optimizer, aggregator = learner.optimizer_state, learner.aggregator_states
     assert strategy.aggregate_train(2, answers) == (None, None)
     assert "aggregator Counting" in strategy.why_skipped
-    assert strategy.optimizer_state is optimizer and strategy.aggregator_states is aggregator
+    assert learner.optimizer_state is optimizer and learner.aggregator_states is aggregator
     assert aggregator == {"": {"asked": 1}}
 
 
@@ -146,18 +147,18 @@ class Stepping:
     ],
 )
 def test_a_round_that_the_server_optimizer_breaks_changes_nothing(answer: Any, message: str) -> None:
-    strategy = Composition(Counting(), Stepping(answer), Synchronous(3, 0), ["w"])
+    strategy = Composition(Learner(Counting(), Stepping(answer), ["w"], 0), Synchronous(3, 0))
     arrays = ArrayRecord({name: Array(value) for name, value in START.items()})
     messages = list(strategy.configure_train(1, arrays, ConfigRecord(), SimulationGrid(adding_app(), 3)))
     answers = [reply(message, [5.0, 2.0], 1) for message in messages]
     assert strategy.aggregate_train(1, answers) == (None, None)
-    assert message in strategy.why_skipped and strategy.aggregator_states == {}
+    assert message in strategy.why_skipped and strategy.learner.aggregator_states == {}
 
 
 def test_a_round_with_fewer_than_the_minimum_is_skipped() -> None:
     rule = Counting()
     rule.minimum = 3  # type: ignore[attr-defined]
-    strategy = Composition(rule, Momentum(), Synchronous(3, 0), ["w"])
+    strategy = Composition(Learner(rule, Momentum(), ["w"], 0), Synchronous(3, 0))
     arrays = ArrayRecord({name: Array(value) for name, value in START.items()})
     messages = list(strategy.configure_train(1, arrays, ConfigRecord(), SimulationGrid(adding_app(), 3)))
     answers = [reply(message, [5.0, 2.0], 1) for message in messages]

@@ -17,6 +17,7 @@ from fedlab.strategies import (
     Adagrad,
     Adam,
     Composition,
+    Learner,
     Momentum,
     ServerOptimizer,
     Synchronous,
@@ -99,7 +100,7 @@ def test_divergence_is_called_divergence() -> None:
     with pytest.raises(FedlabError, match=r"nodes 3 sent updates with NaN .* round 1: training diverged"):
         strategy.aggregate_train(1, [reply(messages[0], [0, 0], 1), reply(messages[1], [float("nan"), 0], 1)])
     huge = float(torch.finfo(torch.float32).max)
-    strategy.optimizer = SGD(learning_rate=10.0)
+    strategy.learner.optimizer = SGD(learning_rate=10.0)
     with pytest.raises(FedlabError, match="left the range"):
         strategy.aggregate_train(1, [reply(messages[0], [huge, 0.0], 1)])
 
@@ -141,8 +142,8 @@ def test_a_snapshot_holds_all_that_the_next_round_depends_on(optimizer: ServerOp
     """Put back after round 2, a strategy goes on as one that was left alone; one that forgot does not."""
 
     def strategy() -> Composition:
-        schedule = Synchronous(3, seed=0)
-        return Composition(as_aggregator(weighted_mean), optimizer, schedule, ["w"], server=Scaffold.server)
+        learner = Learner(as_aggregator(weighted_mean), optimizer, ["w"], 0, server=Scaffold.server)
+        return Composition(learner, Synchronous(3, seed=0))
 
     start = {"w": torch.tensor([1.0, -2.0])}
     alone, stopped, resumed = strategy(), strategy(), strategy()
@@ -151,17 +152,17 @@ def test_a_snapshot_holds_all_that_the_next_round_depends_on(optimizer: ServerOp
     resumed.restore(stopped.snapshot())
     rest = rounds(resumed, after, 3, 4)
     assert [one["w"].tolist() for one in rest] == [one["w"].tolist() for one in whole[2:]]
-    assert alone.server_state is not None and resumed.server_state is not None
-    assert torch.equal(alone.server_state["control"], resumed.server_state["control"])
+    found = [one.learner.server_state for one in (alone, resumed)]
+    assert found[0] is not None and found[1] is not None
+    assert torch.equal(found[0]["control"], found[1]["control"])
     forgetful = rounds(strategy(), after, 3, 4)
     assert forgetful[-1]["w"].tolist() != rest[-1]["w"].tolist()
 
 
 def test_the_control_variate_is_told_and_moves_by_the_mean_of_the_uplinks() -> None:
     """Clients 2, 3 and 4 of three send 2, 3 and 4: c is 3 after the first round, 6 after the second."""
-    strategy = Composition(
-        as_aggregator(weighted_mean), SGD(), Synchronous(3, seed=0), ["w"], server=Scaffold.server
-    )
+    learner = Learner(as_aggregator(weighted_mean), SGD(), ["w"], 0, server=Scaffold.server)
+    strategy = Composition(learner, Synchronous(3, seed=0))
     assert strategy.uplinks == ("control/w",)
     state = rounds(strategy, {"w": torch.zeros(2)}, 1, 2)[-1]
     grid = SimulationGrid(adding_app(), 3)

@@ -79,7 +79,7 @@ def aggregate(function: object) -> list[float]:
 def test_coordinate_by_coordinate_gives_the_same(function: object, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = aggregate(lambda d, w: function(d, w))  # type: ignore[operator]  # not marked
     for width in (1, 2, 3, 8192):
-        monkeypatch.setattr(composition, "BLOCK", width)
+        monkeypatch.setattr(learner, "BLOCK", width)
         assert aggregate(function) == whole
     # The updates are a * (1, 2, 3) and -(0, 1, 2): the first is (1, 2, 3, 4) and 0.
     assert aggregate(first) == [2.0, 4.0, 6.0, 8.0, 5.0]

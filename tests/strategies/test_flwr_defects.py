@@ -23,7 +23,7 @@ from flwr.serverapp.strategy.multikrum import compute_distances
 from fedlab import plugins
 from fedlab.errors import FedlabError
 from fedlab.runtime import SimulationGrid
-from fedlab.strategies import SGD, Composition, Synchronous, Updates, as_aggregator
+from fedlab.strategies import SGD, Composition, Learner, Synchronous, Updates, as_aggregator
 from fedlab.strategies.aggregators import median
 from fedlab.strategies.aggregators.geometry import squared_distances
 from fedlab.strategies.server_optimizers import Adam
@@ -92,7 +92,7 @@ def test_one_client_with_nan_makes_the_model_nan(strategy: type[Strategy]) -> No
     """Ours refuses the update by name (the run's guard turns it away before that)."""
     rows = [[1.0], [2.0], [float("nan")]]
     assert np.isnan(flowers(strategy(), rows)).all()
-    own = Composition(as_aggregator(median), SGD(), Synchronous(3, 0), ["w"])
+    own = Composition(Learner(as_aggregator(median), SGD(), ["w"], 0), Synchronous(3, 0))
     own._sent = {"w": torch.zeros(1)}
     with pytest.raises(FedlabError, match="nodes 3 sent updates with NaN"):
         own.aggregate_train(1, replies(rows))

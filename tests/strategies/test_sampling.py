@@ -18,7 +18,7 @@ from fedlab.runtime import SimulationGrid
 from fedlab.runtime.devices import Availability, SimulatedFleet
 from fedlab.runtime.roster import RosterGrid
 from fedlab.runtime.wrapped import WrappedGrid
-from fedlab.strategies import SGD, Composition, Population, Sampler, Synchronous, as_aggregator
+from fedlab.strategies import SGD, Composition, Learner, Population, Sampler, Synchronous, as_aggregator
 from fedlab.strategies.aggregators import mean
 from fedlab.strategies.sampling import available, cyclic, poisson, uniform, weighted
 from tests.runtime.apps import adding_app, train_messages
@@ -195,7 +195,7 @@ def test_grids_around_grids_know_who_is_there() -> None:
 
 
 def composed(sampler: Sampler, devices: int | SimulatedFleet) -> tuple[Composition, list[Message]]:
-    strategy = Composition(as_aggregator(mean), SGD(), Synchronous(3, 0, sampler=sampler), ["w"])
+    strategy = Composition(Learner(as_aggregator(mean), SGD(), ["w"], 0), Synchronous(3, 0, sampler=sampler))
     grid = WrappedGrid(SimulationGrid(adding_app(), devices))
     model = ArrayRecord({"w": Array(np.zeros(2))})
     return strategy, list(strategy.configure_train(1, model, ConfigRecord(), grid))

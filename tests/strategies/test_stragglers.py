@@ -15,7 +15,16 @@ from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.errors import UsageError
 from fedlab.runtime import SimulationGrid
 from fedlab.runtime.arrays import array_record
-from fedlab.strategies import SGD, Adam, Composition, ServerOptimizer, Stragglers, Synchronous, as_aggregator
+from fedlab.strategies import (
+    SGD,
+    Adam,
+    Composition,
+    Learner,
+    ServerOptimizer,
+    Stragglers,
+    Synchronous,
+    as_aggregator,
+)
 from fedlab.strategies.aggregators import mean, weighted_mean
 from fedlab.tasks import Task
 
@@ -78,11 +87,8 @@ def asked(rule: LocalRule, optimizer: ServerOptimizer, aggregator: object, task:
     """The messages of three rounds."""
     model = task.model(0)
     strategy = Composition(
-        as_aggregator(aggregator),
-        optimizer,
+        Learner(as_aggregator(aggregator), optimizer, model.parameter_names, 5, server=rule.server),
         Synchronous(4, seed=5),
-        model.parameter_names,
-        server=rule.server,
         stragglers=Stragglers(0.5, 4, True, seed=5),
     )
     grid = SimulationGrid(CohortApp(task, OWNERS, rule, CONFIG, seed=5), len(OWNERS))

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedYogi, Krum
 
 from fedlab.snapshot import Snapshot
-from fedlab.strategies import Composition, Synchronous, fedavg
+from fedlab.strategies import Composition, Learner, Synchronous, fedavg
 from fedlab.testing import ContractError, check_strategy
 
 
@@ -81,7 +81,7 @@ class Forgetful(Composition):
 
 
 def forgetful(*, aggregator: Any, optimizer: Any, cohort: int, seed: int, parameters: Any) -> Composition:
-    return Forgetful(aggregator, optimizer, Synchronous(cohort, seed), parameters)
+    return Forgetful(Learner(aggregator, optimizer, parameters, seed), Synchronous(cohort, seed))
 
 
 BUGS: dict[str, tuple[Any, str]] = {

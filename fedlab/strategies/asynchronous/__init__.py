@@ -1,0 +1,6 @@
+"""Servers that wait for nobody: a new model as soon as enough updates are in."""
+
+from fedlab.strategies.asynchronous.buffered import Buffered as Buffered
+from fedlab.strategies.asynchronous.fedasync import fedasync as fedasync
+from fedlab.strategies.asynchronous.fedbuff import fedbuff as fedbuff
+from fedlab.strategies.asynchronous.staleness import Staleness as Staleness

@@ -1,0 +1,427 @@
+"""Buffered asynchronous training: K updates make a new model, whenever they come.
+
+Nguyen, Malik, Zhan, Yousefpour, Rabbat, Malek, Huba, "Federated Learning with Buffered Asynchronous
+Aggregation", AISTATS 2022, https://arxiv.org/abs/2106.06639, algorithm 1; as run at scale in Huba et al.,
+"Papaya: Practical, Private, and Scalable Federated Learning", MLSys 2022, https://arxiv.org/abs/2111.04877.
+M clients train at any time (the concurrency). When one comes back its update, times a weight that falls
+with its staleness, goes into the buffer; K updates make a step x ← x + γ Σ w(s_i) Δ_i / K, and whoever came
+back is replaced by a client that starts from the model as it is then.
+
+Deviations from algorithm 1: what arrives at the same moment is taken together, and all of it is replaced
+afterwards, so that with K = M and devices that are equally quick each step is FedAvg's, bit for bit;
+between Δ and step stand the scenario's aggregator and server optimizer.
+
+Only Flower's push and pull are used, so it runs on a deployed Grid as it does on a simulated one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedlab.errors import DataError, FedlabError, UsageError
+from fedlab.runtime.arrays import tensors
+from fedlab.runtime.storage import Reader, Writer
+from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid
+from fedlab.snapshot import Snapshot
+from fedlab.strategies.aggregators import minimum
+from fedlab.strategies.asynchronous.recruiting import Recruiting
+from fedlab.strategies.asynchronous.staleness import Staleness, weighed
+from fedlab.strategies.asynchronous.trips import Trip, Trips
+from fedlab.strategies.learner import Arrival, Learner
+from fedlab.strategies.messages import Instructions, OutOfStep
+from fedlab.strategies.rounds import Round
+from fedlab.tasks import State
+
+Division = Literal["count", "weights"]
+
+PATIENCE = 4
+"""A step is given up when this many times (M + K) replies in a row brought nothing."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """An update in the buffer; scale and weight as in `Arrival`."""
+
+    trip: Trip
+    reply: Message
+    scale: float = 1.0
+    weight: float = 1.0
+
+
+class Buffered(Strategy):
+    """An asynchronous federated algorithm; a kind of it overrides `judged` or `room`.
+
+    Args:
+        learner: what becomes of the updates.
+        recruiting: whom the server asks.
+        buffer: K, updates that make a new model.
+        concurrency: M, clients that train at any time.
+        staleness: what an update counts that started from an older model.
+        max_staleness: an update that is staler is thrown away.
+        division: by what the sum of weighted updates is divided: their `"count"`, as in the paper, so that stale
+            updates make smaller steps; or the sum of their `"weights"`.
+        max_participations: how often a client is asked at most.
+        measured_from: whether an update is measured from the model that its client started from, or from the
+            one that the server has `"now"`, as in FedAsync.
+
+    Attributes:
+        why_skipped: why the last step left the model as it was; empty if it did not.
+        ended: why there will be no further step; empty as long as there may be.
+
+    Raises:
+        UsageError: a number out of range.
+    """
+
+    kind: ClassVar[str] = "fedbuff"
+
+    def __init__(
+        self,
+        learner: Learner,
+        recruiting: Recruiting,
+        *,
+        buffer: int,
+        concurrency: int,
+        staleness: Staleness,
+        max_staleness: int | None = None,
+        division: Division = "count",
+        max_participations: int | None = None,
+        measured_from: Literal["start", "now"] = "start",
+    ) -> None:
+        for name, number in (("cohort", buffer), ("concurrency", concurrency)):
+            if number < 1:
+                raise UsageError(f"{name} = {number}; expected at least 1")
+        if max_staleness is not None and max_staleness < 0:
+            raise UsageError(f"max_staleness = {max_staleness}; expected at least 0")
+        if max_participations is not None and max_participations < 1:
+            raise UsageError(f"max_participations = {max_participations}; expected at least 1")
+        if division not in ("count", "weights"):
+            raise UsageError(f'division = {division!r}; expected "count" or "weights"')
+        if buffer < minimum(learner.aggregator):
+            raise UsageError(
+                f"the aggregator needs {minimum(learner.aggregator)} updates, but the buffer holds {buffer};"
+                " raise strategy.cohort"
+            )
+        self.learner, self.recruiting, self.staleness = learner, recruiting, staleness
+        self.buffer, self.concurrency, self.max_staleness = buffer, concurrency, max_staleness
+        self.division, self.max_participations, self.measured_from = (
+            division,
+            max_participations,
+            measured_from,
+        )
+        self.why_skipped, self.ended = "", ""
+        self.trips = Trips()
+        self.held: list[Held] = []
+        self.staleness_seen: Counter[int] = Counter()
+        self.discarded = 0
+        self._arrived: deque[Message] = deque()
+        self._fruitless: Counter[str] = Counter()
+        self._out_of_step = OutOfStep(learner.server.in_step)
+        self._population = 0
+        self._instructions: tuple[ArrayRecord, Instructions] | None = None
+
+    @property
+    def uplinks(self) -> tuple[str, ...]:
+        """The arrays that clients send beside their update, for the guard to expect."""
+        return self.learner.uplinks
+
+    def summary(self) -> None:
+        """Flower prints this at the start of a run; the scenario says it all already."""
+
+    def judged(self, trip: Trip, reply: Message, round: int) -> Held | None:
+        """What becomes of an update that arrives while `round` is worked for; None throws it away."""
+        late = round - trip.round
+        self.staleness_seen[late] += 1
+        weight = weighed(self.staleness, late)
+        if (self.max_staleness is not None and late > self.max_staleness) or (
+            self.division == "weights" and weight == 0.0
+        ):
+            return None
+        return Held(trip, reply, weight) if self.division == "count" else Held(trip, reply, 1.0, weight)
+
+    def room(self, round: int) -> int:
+        """How many clients may start now."""
+        return self.concurrency - len(self.trips)
+
+    def run_rounds(
+        self,
+        grid: Grid,
+        arrays: ArrayRecord,
+        *,
+        first: int = 1,
+        last: int,
+        timeout: float | None = None,
+        received: Callable[[int], None] = lambda number: None,
+        train_config: ConfigRecord | None = None,
+    ) -> Iterator[Round]:
+        """Server updates `first` to `last`, each as soon as it is made, starting from the model `arrays`.
+
+        Ends early when every client has been asked `max_participations` times (`ended` then says so).
+
+        Args:
+            timeout: (virtual) seconds after which a client is no longer waited for, and replaced.
+            received: called with the update's number when its updates are in, before anything is made of them.
+        """
+        clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
+        if len(self.trips) and isinstance(grid, WrappedGrid):
+            grid.expect(list(self.trips.ids()), self.trips.messages())
+        number, model = first, tensors(arrays)
+        while number <= last:
+            if not self._arrived:
+                self._recruit(grid, clocked, arrays, model, number, train_config)
+                if not len(self.trips):
+                    return
+                self._arrived.extend(self._pulled(grid, clocked, timeout))
+                continue
+            self._take(self._arrived.popleft(), number)
+            if len(self.held) < self.buffer and not self._hopeless():
+                continue
+            received(number)
+            made = self._combine(model, number)
+            if made is not None:
+                arrays, model = made[0], tensors(made[0])
+            yield Round(number, arrays, made is not None, None if made is None else made[1], None)
+            number += 1
+
+    def _recruit(
+        self,
+        grid: Grid,
+        clocked: Clocked,
+        arrays: ArrayRecord,
+        model: State,
+        number: int,
+        config: ConfigRecord | None,
+    ) -> None:
+        """Start as many clients as there is room for."""
+        size = self.room(number)
+        if size < 1:
+            return
+        nodes = grid.get_node_ids()
+        ids = nodes if isinstance(nodes, range) else sorted(nodes)
+        self._population = len(ids)
+        busy, taken, most = self.trips.busy, self.trips.taken, self.max_participations
+        if most is None:
+            chosen = self.recruiting(
+                ids, size, busy.__contains__, len(busy), getattr(grid, "available", None)
+            )
+        else:
+            out: Callable[[int], bool] = lambda node: node in busy or taken[node] >= most  # noqa: E731
+            chosen = self.recruiting(ids, size, out, len(taken), getattr(grid, "available", None))
+        if not chosen and not len(self.trips):
+            if most is None:
+                raise FedlabError("the Grid has no node to train on; start some, or raise clients.count")
+            self.ended = f"every client was asked {most} times (max_participations)"
+            return
+        if (
+            self._instructions is None
+            or self._instructions[0] is not arrays
+            or self._instructions[1].round != number
+        ):
+            records = self.learner.records(arrays, model)
+            self._instructions = arrays, Instructions(records, config or ConfigRecord(), number)
+        instructions = self._instructions[1]
+        messages = [
+            instructions.message(
+                node, lost_since=self._out_of_step.since(node), repeat=self.trips.repeats(node, number)
+            )
+            for node in chosen
+        ]
+        self._out_of_step.asked(chosen, number)
+        for message_id, message in zip(grid.push_messages(messages), messages, strict=True):
+            if message_id:  # Flower: none for what could not be sent
+                node = message.metadata.dst_node_id
+                self.trips.start(message_id, Trip(node, number, clocked.now, message))
+
+    def _pulled(self, grid: Grid, clocked: Clocked, timeout: float | None) -> list[Message]:
+        """What arrives next; whoever is waited for in vain is no longer waited for."""
+        deadline = math.inf if timeout is None else self.trips.oldest() + timeout
+        replies = clocked.pull_until(self.trips.ids(), deadline)
+        if replies:
+            return replies
+        if timeout is None:
+            outlook = getattr(grid, "outlook", None)
+            why = f": {outlook(self.trips.ids())}" if outlook is not None else ""
+            raise FedlabError(f"{len(self.trips)} clients train, and none of them will ever answer{why}")
+        late = self.trips.until(clocked.now - timeout)
+        clocked.cancel(late)
+        for message_id in late:
+            self.trips.end(message_id)
+        self._fruitless["late"] += len(late)
+        return []
+
+    def _take(self, reply: Message, number: int) -> None:
+        """Put what arrived into the buffer, if it is any good."""
+        trip = self.trips.end(reply.metadata.reply_to_message_id)
+        if trip is None:
+            return
+        if reply.has_error():
+            self._fruitless["failed"] += 1
+            return
+        held = self.judged(trip, reply, number)
+        if held is None:
+            self.discarded += 1
+            self._fruitless["too stale"] += 1
+            return
+        self._fruitless.clear()
+        self._out_of_step.counted([trip.node])
+        self.held.append(held)
+
+    def _hopeless(self) -> bool:
+        return self._fruitless.total() >= PATIENCE * (self.concurrency + self.buffer)
+
+    def _combine(self, model: State, number: int) -> tuple[ArrayRecord, MetricRecord] | None:
+        """The next model out of the buffer, which is then empty."""
+        self.why_skipped = ""
+        if len(self.held) < self.buffer:
+            what = ", ".join(f"{count} {why}" for why, count in self._fruitless.items())
+            self.why_skipped = f"{self._fruitless.total()} replies in a row brought nothing: {what}"
+            self._fruitless.clear()
+            return None
+        arrivals = [
+            Arrival(
+                one.reply,
+                model if self.measured_from == "now" else self.trips.model(one.trip.message),
+                one.scale,
+                one.weight,
+            )
+            for one in self.held
+        ]
+        self.held = []
+        made = self.learner.combine(arrivals, model, number, self._population)
+        if made is None:
+            self.why_skipped = self.learner.why_skipped
+            self._out_of_step.asked([arrival.node for arrival in arrivals], number)
+        return made
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says about how it went: whose updates came how late, and what became of them."""
+        seen = sorted(self.staleness_seen.items())
+        uploads = sum(count for _, count in seen)
+        return {
+            "name": self.kind,
+            "concurrency": self.concurrency,
+            "buffer": self.buffer,
+            "weight": str(self.staleness),
+            "division": self.division,
+            "max_staleness": self.max_staleness,
+            "staleness": [list(one) for one in seen],
+            "mean_staleness": sum(late * count for late, count in seen) / uploads if uploads else None,
+            "discarded": self.discarded,
+            "left_in_buffer": len(self.held),
+            "under_way": len(self.trips),
+            "ended": self.ended,
+        }
+
+    def snapshot(self) -> Snapshot:
+        """What the learner remembers, who is under way with which model, and what the buffer holds."""
+        writer = Writer()
+        whole = Snapshot.of({"learner": self.learner.snapshot()})
+        whole.values |= {
+            "kind": self.kind,
+            "trips": self.trips.written(writer),
+            "held": [
+                [one.trip.written(writer), writer.message(one.reply), one.scale, one.weight]
+                for one in self.held
+            ],
+            "arrived": [writer.message(reply) for reply in self._arrived],
+            "draws": self.recruiting.draws,
+            "staleness": sorted(self.staleness_seen.items()),
+            "discarded": self.discarded,
+            "fruitless": list(self._fruitless.items()),
+            "lost": self._out_of_step.values(),
+            "population": self._population,
+            "ended": self.ended,
+        }
+        whole.put("records", writer.snapshot())
+        return whole
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Remember it again.
+
+        Raises:
+            DataError: the state of another algorithm.
+        """
+        values = snapshot.values
+        if values.get("kind") != self.kind:
+            raise DataError(f"the checkpoint comes from another algorithm than {self.kind}; start a new run")
+        self.learner.restore(snapshot.get("learner"))
+        reader = Reader(snapshot.get("records"))
+        self.trips.read(values["trips"], reader)
+        self.held = [
+            Held(Trip.read(trip, reader), reader.message(reply), scale, weight)
+            for trip, reply, scale, weight in values["held"]
+        ]
+        self._arrived = deque(reader.message(reply) for reply in values["arrived"])
+        self.recruiting.draws = values["draws"]
+        self.staleness_seen = Counter(dict(values["staleness"]))
+        self.discarded, self._fruitless = values["discarded"], Counter(dict(values["fruitless"]))
+        self._out_of_step.restore(values["lost"])
+        self._population, self.ended = values["population"], values["ended"]
+        self._instructions = None
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float | None = 3600.0,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """What Flower's ServerApps call: all updates at once.
+
+        Args:
+            num_rounds: server updates.
+            timeout: seconds after which a client is no longer waited for.
+            evaluate_fn: called with the model before the first update, and after each one.
+        """
+        result = Result(arrays=initial_arrays)
+
+        def tested(number: int) -> None:
+            found = evaluate_fn(number, result.arrays) if evaluate_fn is not None else None
+            if found is not None:
+                result.evaluate_metrics_serverapp[number] = found
+
+        tested(0)
+        for one in self.run_rounds(
+            grid, initial_arrays, last=num_rounds, timeout=timeout, train_config=train_config
+        ):
+            result.arrays = one.arrays
+            if one.train is not None:
+                result.train_metrics_clientapp[one.number] = one.train
+            tested(one.number)
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """There are no rounds to configure.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.kind} has no rounds to configure; call start, or run_rounds")
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Likewise."""
+        raise UsageError(f"{self.kind} has no rounds to aggregate; call start, or run_rounds")
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Evaluation is central."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Evaluation is central."""
+        return None

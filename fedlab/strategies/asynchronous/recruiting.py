@@ -1,0 +1,81 @@
+"""Whom an asynchronous server asks when somebody has come back.
+
+Clients are drawn by the scenario's sampler among those that are not training: a client never trains twice at
+once. In a large population the busy ones are few; then it is drawn from all, and busy ones are drawn again,
+which costs the same for a thousand clients as for a hundred million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fedlab import seeds
+from fedlab.errors import UsageError
+from fedlab.strategies.sampling import Population, Sampler, available, cyclic, poisson, uniform
+from fedlab.strategies.schedules import checked
+
+LISTED = 4
+"""A population that is this many times as large as the number of clients that cannot be asked is not listed."""
+TRIES = 64
+"""Draws per wanted client before a population is listed nevertheless."""
+
+Whether = Callable[[int], bool]
+
+
+class Recruiting:
+    """Draws clients that are free; what it draws depends on the seed and the number of draws before alone.
+
+    Args:
+        sampler: `uniform`, `weighted`, `available` or one of your own; samplers that plan whole rounds
+            (`poisson`, `cyclic`) make no sense here.
+        records: how many records each client holds, in the order of ids, for samplers that need it.
+
+    Raises:
+        UsageError: a sampler that plans whole rounds.
+    """
+
+    def __init__(self, sampler: Sampler, seed: int, records: Sequence[int] | None = None) -> None:
+        kind = getattr(sampler, "func", sampler)
+        if kind in (poisson, cyclic):
+            raise UsageError(
+                f'the sampler "{kind.__name__}" plans whole rounds, and an asynchronous strategy has none; choose'
+                ' "uniform", "weighted" or "available"'
+            )
+        self.sampler, self.seed, self.records = sampler, seed, records
+        self.draws = 0
+
+    def __call__(
+        self, nodes: Sequence[int], size: int, out: Callable[[int], bool], many: int, there: Whether | None
+    ) -> list[int]:
+        """At most `size` clients.
+
+        Args:
+            nodes: the ids of all, ascending; a `range` where there are many.
+            out: whether a client cannot be asked, because it trains or has done its share.
+            many: how many of them there are.
+            there: whether a client's device is there now; all are, if None.
+        """
+        if size < 1:
+            return []
+        self.draws += 1
+        generator = seeds.numpy_generator(self.seed, "sampling", self.draws)
+        fits: Whether = lambda node: not out(node)  # noqa: E731
+        if self.sampler in (uniform, available) and len(nodes) > LISTED * (many + size):
+            if self.sampler is available and there is not None:
+                fits = lambda node: not out(node) and there(node)  # noqa: E731
+            found: dict[int, None] = {}
+            for _ in range(TRIES):
+                for position in generator.choice(len(nodes), size=size - len(found), replace=False):
+                    node = nodes[int(position)]
+                    if node not in found and fits(node):
+                        found[node] = None
+                if len(found) == size:
+                    return sorted(found)
+        places = [place for place, node in enumerate(nodes) if not out(node)]
+        free = nodes if len(places) == len(nodes) else [nodes[place] for place in places]
+        size = min(size, len(free))
+        if not size:
+            return []
+        records = None if self.records is None else [self.records[place] for place in places]
+        population = Population(free, records, there, self.seed)
+        return checked(self.sampler, self.sampler(population, size, self.draws, generator), free)

@@ -1,0 +1,123 @@
+"""Who is training: messages under way, and what was sent to whom of the present model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import KeysView, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flwr.app import ArrayRecord, Message
+
+from fedlab.runtime.arrays import tensors
+from fedlab.runtime.storage import Reader, Writer
+from fedlab.strategies.replies import only
+from fedlab.tasks import State
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A message to a client, and back.
+
+    Attributes:
+        round: the server update that was being worked for when it started; its model is that of `round` - 1.
+        since: when it started, in (virtual) seconds.
+    """
+
+    node: int
+    round: int
+    since: float
+    message: Message
+
+    def written(self, writer: Writer) -> list[Any]:
+        """For a checkpoint."""
+        return [self.node, self.round, self.since, writer.message(self.message)]
+
+    @classmethod
+    def read(cls, values: Sequence[Any], reader: Reader) -> Trip:
+        """What `written` gave."""
+        node, round, since, message = values
+        return cls(node, round, since, reader.message(message))
+
+
+class Trips:
+    """All messages under way, by id, in the order of sending.
+
+    Attributes:
+        busy: how many messages each node has under way.
+        taken: how often each node was asked, over the whole run.
+    """
+
+    def __init__(self) -> None:
+        self.busy: Counter[int] = Counter()
+        self.taken: Counter[int] = Counter()
+        self._open: dict[str, Trip] = {}
+        self._sent: Counter[int] = Counter()
+        self._round = 0
+        self._models: dict[int, tuple[ArrayRecord, State]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def ids(self) -> KeysView[str]:
+        """Of all messages under way."""
+        return self._open.keys()
+
+    def messages(self) -> list[Message]:
+        """The same messages themselves."""
+        return [trip.message for trip in self._open.values()]
+
+    def oldest(self) -> float:
+        """When the trip started that is under way for longest; there is one."""
+        return next(iter(self._open.values())).since
+
+    def until(self, since: float) -> list[str]:
+        """The trips that started by then."""
+        return [message_id for message_id, trip in self._open.items() if trip.since <= since]
+
+    def repeats(self, node: int, round: int) -> int:
+        """How often the node was sent this round's model before."""
+        return self._sent[node] if round == self._round else 0
+
+    def start(self, message_id: str, trip: Trip) -> None:
+        """A message is on its way."""
+        if trip.round != self._round:
+            self._round, self._sent = trip.round, Counter()
+        self._open[message_id] = trip
+        self._sent[trip.node] += 1
+        self.busy[trip.node] += 1
+        self.taken[trip.node] += 1
+
+    def end(self, message_id: str) -> Trip | None:
+        """It is not under way any more; None for one that was not."""
+        trip = self._open.pop(message_id, None)
+        if trip is not None:
+            self.busy[trip.node] -= 1
+            if not self.busy[trip.node]:
+                del self.busy[trip.node]
+        return trip
+
+    def model(self, message: Message) -> State:
+        """The model that a message carries; the same object for those that share a record."""
+        record = only(ArrayRecord, message, "arrays")
+        if id(record) not in self._models:
+            alive = {id(only(ArrayRecord, trip.message, "arrays")) for trip in self._open.values()}
+            self._models = {key: one for key, one in self._models.items() if key in alive}
+            self._models[id(record)] = record, tensors(record)
+        return self._models[id(record)][1]
+
+    def written(self, writer: Writer) -> dict[str, Any]:
+        """Everything; the messages go to the writer."""
+        return {
+            "open": [[message_id, trip.written(writer)] for message_id, trip in self._open.items()],
+            "taken": sorted(self.taken.items()),
+            "sent": sorted(self._sent.items()),
+            "round": self._round,
+        }
+
+    def read(self, values: Mapping[str, Any], reader: Reader) -> None:
+        """Go back to where `values` were written."""
+        self._open = {message_id: Trip.read(one, reader) for message_id, one in values["open"]}
+        self.busy = Counter(trip.node for trip in self._open.values())
+        self.taken, self._sent = Counter(dict(values["taken"])), Counter(dict(values["sent"]))
+        self._round, self._models = values["round"], {}
