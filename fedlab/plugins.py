@@ -52,7 +52,7 @@ GIVEN = {
 
 COMPOSED = frozenset(
     "aggregator optimizer cohort seed parameters over_selection quorum sampler records server config root"
-    " stragglers personal".split()
+    " stragglers personal tasks".split()
 )
 """Arguments of a strategy that come from other keys of a scenario; what else it takes are its options."""
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedlab.errors import Problem, ScenarioError, did_you_mean
 from fedlab.scenario import overrides as changes
-from fedlab.scenario import places, plugged, rules, source
+from fedlab.scenario import places, plugged, rules, source, tasks
 from fedlab.scenario.places import Path
 from fedlab.scenario.schema import SCHEMA, Scenario
 from fedlab.scenario.variants import distinct, entries
@@ -46,7 +46,7 @@ def load(given: str | FilePath | Mapping[str, Any] | Scenario, overrides: Sequen
         scenario = Scenario.model_validate(data)
     except ValidationError as error:
         mistakes = _structural(error, data)
-    mistakes += [*_infinities(data), *rules.mistakes(data), *plugged.mistakes(data)]
+    mistakes += [*_infinities(data), *rules.mistakes(data), *plugged.mistakes(data), *tasks.mistakes(data)]
     problems += _located(mistakes, lines, touched)
     if problems or scenario is None:
         raise ScenarioError(name, problems)
@@ -62,6 +62,7 @@ def _tables(scenario: Scenario) -> dict[str, Any]:
     data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
     if scenario.clients.local_steps is not None:
         del data["clients"]["local_epochs"]  # of the two, a scenario gives one
+    del data["task" if scenario.tasks else "tasks"]  # of the two likewise
     data["strategies"] = [distinct(one, data["strategy"]) for one in data["strategies"]]
     if not scenario.strategies:
         del data["strategies"]
@@ -119,8 +120,11 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
 
 
 def _taken_over(location: tuple[str | int, ...], data: dict[str, Any]) -> bool:
-    """Whether pydantic speaks of a key that an entry of [[strategies]] has from [strategy], which is told."""
+    """Whether pydantic speaks of a key that an entry of [[strategies]] has from [strategy], or [task] from
+    [[tasks]], which is told."""
     match location:
+        case ("task", *_):
+            return "task" not in data and bool(data.get("tasks"))
         case ("strategies", int(index), key, *_):
             entry = entries(data)[index]
             return isinstance(entry, dict) and key not in entry

@@ -87,7 +87,9 @@ def _kind_at(path: Path) -> str:
 
 
 def _shared(path: Path) -> Path:
-    """Where in `[strategy]` that would stand which stands in an entry of `[[strategies]]`."""
+    """Where in `[strategy]` that would stand which stands in an entry of `[[strategies]]`, and likewise."""
+    if path[0] == "tasks":
+        return ("clients" if path[2:3] == ("partition",) else "task", *path[2:])
     return ("strategy", *path[2:]) if path[0] == "strategies" else path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from fedlab import plugins
 from fedlab.scenario import plugged
 from fedlab.scenario.overrides import alternatives
+from fedlab.scenario.places import Path
 from fedlab.scenario.schema import Scenario
 from fedlab.signature import describe, shown
 
@@ -73,6 +74,13 @@ only one of them has stands in its entry. `options` are taken over by entries of
 STRATEGIES = ("Strategy", "Variant")
 """Definitions of the schema that hold the keys of a strategy."""
 
+BESIDE: dict[Path, tuple[str, ...]] = {
+    ("strategy",): STRATEGIES,
+    ("task",): ("Task", "NamedTask"),
+    ("clients", "partition"): ("Clients", "NamedTask"),
+}
+"""Definitions in which the keys of a table stand, where they are not just the table's own."""
+
 HANGING = (
     *((one, "cohort") for one in STRATEGIES),
     *((one, "label") for one in ("Variant", "Labelled", "Adversary")),
@@ -84,6 +92,7 @@ def json_schema() -> dict[str, Any]:
     """JSON Schema (2020-12) of a scenario file; it names the plugins that are installed."""
     schema = Scenario.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["required"].remove("task")  # there may be several
     definitions = schema["$defs"]
     for table, key in HANGING:
         del definitions[table]["properties"][key]["default"]
@@ -99,8 +108,7 @@ def json_schema() -> dict[str, Any]:
         if listed:
             schema["properties"][path[0]]["items"] = reference
             continue
-        section = str(path[0]).capitalize()
-        for table in STRATEGIES if section == "Strategy" else (section,):
+        for table in BESIDE.get(path[:1], ()) + BESIDE.get(path, ()) or (str(path[0]).capitalize(),):
             node = definitions[table]["properties"][path[1]]
             absent = [one for one in node["anyOf"] if one.get("type") == "null"]
             node["anyOf"] = [{"type": "string", "enum": known}, reference, *absent]

@@ -27,6 +27,7 @@ from fedlab.scenario.sections import (
 )
 from fedlab.scenario.strategy import Strategy as Strategy
 from fedlab.scenario.strategy import Variant as Variant
+from fedlab.scenario.tasks import NamedTask, Task, first
 from fedlab.scenario.variants import merged
 
 Mode = Literal["train", "eval"]
@@ -63,15 +64,6 @@ Modes = Annotated[
     Field(min_length=1, strict=False),
     BeforeValidator(_as_list, json_schema_input_type=Mode | Annotated[tuple[Mode, ...], Field(min_length=1)]),
 ]
-
-
-class Task(Section):
-    """What is learned."""
-
-    dataset: PluginOrName
-    """Data set, by name or as a table of name and parameters: `fedlab list datasets`."""
-    model: PluginOrName
-    """Network, by name or as a table of name and parameters: `fedlab list models`."""
 
 
 class Stragglers(Section):
@@ -203,6 +195,8 @@ class Scenario(Section):
     )
     """Several seeds, each a run of its own; instead of `seed`."""
     task: Task
+    tasks: Annotated[tuple[NamedTask, ...], Field(strict=False)] = ()
+    """Several `[[tasks]]` that the same clients learn at once, instead of `[task]`."""
     clients: Clients = Clients()
     strategy: Strategy = Strategy()
     strategies: Annotated[tuple[Variant, ...], Field(strict=False)] = ()
@@ -245,13 +239,27 @@ class Scenario(Section):
         chosen = self.strategies[self.labels.index(label)]
         return self.model_copy(update={"strategy": chosen.alone, "strategies": ()})
 
+    def alone(self, label: str) -> Scenario:
+        """The same with one of its `tasks` for the only one.
+
+        Raises:
+            UnknownName: it has no such task.
+        """
+        labels = [one.label for one in self.tasks]
+        if label not in labels:
+            raise UnknownName("task of this scenario", label, labels)
+        one = self.tasks[labels.index(label)]
+        return self.model_copy(
+            update={"task": one.task, "tasks": (), "clients": self.clients.model_copy(update=one.own)}
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _defaults_that_depend(cls, data: Any) -> Any:
         """Fill in the seed, the cohort and the number of victims, where what they hang on is sound."""
         if not isinstance(data, dict):
             return data
-        data = data if "seeds" in data else {"seed": 0, **data}
+        data = first(data) | ({} if "seeds" in data else {"seed": data.get("seed", 0)})
         filled = {key: dict(table(data, key)) for key in ("clients", "strategy", "audit")}
         count = filled["clients"].get("count", 10)
         if is_count(count):

@@ -133,7 +133,7 @@ def test_the_json_schema_knows_every_key_and_the_installed_plugins() -> None:
     assert tables["models"]["properties"]["name"]["enum"] == ["mlp"]
     assert tables["Clients"]["properties"]["partition"]["anyOf"][0]["enum"] == ["dirichlet", "iid"]
     assert schema["properties"]["attacks"]["items"] == {"$ref": "#/$defs/attacks"}
-    assert set(schema["required"]) == {"schema", "task"} and schema["additionalProperties"] is False
+    assert set(schema["required"]) == {"schema"} and schema["additionalProperties"] is False
     references = {text.split('"')[0] for text in str(schema).replace("'", '"').split("#/$defs/")[1:]}
     assert references == set(tables)
 
