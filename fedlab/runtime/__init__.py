@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab.runtime._flower import bundle_of as bundle_of
 from fedlab.runtime._flower import client_of as client_of
+from fedlab.runtime._flower import node_of as node_of
 from fedlab.runtime._flower import quiet_logger as quiet_logger
-from fedlab.runtime.devices import Availability as Availability
+from fedlab.runtime.availability import Availability as Availability
+from fedlab.runtime.availability import AvailabilityTrace as AvailabilityTrace
+from fedlab.runtime.classes import DeviceClass as DeviceClass
+from fedlab.runtime.classes import MixedFleet as MixedFleet
 from fedlab.runtime.devices import Fleet as Fleet
 from fedlab.runtime.devices import SimulatedFleet as SimulatedFleet
 from fedlab.runtime.devices import UniformFleet as UniformFleet

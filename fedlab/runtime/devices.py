@@ -13,16 +13,23 @@ exist yet when its arrival is fixed: work is executed late, in cohorts.
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from fedlab.errors import UsageError
-from fedlab.runtime.times import ComputingTime, Constant, above_zero, at_least_zero
-from fedlab.seeds import derive
+from fedlab.runtime.availability import Availability as Availability
+from fedlab.runtime.availability import Presence
+from fedlab.runtime.draws import share
+from fedlab.runtime.ranges import above_zero, at_least_zero
+from fedlab.runtime.times import ComputingTime, Constant
 
 _ONE_SECOND = Constant()
+
+EVERYBODY = "all"
+"""The class of every device in a fleet without classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +56,24 @@ class Visit:
     """How an errand goes.
 
     Attributes:
-        start: when the device starts, in virtual seconds; not before the errand's `at`.
+        start: when the device starts, in virtual seconds; not before the errand's `at`; inf if it is never
+            there again.
         seconds: from then on until its reply has arrived.
         silent: whether the device drops out on the way.
+
+    Raises:
+        UsageError: a duration that is negative or not finite, or a start that is not a number.
     """
 
     start: float
     seconds: float
     silent: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.seconds < math.inf:
+            raise UsageError(f"a visit of {self.seconds} seconds; expected a finite number >= 0")
+        if math.isnan(self.start):
+            raise UsageError("a visit that starts at nan; expected virtual seconds, or inf for never")
 
 
 class Fleet(Protocol):
@@ -66,29 +83,37 @@ class Fleet(Protocol):
     def count(self) -> int:
         """How many devices there are."""
 
+    @property
+    def classes(self) -> Sequence[str]:
+        """The names of the classes that devices belong to."""
+
+    @property
+    def online_until(self) -> float:
+        """Virtual second from which on no device is ever there again; inf where they keep coming back."""
+
+    def class_of(self, device: int, seed: int) -> str:
+        """The class of a device, from 0; the same for the same device and seed."""
+
     def visit(self, errand: Errand, seed: int) -> Visit:
         """How the errand goes; the same for the same errand and seed."""
 
+    def nominal(self, device: int, seed: int, size: int = 0) -> float:
+        """Virtual seconds that training takes on the device when it need not wait, with arrays of `size`
+        bytes; what tells fast devices from slow ones."""
 
-@dataclass(frozen=True)
-class Availability:
-    """Each device is there for `up` of every `period` virtual seconds, with a phase of its own.
 
-    Work that is sent while a device is away starts when it is back; what has started is finished.
+def sample_nominal(fleet: Fleet, seed: int, count: int = 1000, size: int = 0) -> list[float]:
+    """`Fleet.nominal` of up to `count` devices, spread evenly over the fleet and in their order.
+
+    What a fleet of any size is like: shares of them estimate quantiles of slowness, and their mean a rate.
+
+    Raises:
+        UsageError: `count` is below 1.
     """
-
-    period: float = 86400.0
-    up: float = 28800.0
-
-    def __post_init__(self) -> None:
-        above_zero(period=self.period, up=self.up)
-        if self.up > self.period:
-            raise UsageError(f"up = {self.up}; expected at most the period, {self.period}")
-
-    def start(self, at: float, phase: float) -> float:
-        """The first time from `at` on when a device whose day is shifted by `phase` periods is there."""
-        into = (at + phase * self.period) % self.period
-        return at if into < self.up else at + (self.period - into)
+    if count < 1:
+        raise UsageError(f"count = {count}; expected at least 1 device")
+    taken = min(count, fleet.count)
+    return [fleet.nominal(place * fleet.count // taken, seed, size) for place in range(taken)]
 
 
 @dataclass(frozen=True)
@@ -102,8 +127,22 @@ class UniformFleet:
         _at_least_one_device(self.count)
         at_least_zero(seconds=self.seconds)
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return (EVERYBODY,)
+
+    @property
+    def online_until(self) -> float:
+        return math.inf
+
+    def class_of(self, device: int, seed: int) -> str:
+        return EVERYBODY
+
     def visit(self, errand: Errand, seed: int) -> Visit:
         return Visit(errand.at, self.seconds)
+
+    def nominal(self, device: int, seed: int, size: int = 0) -> float:
+        return self.seconds
 
 
 @dataclass(frozen=True)
@@ -114,10 +153,13 @@ class SimulatedFleet:
         count: how many devices.
         time: how their computing times are spread; or the times themselves, in virtual seconds, which
             devices take in turn when there are more of them than times (`read_trace`).
-        per_example: virtual seconds per record on a device of median speed, beside `time`; a device
-            that is twice as slow there is twice as slow here.
+        per_example: virtual seconds per record, beside `time`. A number is meant for a device of median
+            speed: one that is twice as slow there is twice as slow here. A spread gives each device seconds
+            per record of its own, from the same draw as its time: slow here is slow there.
         examples: records that a device works through for one message, as a function of the device or
             one number each; queries touch none.
+        redraw: whether a device's speed is drawn anew for each message, as in models of stragglers whom
+            nobody knows beforehand, instead of once.
         download_mbps, upload_mbps: megabits a second, or None where transfers take no time. Training
             replies are as large as what was sent; other replies carry no arrays.
         dropout: probability that a device falls silent while it works on a message. Its work never
@@ -130,17 +172,19 @@ class SimulatedFleet:
 
     count: int
     time: ComputingTime | Sequence[float] = _ONE_SECOND
-    per_example: float = 0.0
+    per_example: float | ComputingTime = 0.0
     examples: Callable[[int], int] | Sequence[int] | None = None
     download_mbps: float | None = None
     upload_mbps: float | None = None
     dropout: float = 0.0
-    availability: Availability | None = None
+    availability: Presence | None = None
+    redraw: bool = False
 
     def __post_init__(self) -> None:
         _at_least_one_device(self.count)
-        at_least_zero(per_example=self.per_example)
-        if self.per_example > 0.0 and self.examples is None:
+        if not callable(getattr(self.per_example, "quantile", None)):
+            at_least_zero(per_example=self.per_example)  # type: ignore[arg-type]
+        if self.per_example != 0.0 and self.examples is None:
             raise UsageError("per_example is given without examples; expected the records of each device")
         if isinstance(self.examples, Sequence) and len(self.examples) != self.count:
             raise UsageError(f"examples of {len(self.examples)} devices; expected {self.count}")
@@ -160,40 +204,57 @@ class SimulatedFleet:
         if not 0.0 <= self.dropout < 1.0:
             raise UsageError(f"dropout = {self.dropout}; expected at least 0 and below 1")
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return (EVERYBODY,)
+
+    @functools.cached_property
+    def online_until(self) -> float:
+        return math.inf if self.availability is None else self.availability.online_until(self.count)
+
+    def class_of(self, device: int, seed: int) -> str:
+        return EVERYBODY
+
     def visit(self, errand: Errand, seed: int) -> Visit:
         device, start = errand.device, errand.at
-        if self.availability is not None:
-            start = self.availability.start(start, _share(seed, device, "phase"))
-        seconds = self._computing(device, errand.kind, seed)
-        if self.download_mbps is not None:
-            seconds += errand.size * 8e-6 / self.download_mbps
-        if self.upload_mbps is not None and errand.kind == "train":
-            seconds += errand.size * 8e-6 / self.upload_mbps
-        silent = self.dropout > 0.0 and _share(seed, device, "dropout", errand.message) < self.dropout
+        if self.availability is not None and start < math.inf:
+            start = self.availability.next_online(start, device, seed)
+        speed = share(seed, device, "speed", *((errand.message,) if self.redraw else ()))
+        seconds = self._computing(device, errand.kind, speed) + self._transfers(errand.size, errand.kind)
+        silent = self.dropout > 0.0 and share(seed, device, "dropout", errand.message) < self.dropout
         return Visit(start, seconds, silent)
 
-    def _computing(self, device: int, kind: str, seed: int) -> float:
+    def nominal(self, device: int, seed: int, size: int = 0) -> float:
+        speed = 0.5 if self.redraw else share(seed, device, "speed")
+        return self._computing(device, "train", speed) + self._transfers(size, "train")
+
+    def _computing(self, device: int, kind: str, speed: float) -> float:
+        """`speed` is the share of devices that are faster."""
         if isinstance(self.time, Sequence):
             own = float(self.time[device % len(self.time)])
         else:
-            own = self.time.quantile(_share(seed, device, "speed"))
+            own = self.time.quantile(speed)
         if self.per_example == 0.0 or self.examples is None or kind == "query":
             return own
         records = self.examples(device) if callable(self.examples) else self.examples[device]
+        if not isinstance(self.per_example, int | float):
+            return own + records * self.per_example.quantile(speed)
         slowness = own / self._median if self._median > 0.0 else 1.0
         return own + records * self.per_example * slowness
+
+    def _transfers(self, size: int, kind: str) -> float:
+        seconds = 0.0
+        if self.download_mbps is not None:
+            seconds += size * 8e-6 / self.download_mbps
+        if self.upload_mbps is not None and kind == "train":
+            seconds += size * 8e-6 / self.upload_mbps
+        return seconds
 
     @functools.cached_property
     def _median(self) -> float:
         if isinstance(self.time, Sequence):
             return float(statistics.median(self.time))
         return self.time.quantile(0.5)
-
-
-def _share(seed: int, device: int, *purpose: int | str) -> float:
-    """A number drawn uniformly from (0, 1): 52 bits of the seed tree itself, which is cheaper by far
-    than a generator that would be asked once."""
-    return ((derive(seed, "device", device, *purpose) >> 11) + 0.5) / 2**52
 
 
 def _at_least_one_device(count: int) -> None:

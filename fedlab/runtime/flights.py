@@ -9,11 +9,16 @@ computed when, each client sees what it would have seen at its time.
 from __future__ import annotations
 
 import heapq
+import math
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from flwr.app import Context, Message
+
+LAST = sys.float_info.max
+"""The last moment of virtual time; what is due later never comes."""
 
 _SLACK = 64
 """Entries of the heap that may be out of date before it is built anew."""
@@ -24,13 +29,14 @@ class Flight:
     """One message on its way there and back.
 
     Attributes:
-        due: when its reply arrives, in virtual seconds.
+        due: when its reply arrives, in virtual seconds; inf if the device never starts.
         sequence: its number in the run; of flights due at the same time the first sent is first.
         device: who answers it.
         message: what was sent, until it is executed.
         reply: the answer, once it is known.
         context: what the client remembers afterwards; None where nothing changes.
         done: the device is through with it, or was told to stop.
+        start: when the device starts.
         id: the message's.
     """
 
@@ -41,6 +47,7 @@ class Flight:
     reply: Message | None = None
     context: Context | None = None
     done: bool = False
+    start: float = 0.0
     id: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,6 +57,40 @@ class Flight:
     def place(self) -> tuple[float, int]:
         """Where it stands in the order of arrivals."""
         return self.due, self.sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What is to be expected of messages under way; as text, a clause for people.
+
+    Attributes:
+        now: virtual seconds.
+        working: messages whose devices have started on them.
+        away: messages whose devices are away, or busy with other messages.
+        back: virtual second at which the first of those starts; inf if none ever does.
+    """
+
+    now: float
+    working: int
+    away: int
+    back: float
+
+    @property
+    def never(self) -> bool:
+        """Whether nothing of it ever arrives, although something is under way."""
+        return self.working == 0 and self.away > 0 and self.back == math.inf
+
+    def __str__(self) -> str:
+        if self.working:
+            return f"{self.working} devices are at work"
+        if not self.away:
+            return "nothing is under way"
+        if self.never:
+            return f"none of the {self.away} devices that are waited for is ever there again"
+        return (
+            f"none of the {self.away} devices that are waited for is there at virtual second {self.now:g};"
+            f" the next is back at {self.back:g}"
+        )
 
 
 class Flights:
@@ -104,7 +145,7 @@ class Flights:
         return answered
 
     def _front(self, flight: Flight) -> None:
-        if flight.reply is None and not flight.done:
+        if flight.reply is None and not flight.done and flight.due <= LAST:
             self._startable[flight.sequence] = flight
 
     def startable(self) -> list[Flight]:
@@ -123,6 +164,7 @@ class Flights:
         Looks at the next arrivals first and not at all that is awaited, so that waiting for n replies
         one by one takes n log n steps.
         """
+        deadline = min(deadline, LAST)
         wanted = message_ids if isinstance(message_ids, Set | Mapping) else set(message_ids)
         if 2 * len(wanted) < len(self.open):
             found = sorted((self.open[i] for i in wanted if i in self.open), key=lambda flight: flight.place)
@@ -146,6 +188,12 @@ class Flights:
         for entry in seen:
             heapq.heappush(self._arrivals, entry)
         return ready
+
+    def outlook(self, message_ids: Iterable[str], now: float) -> Outlook:
+        """When those of `message_ids` that are under way go on."""
+        starts = [self.open[one].start for one in message_ids if one in self.open]
+        away = [start for start in starts if start > now]
+        return Outlook(now, len(starts) - len(away), len(away), min(away, default=math.inf))
 
     def delivered(self, flight: Flight) -> None:
         """The reply has been pulled."""

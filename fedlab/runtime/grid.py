@@ -9,14 +9,15 @@ who finishes first.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
 from fedlab import seeds
-from fedlab.errors import UsageError
+from fedlab.errors import FedlabError, UsageError
 from fedlab.runtime import storage
 from fedlab.runtime._flower import (
     FIRST_NODE_ID,
@@ -31,7 +32,8 @@ from fedlab.runtime._flower import (
 from fedlab.runtime.copies import own_records
 from fedlab.runtime.devices import Errand, Fleet, UniformFleet
 from fedlab.runtime.executors import Delivery, Executor, InlineExecutor
-from fedlab.runtime.flights import Flight, Flights
+from fedlab.runtime.flights import Flight, Flights, Outlook
+from fedlab.runtime.saved import flight_of, values_of
 from fedlab.runtime.wrapped import gather
 from fedlab.snapshot import Snapshot
 
@@ -50,6 +52,8 @@ class SimulationGrid(Grid):
 
     Attributes:
         now: virtual seconds since the start.
+        idle: called when a pull finds nobody at work on what it waits for, before the clock moves on (or
+            does not move: `Outlook.never`).
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class SimulationGrid(Grid):
         self.executor: Executor = executor if executor is not None else InlineExecutor()
         self.seed, self.chunk = seed, chunk
         self.now = 0.0
+        self.idle: Callable[[Outlook], None] = lambda outlook: None
         self._run = enter_run()
         self._sequence = 0
         self._flights = Flights()
@@ -88,10 +93,13 @@ class SimulationGrid(Grid):
 
     def available(self, node: int) -> bool:
         """Whether the node's device is there and free: a message would be started on at once."""
+        return self.back_at(node) <= self.now
+
+    def back_at(self, node: int) -> float:
+        """Virtual second at which the node's device could start on a message; inf if it never could."""
         device = node - FIRST_NODE_ID
         free = max(self.now, self._flights.free_at(device))
-        visit = self.fleet.visit(Errand(device, self._sequence + 1, free), self.seed)
-        return visit.start <= self.now
+        return self.fleet.visit(Errand(device, self._sequence + 1, free), self.seed).start
 
     def create_message(
         self,
@@ -133,9 +141,14 @@ class SimulationGrid(Grid):
         free = max(self.now, self._flights.free_at(device))
         kind = metadata.message_type.partition(".")[0]
         visit = self.fleet.visit(Errand(device, self._sequence, free, kind, size), self.seed)
-        flight = Flight(visit.start + visit.seconds, self._sequence, device)
+        if not visit.start >= free:
+            raise UsageError(
+                f"the fleet lets device {device} start at {visit.start:g}; expected at least {free:g}:"
+                " time never runs backwards"
+            )
+        flight = Flight(visit.start + visit.seconds, self._sequence, device, start=visit.start)
         number(message, flight.id)
-        if visit.silent:
+        if visit.silent and flight.due < math.inf:
             reason = f"dropped out after {flight.due - self.now:g} virtual seconds"
             flight.reply = lost_reply(message, reason)
         else:
@@ -146,8 +159,11 @@ class SimulationGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Replies that have arrived by the time at which the first awaited one does.
 
-        Returns at least one reply, or (when none of the messages is under way) none. A reply is
-        returned once.
+        Returns at least one reply, or none when none of the messages is under way, or all of them are
+        on devices that are never there again (`outlook`). A reply is returned once.
+
+        Raises:
+            FedlabError: messages are under way, and no device of the fleet is ever there again.
         """
         return self.pull_until(message_ids, float("inf"))
 
@@ -168,7 +184,10 @@ class SimulationGrid(Grid):
 
     def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
         """As `pull_messages`, but at `deadline` (virtual seconds) at the latest."""
-        ready = self._flights.arriving(message_ids, self.now, deadline)
+        wanted = message_ids if isinstance(message_ids, Set | Mapping) else set(message_ids)
+        ready = self._flights.arriving(wanted, self.now, deadline)
+        if not ready or ready[0].start > self.now:
+            self._look_ahead(self._flights.outlook(wanted, self.now))
         if not ready:
             if deadline < float("inf"):
                 self.now = max(self.now, deadline)
@@ -182,6 +201,27 @@ class SimulationGrid(Grid):
             self._flights.delivered(flight)
             self._finish(flight.device)
         return [flight.reply for flight in ready if flight.reply is not None]
+
+    def outlook(self, message_ids: Iterable[str]) -> Outlook:
+        """When what is awaited goes on: how many devices are at work, and when the next is back."""
+        return self._flights.outlook(message_ids, self.now)
+
+    def _look_ahead(self, outlook: Outlook) -> None:
+        """Tell of a time in which nobody works, and give up if it has no end.
+
+        Raises:
+            FedlabError: no device of the fleet is ever there again.
+        """
+        if outlook.working or not outlook.away:
+            return
+        last = getattr(self.fleet, "online_until", math.inf)
+        if outlook.never and self.now >= last:
+            raise FedlabError(
+                f"no device is ever there again: the last one of the fleet left at virtual second {last:g},"
+                f" and it is {self.now:g}; let the trace of their availability begin again (its period), or"
+                " end the run before (fewer rounds)"
+            )
+        self.idle(outlook)
 
     def consult(self, messages: Iterable[Message]) -> list[Message]:
         """Replies to `messages`, in order, of clients as they are now, beside the simulation.
@@ -246,7 +286,10 @@ class SimulationGrid(Grid):
             "now": self.now,
             "sequence": self._sequence,
             "contexts": [[device, writer.context(kept)] for device, kept in sorted(self._contexts.items())],
-            "flights": [self._written(flight, writer) for flight in self._flights],
+            "flights": [
+                {**values_of(flight, writer), "open": flight.id in self._flights.open}
+                for flight in self._flights
+            ],
         }
         found = Snapshot(values=values)
         found.put("records", writer.snapshot())
@@ -260,26 +303,7 @@ class SimulationGrid(Grid):
         self._contexts = {device: reader.context(kept) for device, kept in values["contexts"]}
         self._flights = Flights()
         for one in values["flights"]:
-            flight = Flight(
-                float(one["due"]),
-                one["sequence"],
-                one["device"],
-                None if one["message"] is None else reader.message(one["message"]),
-                None if one["reply"] is None else reader.message(one["reply"]),
-                None if one["context"] is None else reader.context(one["context"]),
-            )
-            self._flights.add(flight, open=one["open"])
-
-    def _written(self, flight: Flight, writer: storage.Writer) -> dict[str, object]:
-        return {
-            "due": flight.due,
-            "sequence": flight.sequence,
-            "device": flight.device,
-            "message": None if flight.message is None else writer.message(flight.message),
-            "reply": None if flight.reply is None else writer.message(flight.reply),
-            "context": None if flight.context is None else writer.context(flight.context),
-            "open": flight.id in self._flights.open,
-        }
+            self._flights.add(flight_of(one, reader), open=one["open"])
 
 
 def _changed(before: Context, after: Context) -> bool:

@@ -1,4 +1,4 @@
-"""Computing times: how they are spread over devices, or a trace of them.
+"""Computing times: how they are spread over devices.
 
 Each spread is its quantile function, so that a device's time follows from one number of the seed tree
 and expected values can be written down.
@@ -6,20 +6,17 @@ and expected values can be written down.
 
 from __future__ import annotations
 
-import codecs
-import csv
-import io
 import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from pathlib import Path
 from typing import Annotated, Protocol
 
 from pydantic import Field
 
-from fedlab.errors import DataError, UsageError
+from fedlab.errors import UsageError
+from fedlab.runtime.ranges import above_zero, at_least_zero
+from fedlab.runtime.traces import read_trace as read_trace
 
 AboveZero = Annotated[float, Field(gt=0)]
 AtLeastZero = Annotated[float, Field(ge=0)]
@@ -123,83 +120,3 @@ TIMES: dict[str, Callable[..., ComputingTime]] = {
     "exponential": Exponential,
 }
 """Every spread of computing times by the name that a scenario gives it."""
-
-
-def read_trace(path: str | Path) -> tuple[float, ...]:
-    """Computing times from a CSV file with the columns `device` and `seconds`, one row per device.
-
-    Args:
-        path: as seen from the current directory, like that of a data set; `~` is the home directory.
-            The names of devices are free and distinct; the order of the rows is what counts.
-
-    Raises:
-        DataError: the file is missing or unreadable.
-        UsageError: a line is not as expected; the message names it.
-    """
-    try:
-        given, path = path, Path(path).expanduser()
-        if not path.is_file():
-            raise DataError(f'the trace "{given}" is no file; give the path of a CSV file')
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"cannot read the trace {path}: {error}") from error
-    try:
-        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
-        raise DataError(
-            f"cannot read the trace {path}: {error.strerror}; give the path of a CSV file"
-        ) from error
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UsageError(f"{path}, line {line}: no CSV text in UTF-8 ({error})") from error
-    times: list[float] = []
-    lines: dict[str, int] = {}
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = [cell.strip() for cell in next(reader, [])]
-        if header != ["device", "seconds"]:
-            raise UsageError(f"{path}, line 1: got {','.join(header)!r}; expected device,seconds")
-        for row in reader:
-            if row:
-                times.append(_timed(row, f"{path}, line {reader.line_num}", lines, reader.line_num))
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: no CSV text in UTF-8 ({error})") from error
-    if not times:
-        raise UsageError(f"{path}: no device; expected a line such as 0,12.5 after the first")
-    return tuple(times)
-
-
-def _timed(row: list[str], where: str, lines: dict[str, int], line: int) -> float:
-    """The seconds of one row; `lines` knows the devices that came before."""
-    if len(row) != 2 or not row[0].strip():
-        raise UsageError(f"{where}: got {','.join(row)!r}; expected a device and its seconds, as in 0,12.5")
-    device = row[0].strip()
-    if device in lines:
-        raise UsageError(f"{where}: device {device} stands in line {lines[device]} already; expected it once")
-    lines[device] = line
-    try:
-        seconds = float(row[1])
-    except ValueError:
-        seconds = math.nan
-    if not 0.0 <= seconds < math.inf:
-        raise UsageError(f"{where}: got {row[1].strip()!r}; expected a number of seconds >= 0")
-    return seconds
-
-
-def at_least_zero(**values: float) -> None:
-    """Raises UsageError for a value that is negative or not finite."""
-    for name, value in values.items():
-        if not _is_number(value) or not 0.0 <= value < math.inf:
-            raise UsageError(f"{name} = {value!r}; expected a finite number >= 0")
-
-
-def above_zero(**values: float) -> None:
-    """Raises UsageError for a value that is not positive or not finite."""
-    for name, value in values.items():
-        if not _is_number(value) or not 0.0 < value < math.inf:
-            raise UsageError(f"{name} = {value!r}; expected a finite number > 0")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)

@@ -80,34 +80,6 @@ def test_the_network_takes_its_time_and_only_training_sends_arrays_back() -> Non
     assert visit(fleet, size=0, kind="query").seconds == 1.0
 
 
-def test_work_for_a_device_that_is_away_starts_when_it_is_back() -> None:
-    """A day of 10 s with 4 s up, unshifted: up in [0, 4), [10, 14), ...; shifted by half a day, up in
-    [5, 9), [15, 19), ..."""
-    day = Availability(period=10.0, up=4.0)
-    assert [day.start(at, 0.0) for at in (0.0, 3.5, 4.0, 9.0, 10.0, 23.0)] == [
-        0.0,
-        3.5,
-        10.0,
-        10.0,
-        10.0,
-        23.0,
-    ]
-    assert [day.start(at, 0.5) for at in (0.0, 5.0, 8.5, 9.0, 14.0)] == [5.0, 5.0, 8.5, 15.0, 15.0]
-    assert Availability(10.0, 10.0).start(7.3, 0.9) == 7.3
-
-
-@given(st.floats(0, 1e6), st.floats(0, 1, exclude_max=True), st.floats(0.01, 1e5), st.floats(0.01, 1))
-def test_a_device_is_there_when_it_starts_and_never_waits_a_whole_day(
-    at: float, phase: float, period: float, share: float
-) -> None:
-    up = period * share
-    start = Availability(period, up).start(at, phase)
-    assert at <= start <= at + period
-    into = (start + phase * period) % period
-    slack = 1e-9 * (at + period)  # of floating point
-    assert into < up + slack or into > period - slack
-
-
 def test_each_device_has_a_day_of_its_own() -> None:
     """Of 1,000 devices that are up a third of the time, a third start at once: 333 +- 5 * 15."""
     fleet = SimulatedFleet(1000, availability=Availability(period=3.0, up=1.0))
