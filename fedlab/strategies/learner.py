@@ -40,6 +40,7 @@ class Arrival:
         scale: the update is multiplied by it before it is aggregated, from 0 to 1.
         weight: its weight in the aggregation is multiplied by it, likewise.
         epochs: local epochs that the client was told to do; 0 for what all do.
+        round, repeat: what the client was told with its model, where that was not in this very round.
     """
 
     reply: Message
@@ -47,10 +48,15 @@ class Arrival:
     scale: float = 1.0
     weight: float = 1.0
     epochs: int = 0
+    round: int | None = None
+    repeat: int = 0
 
     @property
     def node(self) -> int:
         return self.reply.metadata.src_node_id
+
+
+Combined = Callable[[Sequence[Arrival], Tensor, State, int], None]
 
 
 class Learner:
@@ -70,6 +76,8 @@ class Learner:
         why_skipped: why the last call of `combine` made no model; empty if it did.
         charge: called with (nodes, round) before their updates are combined: the place where a mechanism at
             the server writes down what it is going to spend.
+        combined: called with (arrivals, delta, model, round) after a model was made of them; delta (d,) is
+            what the aggregator made of the updates: all that a server sees which sees sums only.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class Learner:
         self.server_state: ServerState | None = None
         self.why_skipped = ""
         self.charge: Callable[[Sequence[int], int], None] = lambda nodes, round: None
+        self.combined: Combined = lambda arrivals, delta, model, round: None
         self._told = config
 
     @property
@@ -146,12 +155,13 @@ class Learner:
             clients=tuple(arrival.node for arrival in ordered),
             metrics=tuple(metrics),
             steps=None if bool(facts.steps.isnan().any()) else facts.steps,
+            round=round,
         )
         before = flatten(model, self.parameters)
         self.why_skipped = ""
         try:
-            delta, uplinks, states = self._combined(ordered, model, about, facts, round)
-            delta, state = self.server.end(before, delta, uplinks, self.server_state or {}, facts)
+            seen, uplinks, states = self._combined(ordered, model, about, facts, round)
+            delta, state = self.server.end(before, seen, uplinks, self.server_state or {}, facts)
             step, optimizer_state = stepped(self.optimizer, delta, self.optimizer_state)
         except PluginError as error:
             self.why_skipped = str(error)
@@ -167,6 +177,7 @@ class Learner:
         records = [only(ArrayRecord, arrival.reply, "arrays") for arrival in ordered]
         scales = torch.tensor([arrival.scale for arrival in ordered], dtype=torch.float64)
         after |= averaged(records, rest, share * scales)
+        self.combined(ordered, seen, after, round)
         return (
             array_record({name: after[name] for name in model}),
             MetricRecord({**averages(metrics, share), "participants": len(ordered)}),

@@ -7,8 +7,9 @@ from collections.abc import KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, ConfigRecord, Message
 
+from fedlab.clients.app import REPEAT
 from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
 from fedlab.strategies.replies import only
@@ -28,6 +29,12 @@ class Trip:
     round: int
     since: float
     message: Message
+
+    @property
+    def repeat(self) -> int:
+        """How often the client was sent the same model before."""
+        told = self.message.content.config_records.get("config", ConfigRecord())
+        return int(str(told.get(REPEAT, 0)))
 
     def written(self, writer: Writer) -> list[Any]:
         """For a checkpoint."""
