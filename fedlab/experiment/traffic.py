@@ -82,6 +82,11 @@ class Traffic(WrappedGrid):
                 self.aborted += 1
                 self._ended(trip, ABORTED)
 
+    def expect(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+        """These were counted when they were sent."""
+        if isinstance(self.grid, WrappedGrid):
+            self.grid.expect(ids, messages)
+
     def unused(self, devices: Iterable[int], outcome: str = REJECTED) -> None:
         """The replies of these devices that came last have reached the server, but are no part of a model."""
         for device in devices:
@@ -223,7 +228,15 @@ class Traffic(WrappedGrid):
         """The trips from the start of the run until no more were kept."""
         full = self._room is not None and len(self._kept) >= self._room
         end = self._kept[-1][1] if full else now
-        return {"start": 0.0, "end": end, "trips": [list(one) for one in self._kept]}
+        took_part = sorted({one[0] for one in self._kept})
+        return {
+            "start": 0.0,
+            "end": end,
+            "trips": [list(one) for one in self._kept],
+            "devices": [
+                [device, self.standing.seconds(device)] for device in took_part if self.standing.fleet
+            ],
+        }
 
     def snapshot(self) -> Snapshot:
         """What it counts; the Grid beneath has a snapshot of its own."""

@@ -20,25 +20,35 @@ from fedlab.experiment.cells import Cell, Parts, Trained
 from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
-from fedlab.experiment.evaluation import evaluate, integrity, per_client, weights_sha256
+from fedlab.experiment.evaluation import TOLD, evaluate, integrity, per_client, told, weights_sha256
+from fedlab.experiment.milestones import Milestones
 from fedlab.experiment.personal import PerClient, accuracy_of, ask_clients, mean_over_clients
 from fedlab.experiment.setup import Setup
+from fedlab.experiment.traffic import Traffic
 from fedlab.experiment.watch import Watcher
 from fedlab.experiment.world import attacked, global_draws, simulation, watched
 from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
-from fedlab.runtime import Executor, SimulationGrid, quiet_logger
+from fedlab.runtime import Executor, SimulationGrid, client_of, quiet_logger
 from fedlab.runtime.arrays import array_record, tensors
 from fedlab.runtime.tap import Missing
 from fedlab.snapshot import Resumable, Snapshot
+from fedlab.strategies.asynchronous import Buffered
 from fedlab.strategies.rounds import Round, rounds
 from fedlab.tasks import State
+from fedlab.tasks.population import sizes
 
 PATIENCE = 3
 """A run whose first so many rounds brought nothing but failures is given up."""
 
 NAMED = 100
 """Clients that one event names at most."""
+
+SAMPLED = 500
+"""Devices of whose speed is looked at before training."""
+
+DISCARDED = "discarded"
+"""What became of a trip whose update was too stale."""
 
 DIVERGING = ("norm", "not-finite")
 """Kinds of rejection that mean that training diverges, rather than that a client is broken."""
@@ -68,6 +78,10 @@ class Training:
             if setup.grid is None
             else setup.grid(cell)
         )
+        fleet = self.grid.fleet if isinstance(self.grid, SimulationGrid) else None
+        self.traffic = Traffic(self.grid, fleet, cell.seed)
+        if isinstance(self.parts.strategy, Buffered):
+            self.parts.strategy.thrown = lambda node: self.traffic.unused([client_of(node)], DISCARDED)
         self.journal = Journal(directory.path / "privacy" / f"{cell.name}.journal.jsonl")
         self.watcher = Watcher(
             self.parts.model,
@@ -86,7 +100,8 @@ class Training:
         self.personal = bool(self.parts.personal) or isinstance(self.parts.strategy, PerClient)
         self.done, self.skipped = 0, 0
         self.train_loss: float | None = None
-        self.history: list[dict[str, Any]] = []
+        self.milestones = Milestones(scenario.strategy)
+        self.ended = ""
 
     def run(self, stop: Stop) -> Trained:
         """Train to the end, from the last checkpoint if there is one; writes all that the cell leaves.
@@ -100,11 +115,15 @@ class Training:
         resumable = self.resumable()
         if resumable:
             self._restore()
+        for caution in self._cautions():
+            self.directory.event("caution", cell=self.cell.name, reason=caution)
+            self.progress.message(f"warning: {self.title}: {caution}")
         keeps = resumable and self.scenario.checkpoint.every > 0
         patient = stop.patient(self._stopping) if keeps else nullcontext()
         with patient, global_draws(self.cell) as begin:
             begin(self.done + 1)
-            for round in self._rounds():
+            self.ended = self.milestones.over(self.traffic.now)  # of a run that was killed at its end
+            for round in () if self.ended else self._rounds():
                 note = self._after(round)
                 begin(self.done + 1)
                 stopping = stop.asked
@@ -113,6 +132,12 @@ class Training:
                 self.progress.advance(self.title, self.done, note)
                 if stopping:
                     raise KeyboardInterrupt
+                self.ended = self.milestones.over(self.traffic.now)
+                if self.ended:
+                    break
+            self.ended = self.ended or getattr(self.parts.strategy, "ended", "")
+            if self.ended:
+                self.directory.event("ended early", cell=self.cell.name, round=self.done, reason=self.ended)
             result = self._finish()
             if stop.asked:
                 raise KeyboardInterrupt
@@ -134,6 +159,8 @@ class Training:
                 "strategy": cast(Resumable, self.parts.strategy).snapshot(),
                 "grid": cast(Resumable, self.grid).snapshot(),
                 "watcher": self.watcher.snapshot(),
+                "traffic": self.traffic.snapshot(),
+                "milestones": self.milestones.snapshot(),
                 "model": Snapshot(self.state),
             }
         )
@@ -142,7 +169,6 @@ class Training:
             "done": self.done,
             "skipped": self.skipped,
             "train_loss": self.train_loss,
-            "history": self.history,
         }
         return whole
 
@@ -151,11 +177,13 @@ class Training:
         cast(Resumable, self.parts.strategy).restore(snapshot.get("strategy"))
         cast(Resumable, self.grid).restore(snapshot.get("grid"))
         self.watcher.restore(snapshot.get("watcher"))
+        self.traffic.restore(snapshot.get("traffic"))
+        self.milestones.restore(snapshot.get("milestones"))
         saved = snapshot.get("model").tensors
         values = snapshot.values
         self.state = {name: saved[name] for name in values["names"]}  # in the model's own order
         self.done, self.skipped = values["done"], values["skipped"]
-        self.train_loss, self.history = values["train_loss"], values["history"]
+        self.train_loss = values["train_loss"]
 
     def _restore(self) -> None:
         snapshot = self.checkpoints.load(self._damaged)
@@ -167,7 +195,7 @@ class Training:
 
     def _rounds(self) -> Iterator[Round]:
         scenario, settings = self.scenario, self.scenario.strategy
-        grid = attacked(self.grid, self.cell, scenario, self.parts, self.adversaries)
+        grid = attacked(self.traffic, self.cell, scenario, self.parts, self.adversaries)
         return rounds(
             self.parts.strategy,
             watched(grid, scenario, self.parts.strategy, self.watcher),
@@ -193,9 +221,8 @@ class Training:
         self.train_loss = None if found is None else float(str(found))
         self._give_up_if_hopeless()
         note = self._counts(round)
-        every, last = self.scenario.strategy.evaluate_every, self.scenario.strategy.rounds
-        if every is not None and self.done % every == 0 and self.done < last:
-            loss, accuracy, _ = self._evaluate()
+        if self.milestones.due(self.done):
+            loss, accuracy, _ = self._evaluate(each=False)
             self._evaluated(loss, accuracy)
             note += f", accuracy {accuracy:.3f}"
         return note
@@ -234,14 +261,17 @@ class Training:
             message += "\nThe run directory's events.jsonl holds each reason in full"
         raise FedlabError(message)
 
-    def _evaluate(self) -> tuple[float | None, float, list[dict[str, Any]]]:
-        """Loss and accuracy on the test set, and each client's: of personal models, as the clients say."""
+    def _evaluate(self, *, each: bool) -> tuple[float | None, float, list[dict[str, Any]]]:
+        """Loss and accuracy on the test set, and each client's: of personal models as the clients say, of a
+        common one only if `each` is wanted, for that takes a look at what they hold."""
         parts = self.parts
+        clients = told(len(self.owners), self.watcher.heard | self.watcher.unheard)
         if not self.personal:
             loss, accuracy, by_class = evaluate(parts.model, parts.task, self.state)
-            return loss, accuracy, per_client(parts.task, self.owners, by_class, self.adversaries)
-        records, timeout = [len(ids) for ids in self.owners], self.scenario.strategy.deadline
-        rows = ask_clients(self.grid, parts.strategy, self.state, self.done, records, timeout)
+            clients = clients if each else ()
+            return loss, accuracy, per_client(parts.task, self.owners, by_class, self.adversaries, clients)
+        records, timeout = sizes(self.owners), self.scenario.strategy.deadline
+        rows = ask_clients(self.grid, parts.strategy, self.state, self.done, records, timeout, clients)
         attacks = {client: group.label for group in self.adversaries for client in group.clients}
         rows = [
             row | ({"adversary": attacks[row["client"]]} if row["client"] in attacks else {}) for row in rows
@@ -250,19 +280,25 @@ class Training:
 
     def _evaluated(self, loss: float | None, accuracy: float) -> None:
         entry = {"round": self.done, "accuracy": accuracy, "loss": loss, "train_loss": self.train_loss}
-        self.history.append(entry)
+        self.milestones.add(entry | self.traffic.now_row())
 
     def _finish(self) -> Trained:
         """Write what the cell leaves, the manifest's entry last: from then on it is trained."""
         cell, directory, parts = self.cell, self.directory, self.parts
-        loss, accuracy, clients = self._evaluate()
+        loss, accuracy, clients = self._evaluate(each=True)
         self._evaluated(loss, accuracy)
         metrics = {
             "accuracy": accuracy,
             "loss": loss,
-            "rounds": self.history,
+            "rounds": self.milestones.history,
+            "reached": self.milestones.reached,
+            "ended": self.ended,
+            "schedule": self.parts.strategy.facts() if isinstance(self.parts.strategy, Buffered) else None,
+            "traffic": self.traffic.summary(),
             "personal": self.personal,
             "per_client": clients,
+            "per_client_of": "all" if len(self.owners) <= TOLD else "took part",
+            "population": len(self.owners),
             "client_accuracy": mean_over_clients(clients, "accuracy"),
             "adversaries": integrity(parts.model, parts.task, self.state, self.adversaries),
             "wire": self.watcher.wire,
@@ -300,9 +336,19 @@ class Training:
     def _failed(self, round: int, client: int, reason: str) -> None:
         self.directory.event("client failed", cell=self.cell.name, round=round, client=client, reason=reason)
 
+    def _cautions(self) -> list[str]:
+        """Settings of an asynchronous strategy that are allowed, and seldom meant."""
+        strategy, grid = self.parts.strategy, self.grid
+        if not isinstance(strategy, Buffered) or not isinstance(grid, SimulationGrid):
+            return []
+        nominal, count = getattr(grid.fleet, "nominal", None), grid.fleet.count
+        ids = range(0, count, max(1, count // SAMPLED))
+        return strategy.cautions([nominal(device, grid.seed) for device in ids] if nominal else [1.0])
+
     def _rejected(self, round: int, client: int, kind: str, reason: str) -> None:
         about = {"round": round, "client": client, "kind": kind, "reason": reason}
         self.directory.event("update rejected", cell=self.cell.name, **about)
+        self.traffic.unused([client])
 
     def _missed(self, round: int, why: Missing, clients: list[int]) -> None:
         about = {"round": round, "count": len(clients), "clients": clients[:NAMED]}

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -32,6 +32,7 @@ from fedlab.runtime.storage import Reader, Writer
 from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import minimum
+from fedlab.strategies.asynchronous.expectation import cautions
 from fedlab.strategies.asynchronous.recruiting import Recruiting
 from fedlab.strategies.asynchronous.staleness import Staleness, weighed
 from fedlab.strategies.asynchronous.trips import Trip, Trips
@@ -66,8 +67,8 @@ class Buffered(Strategy):
         concurrency: M, clients that train at any time.
         staleness: what an update counts that started from an older model.
         max_staleness: an update that is staler is thrown away.
-        division: by what the sum of weighted updates is divided: their `"count"`, as in the paper, so that stale
-            updates make smaller steps; or the sum of their `"weights"`.
+        division: by what the sum of weighted updates is divided: their `"count"`, as in the paper, so that
+            stale updates make smaller steps; or the sum of their `"weights"`.
         max_participations: how often a client is asked at most.
         measured_from: whether an update is measured from the model that its client started from, or from the
             one that the server has `"now"`, as in FedAsync.
@@ -75,6 +76,7 @@ class Buffered(Strategy):
     Attributes:
         why_skipped: why the last step left the model as it was; empty if it did not.
         ended: why there will be no further step; empty as long as there may be.
+        thrown: called with the node whose update was thrown away.
 
     Raises:
         UsageError: a number out of range.
@@ -121,6 +123,7 @@ class Buffered(Strategy):
         self.held: list[Held] = []
         self.staleness_seen: Counter[int] = Counter()
         self.discarded = 0
+        self.thrown: Callable[[int], None] = lambda node: None
         self._arrived: deque[Message] = deque()
         self._fruitless: Counter[str] = Counter()
         self._out_of_step = OutOfStep(learner.server.in_step)
@@ -167,7 +170,8 @@ class Buffered(Strategy):
 
         Args:
             timeout: (virtual) seconds after which a client is no longer waited for, and replaced.
-            received: called with the update's number when its updates are in, before anything is made of them.
+            received: called with the number when the clients' updates are in, before anything is made of
+                them.
         """
         clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
         if len(self.trips) and isinstance(grid, WrappedGrid):
@@ -268,6 +272,7 @@ class Buffered(Strategy):
         if held is None:
             self.discarded += 1
             self._fruitless["too stale"] += 1
+            self.thrown(trip.node)
             return
         self._fruitless.clear()
         self._out_of_step.counted([trip.node])
@@ -290,6 +295,8 @@ class Buffered(Strategy):
                 model if self.measured_from == "now" else self.trips.model(one.trip.message),
                 one.scale,
                 one.weight,
+                round=one.trip.round,
+                repeat=one.trip.repeat,
             )
             for one in self.held
         ]
@@ -299,6 +306,10 @@ class Buffered(Strategy):
             self.why_skipped = self.learner.why_skipped
             self._out_of_step.asked([arrival.node for arrival in arrivals], number)
         return made
+
+    def cautions(self, seconds: Sequence[float]) -> list[str]:
+        """What to know before it starts, given how long trips of devices drawn at random take."""
+        return cautions(seconds, self.concurrency, self.buffer, self.max_staleness)
 
     def facts(self) -> dict[str, Any]:
         """What a report says about how it went: whose updates came how late, and what became of them."""

@@ -89,8 +89,8 @@ def fedasync(
     """
     if cohort != 1:
         raise UsageError(
-            f"fedasync makes a new model of every update, but strategy.cohort is {cohort}; set it to 1, or take"
-            " fedbuff"
+            f"fedasync makes a new model of every update, but strategy.cohort is {cohort}; set it to 1, or"
+            " take fedbuff"
         )
     learner = Learner(aggregator, optimizer, parameters, seed, server=server, config=config, root=root)
     return FedAsync(

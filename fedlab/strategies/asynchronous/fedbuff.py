@@ -46,8 +46,8 @@ def fedbuff(
     Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AISTATS 2022,
     https://arxiv.org/abs/2106.06639.
 
-    Whoever comes back is replaced at once, by a client that starts from the newest model; nobody waits for the
-    slow. The paper's mean is the aggregator `mean`; `weighted-mean` counts records as well, as Papaya does.
+    Whoever comes back is replaced at once, by a client that starts from the newest model; nobody waits for
+    the slow. The paper's mean is the aggregator `mean`; `weighted-mean` counts records, as Papaya does.
 
     Args:
         concurrency: M, clients that train at any time.

@@ -15,7 +15,7 @@ from fedlab.strategies.sampling import Population, Sampler, available, cyclic, p
 from fedlab.strategies.schedules import checked
 
 LISTED = 4
-"""A population that is this many times as large as the number of clients that cannot be asked is not listed."""
+"""A population this many times as large as the number of clients that cannot be asked is not listed."""
 TRIES = 64
 """Draws per wanted client before a population is listed nevertheless."""
 
@@ -38,8 +38,8 @@ class Recruiting:
         kind = getattr(sampler, "func", sampler)
         if kind in (poisson, cyclic):
             raise UsageError(
-                f'the sampler "{kind.__name__}" plans whole rounds, and an asynchronous strategy has none; choose'
-                ' "uniform", "weighted" or "available"'
+                f'the sampler "{kind.__name__}" plans whole rounds, and an asynchronous strategy has none;'
+                ' choose "uniform", "weighted" or "available"'
             )
         self.sampler, self.seed, self.records = sampler, seed, records
         self.draws = 0
