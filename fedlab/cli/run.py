@@ -165,26 +165,32 @@ def _show(audit: AuditReport, *, json: bool) -> None:
 
 
 def summary(data: dict[str, Any]) -> Any:
-    """One row per (defense, mode, attack); what belongs to the defense stands in its first row only."""
-    from fedlab.report.reading import epsilon as rounded_up
+    """One row per attack on what was trained; what belongs to the defense stands in its first row only.
 
-    table = grid("defense", "clients", "accuracy", "ε", "attack", "PSNR dB", "null dB", "recovered")
-    for column in table.columns[2:4] + table.columns[5:]:
-        column.justify = "right"
-    guarantees = {_cell(row): row for row in data["guarantees"]}
+    The strategy has a column where there are several.
+    """
+    from fedlab.report.reading import epsilon as rounded_up
+    from fedlab.report.reading import key, several
+
+    strategies = ["strategy"] if several(data["utility"], "strategy") else []
+    titles = ["defense", "clients", "accuracy", "ε", "attack", "PSNR dB", "null dB", "recovered"]
+    table = grid(*strategies, *titles)
+    for column in table.columns:
+        column.justify = "right" if column.header in ("accuracy", "ε", *titles[5:]) else "left"
+    guarantees = {key(row): row for row in data["guarantees"]}
     for trained in data["utility"]:
-        cell = _cell(trained)
-        epsilon = guarantees.get(cell, {}).get("epsilon")
+        epsilon = guarantees.get(key(trained), {}).get("epsilon")
         first = [
+            *(str(trained["strategy"]) for _ in strategies),
             str(trained["defense"]),
             str(trained.get("client_mode", "")),
             _number(trained["accuracy"], ".3f"),
             "none" if epsilon is None else rounded_up(epsilon),
         ]
-        rows = [row for row in data["attacks"] if _cell(row) == cell]
+        rows = [row for row in data["attacks"] if key(row) == key(trained)]
         for row in rows or [{}]:
             table.add_row(*first, *_scores(row))
-            first = [""] * 4
+            first = [""] * len(first)
     return table
 
 
@@ -199,10 +205,6 @@ def _scores(row: dict[str, Any]) -> list[str]:
         # Without a score, the row says why: it failed, or had no victim, or declined.
         _number(row.get("fraction_recovered"), ".0%", missing=str(row.get("reading", "–"))),
     ]
-
-
-def _cell(row: dict[str, Any]) -> tuple[str, str]:
-    return str(row["defense"]), str(row.get("client_mode", ""))
 
 
 def _number(value: float | None, form: str, missing: str = "–") -> str:

@@ -66,10 +66,13 @@ def validate(
     elif resolved:
         plain(resolved_toml(found).rstrip())
     else:
-        cells = len(found.defenses) * len(found.clients.modes) * len(found.seeds)
+        cells = len(found.labels) * len(found.defenses) * len(found.clients.modes) * len(found.seeds)
+        rounds = sorted({found.under(label).strategy.rounds for label in found.labels})
+        most = f"up to {rounds[-1]} rounds" if len(rounds) > 1 else _count(rounds[0], "round")
+        kinds = f"{_strategies(len(found.strategies))} x " if found.strategies else ""
         plain(
             f"{scenario}: valid. {_count(found.clients.count, 'client')},"
-            f" {_count(found.strategy.rounds, 'round')}, {_count(len(found.defenses), 'defense')} x"
+            f" {most}, {kinds}{_count(len(found.defenses), 'defense')} x"
             f" {_count(len(found.clients.modes), 'client mode')} x {_count(len(found.seeds), 'seed')} ="
             f" {_count(cells, 'model')} to train, {_count(len(found.attacks), 'attack')} on each."
         )
@@ -88,6 +91,10 @@ def schema(
         plain(reference().rstrip())
     else:
         as_json(json_schema())
+
+
+def _strategies(number: int) -> str:
+    return "1 strategy" if number == 1 else f"{number} strategies"
 
 
 def _count(number: int, noun: str) -> str:

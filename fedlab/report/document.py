@@ -9,12 +9,13 @@ from fedlab.audit.metrics import METRICS
 from fedlab.report.integrity import integrity_rows
 from fedlab.report.limits import limits, threat_models
 from fedlab.report.reading import LEVELS
-from fedlab.report.rows import attack_rows, by_defense, guarantee_rows, utility_rows
+from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.verdict import verdict
 
 _DATASET = ("name", "source", "licence", "sha256", "synthetic", "train", "test", "classes")
 _MODEL = ("name", "parameters")
+_CELL = ("name", "strategy", "defense", "client_mode", "seed", "weights_sha256")
 
 
 def assemble(run: Run) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "attacks": attacks,
         "utility": utility,
         "guarantees": guarantees,
-        "integrity": integrity_rows(run, by_defense(run)),
+        "integrity": integrity_rows(run),
         "threat_models": threat_models(run, attacks),
         "metrics": {
             name: {
@@ -91,16 +92,13 @@ def _about(run: Run) -> dict[str, Any]:
             "error": manifest.get("error"),
             "dataset": {**dict.fromkeys(_DATASET), **dataset, "shape": list(dataset.get("shape") or [])},
             "model": {**dict.fromkeys(_MODEL), **model, "params": dict(model.get("params") or {})},
-            "setup": _setup(run.scenario, objects),
+            "setup": _setup(run, objects),
             "objects": objects,
             "command": _command(manifest.get("command")),
             "versions": {str(k): str(v) for k, v in sorted((manifest.get("versions") or {}).items())},
             "seeds": list(manifest.get("seeds") or []),
             "chunk_size": manifest.get("chunk_size"),
-            "cells": [
-                {key: cell.get(key) for key in ("name", "defense", "client_mode", "seed", "weights_sha256")}
-                for cell in run.cells
-            ],
+            "cells": [{key: cell.get(key) for key in _CELL} for cell in run.cells],
             "weights_sha256": dict(manifest.get("weights_sha256") or {}),
             "artefacts": dict(run.hashes),
         }
@@ -110,7 +108,7 @@ def _command(command: Any) -> str:
     return " ".join(map(str, command)) if isinstance(command, list) else str(command or "")
 
 
-def _setup(scenario: dict[str, Any], objects: dict[str, str]) -> dict[str, str]:
+def _setup(run: Run, objects: dict[str, str]) -> dict[str, str]:
     """What an engineer asks first, in the scenario's own words, unless Python passed something else."""
     places = {
         "clients": ("clients", "count"),
@@ -122,6 +120,7 @@ def _setup(scenario: dict[str, Any], objects: dict[str, str]) -> dict[str, str]:
         "learning rate": ("clients", "learning_rate"),
         "momentum": ("clients", "momentum"),
         "strategy": ("strategy", "name"),
+        "options": ("strategy", "options"),
         "rounds": ("strategy", "rounds"),
         "clients per round": ("strategy", "cohort"),
         "local rule": ("strategy", "local_rule"),
@@ -129,6 +128,8 @@ def _setup(scenario: dict[str, Any], objects: dict[str, str]) -> dict[str, str]:
         "pre-aggregation": ("strategy", "pre_aggregation"),
         "aggregator": ("strategy", "aggregator"),
         "server optimizer": ("strategy", "server_optimizer"),
+        "target": ("strategy", "target"),
+        "virtual time at most (s)": ("strategy", "until"),
         "executor": ("runtime", "executor"),
         "observed rounds": ("audit", "rounds"),
         "victims per cell": ("audit", "victims"),
@@ -136,14 +137,23 @@ def _setup(scenario: dict[str, Any], objects: dict[str, str]) -> dict[str, str]:
     }
     found = {}
     for name, (table, key) in places.items():
-        value = (scenario.get(table) or {}).get(key)
-        if value is not None:
-            found[name] = _plain(value)
+        tables = run.strategies if table == "strategy" else [run.scenario.get(table) or {}]
+        if text := _each([one.get(key) for one in tables], [str(one.get("label", "")) for one in tables]):
+            found[name] = text
     if "local steps" in found:
         found.pop("local epochs", None)
     # A task is no line of the set-up: it is the data and the model.
     found |= {name: f"{value} (passed from Python)" for name, value in objects.items() if name != "task"}
     return found
+
+
+def _each(values: list[Any], labels: list[str]) -> str:
+    """A value in words; where strategies differ in it, each one's that has it."""
+    given = {label: _plain(one) for label, one in zip(labels, values, strict=True) if one not in (None, {})}
+    words = list(given.values())
+    if len(words) == len(values) and len(set(words)) == 1:
+        return words[0]
+    return "; ".join(f"{label}: {text}" for label, text in given.items())
 
 
 def _plain(value: Any) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedlab.report.reading import LEVELS, NEAR_IDENTICAL_DB, mode_word
+from fedlab.report.reading import LEVELS, NEAR_IDENTICAL_DB, key, namer
 from fedlab.report.svg import BAD, CALM, INK, LINE, MUTED, PAPER, inline
 from fedlab.report.verdict import strongest_of
 
@@ -24,7 +25,7 @@ def every_image(data: Row) -> Markup | None:
     rows = [row for row in data["attacks"] if row["psnr"]]
     if not rows:
         return None
-    several = _several_modes(data)
+    name = namer(data["run"]["cells"], ", ")
 
     def draw(figure: Figure) -> None:
         axes: Axes = figure.subplots()
@@ -43,7 +44,7 @@ def every_image(data: Row) -> Markup | None:
                 _capped(control), [base - 0.2] * len(control), marker="|", color=MUTED, linestyle="none"
             )
             ticks.append(base)
-            names.append(_cut(f"{row['attack']}\n{_who(row, several)}"))
+            names.append(_cut(f"{row['attack']}\n{name(row)}"))
         _thresholds(axes.axvline, axes, data["threshold_db"], vertical=True)
         axes.set_yticks(ticks, names)
         for label in axes.get_yticklabels():
@@ -62,12 +63,12 @@ def every_image(data: Row) -> Markup | None:
 
 def leakage_against_cost(data: Row) -> Markup | None:
     """Accuracy cost against the strongest attack's PSNR, a point per defense; None without both."""
-    several = _several_modes(data)
-    guarded = {_key(row) for row in data["guarantees"] if row["epsilon"] is not None}
+    name = namer(data["run"]["cells"], ", ")
+    guarded = {key(row) for row in data["guarantees"] if row["epsilon"] is not None}
     costed = all(row["accuracy_cost"] is not None for row in data["utility"])
     found = []
     for row in data["utility"]:
-        strongest = strongest_of([one for one in data["attacks"] if _key(one) == _key(row)])
+        strongest = strongest_of([one for one in data["attacks"] if key(one) == key(row)])
         if strongest is not None:
             x = 100 * (row["accuracy_cost"] if costed else 1 - row["accuracy"])
             found.append((x, strongest, row))
@@ -84,10 +85,10 @@ def leakage_against_cost(data: Row) -> Markup | None:
         for x, strongest, row in found:
             median, worst = _capped([strongest["psnr_median"], strongest["psnr_max"]])
             colour = BAD if LEVELS[strongest["level"]].rank >= 3 else CALM
-            marker = "s" if _key(row) in guarded else "o"
+            marker = "s" if key(row) in guarded else "o"
             axes.plot([x, x], [median, worst], color=colour, linewidth=2, alpha=0.5)
             axes.plot([x], [median], marker=marker, markersize=9, color=colour, mec=PAPER)
-        for x, median, names in _neighbours(found, span, several):
+        for x, median, names in _neighbours(found, span, name):
             to_left = x > left + 0.6 * span
             axes.annotate(
                 _cut(", ".join(names)),
@@ -111,14 +112,14 @@ def leakage_against_cost(data: Row) -> Markup | None:
 
 
 def _neighbours(
-    found: list[tuple[float, Row, Row]], span: float, several: bool
+    found: list[tuple[float, Row, Row]], span: float, name: Callable[[Row], str]
 ) -> list[tuple[float, float, list[str]]]:
     """(x, y, names): points too close for two labels share one, beside the rightmost of them."""
     groups: list[tuple[float, float, list[str]]] = []
     for x, strongest, row in sorted(found, key=lambda one: one[0]):
         median = _capped([strongest["psnr_median"]])[0]
         near = groups and x - groups[-1][0] < 0.15 * span and abs(median - groups[-1][1]) < 5.0
-        names = [*groups.pop()[2], _who(row, several)] if near else [_who(row, several)]
+        names = [*groups.pop()[2], name(row)] if near else [name(row)]
         groups.append((x, median, names))
     return groups
 
@@ -128,7 +129,7 @@ def clients(data: Row) -> Markup | None:
     rows = [row for row in data["utility"] if row["per_client"]["values"]]
     if not rows:
         return None
-    several = _several_modes(data)
+    name = namer(data["run"]["cells"], ", ")
 
     def draw(figure: Figure) -> None:
         axes: Axes = figure.subplots()
@@ -140,7 +141,7 @@ def clients(data: Row) -> Markup | None:
             axes.plot([median, median], [-place - 0.18, -place + 0.42], color=INK, linewidth=1.6)
             worst = 100 * row["per_client"]["worst"]
             axes.plot([worst], [-place], marker="D", color=BAD, markersize=6, mew=0)
-        axes.set_yticks([-place for place in range(len(rows))], [_cut(_who(row, several)) for row in rows])
+        axes.set_yticks([-place for place in range(len(rows))], [_cut(name(row)) for row in rows])
         for label in axes.get_yticklabels():
             label.set_color(INK)
         axes.tick_params(axis="y", length=0)
@@ -183,18 +184,6 @@ def _capped(values: list[float]) -> list[float]:
     return [min(value, CEILING_DB) for value in values]
 
 
-def _several_modes(data: Row) -> bool:
-    return len({cell["client_mode"] for cell in data["run"]["cells"]}) > 1
-
-
-def _who(row: Row, several: bool) -> str:
-    return f"{row['defense']}, {mode_word(row['client_mode'])}" if several else str(row["defense"])
-
-
 def _cut(text: str) -> str:
     lines = text.split("\n")
     return "\n".join(one if len(one) <= _LONGEST_LABEL else one[: _LONGEST_LABEL - 1] + "…" for one in lines)
-
-
-def _key(row: Row) -> tuple[str, str]:
-    return row["defense"], row["client_mode"]

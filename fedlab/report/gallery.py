@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from fedlab.audit.scoring import VictimScore
 from fedlab.errors import DataError
+from fedlab.report.reading import key
 from fedlab.report.rundir import Run, malformed
 
 MOST_IMAGES = 8
@@ -45,6 +46,7 @@ class Strip:
 class Sheet:
     """The contact sheet of one trained cell."""
 
+    strategy: str
     defense: str
     client_mode: str
     seed: int
@@ -53,19 +55,18 @@ class Sheet:
 
 
 def collect(run: Run) -> list[Sheet]:
-    """One sheet per (defense, mode), of its first seed; empty if no pixels were kept.
+    """One sheet per strategy, defense and mode, of its first seed; empty if no pixels were kept.
 
     Raises:
         DataError: a file of images is damaged, or does not fit its scores.
     """
-    sheets: dict[tuple[str, str], Sheet] = {}
+    sheets: dict[tuple[str, ...], Sheet] = {}
     for cell in run.cells:
         path = run.file("truth", f"{cell['name']}.safetensors")
-        key = (cell["defense"], cell["client_mode"])
-        if key in sheets or not path.is_file():
+        if key(cell) in sheets or not path.is_file():
             continue
         with malformed(str(path)):
-            sheets[key] = _sheet(run, cell, _load(path))
+            sheets[key(cell)] = _sheet(run, cell, _load(path))
     return list(sheets.values())
 
 
@@ -94,7 +95,7 @@ def _sheet(run: Run, cell: dict[str, Any], truth: dict[str, NDArray[Any]]) -> Sh
             note = str(one.get("error") or _refusal(one) or silent)
         strips.append(Strip(one["attack"], answers, controls, note))
     originals = tuple(Picture(data_uri(truth[victim][index])) for victim, index in places)
-    return Sheet(cell["defense"], cell["client_mode"], cell["seed"], originals, tuple(strips))
+    return Sheet(*key(cell), cell["seed"], originals, tuple(strips))
 
 
 def _pictures(

@@ -1,8 +1,7 @@
-"""What adversaries achieved: one row per defense and client mode, pooled over seeds."""
+"""What adversaries achieved: one row per strategy, defense and client mode, pooled over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,11 @@ import numpy as np
 from fedlab.report.reading import plural
 from fedlab.report.rundir import Run, malformed
 
-Cells = Iterable[tuple[tuple[str, str], list[dict[str, Any]]]]
 
-
-def integrity_rows(run: Run, cells: Cells) -> list[dict[str, Any]]:
+def integrity_rows(run: Run) -> list[dict[str, Any]]:
     """Empty for a scenario without adversaries."""
     rows = []
-    for (defense, mode), members in cells:
+    for axes, members in run.pools:
         measured = [run.metrics[cell["name"]] for cell in members if cell["name"] in run.metrics]
         with malformed("metrics.json"):
             groups: dict[str, list[dict[str, Any]]] = {}
@@ -26,8 +23,7 @@ def integrity_rows(run: Run, cells: Cells) -> list[dict[str, Any]]:
             if groups:
                 rows.append(
                     {
-                        "defense": defense,
-                        "client_mode": mode,
+                        **axes,
                         "accuracy": float(np.mean([float(one["accuracy"]) for one in measured])),
                         "adversaries": [_pooled(run, label, found) for label, found in groups.items()],
                         "seeds": sorted({cell["seed"] for cell in members if cell["name"] in run.metrics}),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from fedlab.audit.scoring import binomial_interval
 from fedlab.report.course import told
-from fedlab.report.reading import UNTRIED, listed, mode_word, percent, plural
+from fedlab.report.reading import UNTRIED, listed, mode_word, namer, percent, plural, several
 from fedlab.report.rundir import Run, malformed
 
 Row = dict[str, Any]
@@ -39,7 +40,8 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
     status = str(run.manifest.get("status", "unknown"))
     if status != "finished":
         found.append(f"This run is marked “{status}”: parts of it are missing, and so are their findings.")
-    found += _failed(run, attacks)
+    who = namer(run.cells)
+    found += _failed(attacks, who)
     dataset = run.manifest.get("dataset") or {}
     if dataset.get("synthetic"):
         found.append("The data is synthetic: this report supports no claim about real people's privacy.")
@@ -59,17 +61,17 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
         row for row in attacks if row["control"]["psnr_median"] is None and row["psnr_median"] is not None
     ]
     if missing:
-        pairs = ", ".join(f"{row['attack']} on {row['defense']}" for row in missing)
+        pairs = ", ".join(f"{row['attack']} on {who(row)}" for row in missing)
         found.append(f"No null control was scored for {pairs}; these scores lack a point of comparison.")
     for row in attacks:
         base = row["control"]["psnr_median"]
         if base is not None and base >= run.threshold:
             found.append(
-                f"The control of {row['attack']} on {row['defense']} itself reaches the threshold: for these"
+                f"The control of {row['attack']} on {who(row)} itself reaches the threshold: for these"
                 " images the threshold separates nothing, compare with the control instead."
             )
     found += _victims(run)
-    found += told(utility, lambda row: _who(run, row))
+    found += told(utility, who)
     noises = {str(row["noise"]) for row in guarantees if row["noise"] and row["epsilon"] is not None}
     found += [f"The noise behind ε is: “{noise}”." for noise in sorted(noises)]
     found.append(
@@ -87,11 +89,12 @@ def _reach(run: Run, attacks: list[str]) -> list[str]:
         f"Attacks tried: {', '.join(attacks)}. One that recovered nothing shows that it did not, and not"
         " that no attack could."
     )
-    rule = ((run.scenario.get("strategy") or {}).get("local_rule") or {}).get("name", "fedavg")
-    if rule != "fedavg":
+    rules = [(one.get("local_rule") or {}).get("name", "fedavg") for one in run.strategies]
+    if others := [rule for rule in dict.fromkeys(rules) if rule != "fedavg"]:
         tried += (
-            f" They took updates for plain SGD's, and used nothing that the local rule {rule} sends beside"
-            " the update, or between rounds."
+            " They took updates for plain SGD's, and used nothing that the local"
+            f" {'rule' if len(others) == 1 else 'rules'} {listed(others)}"
+            f" {'sends' if len(others) == 1 else 'send'} beside the update, or between rounds."
         )
     rounds = (run.scenario.get("audit") or {}).get("rounds")
     if not rounds:
@@ -143,27 +146,22 @@ def _describe(threat: Row, mode: str) -> str:
     return text + (f" It does not know {listed(lacks)}." if lacks else "")
 
 
-def _failed(run: Run, attacks: list[Row]) -> list[str]:
+def _failed(attacks: list[Row], who: Callable[[Row], str]) -> list[str]:
     """That attacks broke down, how many and where: their silence must not pass for protection."""
     broken = [row for row in attacks if row["failed"]]
     if not broken:
         return []
     where = ", ".join(
-        f"{row['attack']} on {_who(run, row)}"
+        f"{row['attack']} on {who(row)}"
         + (f" ({row['failed']} of {row['models']} trained models)" if row["failed"] < row["models"] else "")
         for row in broken
     )
+    each = "strategy, defense" if several(attacks, "strategy") else "defense"
     return [
-        f"{plural(len(broken), 'attack')} of {len(attacks)} (counted per defense and client mode) failed, by"
+        f"{plural(len(broken), 'attack')} of {len(attacks)} (counted per {each} and client mode) failed, by"
         f" a crash or a broken contract: {where}. That says nothing about what leaks there: mend the attack"
         " and run again."
     ]
-
-
-def _who(run: Run, row: Row) -> str:
-    """The defense, and the client mode where there are several."""
-    several = len({cell["client_mode"] for cell in run.cells}) > 1
-    return f"{row['defense']} in {mode_word(row['client_mode'])}" if several else str(row["defense"])
 
 
 def _victims(run: Run) -> list[str]:

@@ -42,21 +42,19 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         small=reading.small,
         mode_word=reading.mode_word,
         duration=course.duration,
+        quantity=course.quantity,
+        meaning=course.meaning,
         plain=_plain,
     )
-    several = len({cell["client_mode"] for cell in data["run"]["cells"]}) > 1
+    cells = data["run"]["cells"]
     return environment.get_template("template.html.j2").render(
         data=data,
         run=data["run"],
         sheets=sheets,
         matrices=_matrices(data),
-        several_modes=several,
-        notes=course.notes(
-            data["utility"],
-            lambda row: (
-                f"{row['defense']} in {reading.mode_word(row['client_mode'])}" if several else row["defense"]
-            ),
-        ),
+        several_modes=reading.several(cells, "client_mode"),
+        several_strategies=reading.several(cells, "strategy"),
+        notes=course.notes(data["utility"], reading.namer(cells)),
         untried=reading.UNTRIED,
         timed=_timed(data),
         from_python=" (passed from Python)" if "task" in data["run"]["objects"] else "",
@@ -79,14 +77,20 @@ def _timed(data: dict[str, Any]) -> bool:
 
 
 def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """One table per client mode: attacks down, defenses across; a cell is a report row, or None."""
+    """One table per strategy and client mode: attacks down, defenses across; a cell is a row, or None."""
     names = list(dict.fromkeys(row["attack"] for row in data["attacks"]))
-    cells = {(row["attack"], row["defense"], row["client_mode"]): row for row in data["attacks"]}
+    cells = {(row["attack"], *reading.key(row)): row for row in data["attacks"]}
     tables = []
-    for mode in dict.fromkeys(row["client_mode"] for row in data["guarantees"]):
-        columns = [row["defense"] for row in data["guarantees"] if row["client_mode"] == mode]
-        rows = [(name, [(one, cells.get((name, one, mode))) for one in columns]) for name in names]
-        tables.append({"mode": mode, "columns": columns, "rows": rows})
+    for strategy, mode in dict.fromkeys((row["strategy"], row["client_mode"]) for row in data["guarantees"]):
+        pools = [
+            row for row in data["guarantees"] if (row["strategy"], row["client_mode"]) == (strategy, mode)
+        ]
+        columns = [row["defense"] for row in pools]
+        rows = [
+            (name, [(row["defense"], cells.get((name, *reading.key(row)))) for row in pools])
+            for name in names
+        ]
+        tables.append({"strategy": strategy, "mode": mode, "columns": columns, "rows": rows})
     return tables
 
 
@@ -97,11 +101,8 @@ def _hero(data: dict[str, Any], sheets: list[Sheet]) -> tuple[Sheet, Strip] | No
         return None
     for sheet in sheets:
         for strip in sheet.strips:
-            if (strip.attack, sheet.defense, sheet.client_mode) == (
-                strongest["attack"],
-                strongest["defense"],
-                strongest["client_mode"],
-            ):
+            place = sheet.strategy, sheet.defense, sheet.client_mode
+            if strip.attack == strongest["attack"] and place == reading.key(strongest):
                 return sheet, strip
     return None
 

@@ -7,6 +7,7 @@ symbol and a word, so that the matrix reads without colour.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,7 +150,39 @@ def mode_word(mode: str) -> str:
     return {"train": "training mode", "eval": "inference mode"}.get(mode, mode)
 
 
+AXES = ("strategy", "defense", "client_mode")
+"""What tells one row of a report from another; seeds are pooled."""
+
+
+def key(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Where a row stands on each axis; rows of older versions name no strategy."""
+    strategy, defense, mode = (str(row.get(axis) or "") for axis in AXES)
+    return strategy, defense, mode
+
+
+def several(rows: Iterable[Mapping[str, Any]], axis: str) -> bool:
+    """Whether rows (or cells) differ in an axis, so that it must be told."""
+    return len({row.get(axis) or "" for row in rows}) > 1
+
+
+def namer(cells: Sequence[Mapping[str, Any]], join: str = " in ") -> Callable[[Mapping[str, Any]], str]:
+    """How to call the rows of a run with these cells: by the defense, and by what else there are several of.
+
+    "dp-sgd", or "fedbuff, dp-sgd in training mode" with everything; with several strategies and one
+    defense, "fedbuff".
+    """
+    named = [axis for axis in ("strategy", "defense") if several(cells, axis)] or ["defense"]
+    modes = several(cells, "client_mode")
+
+    def name(row: Mapping[str, Any]) -> str:
+        text = ", ".join(str(row.get(axis) or "") for axis in named)
+        return f"{text}{join}{mode_word(row['client_mode'])}" if modes else text
+
+    return name
+
+
 def subject(row: dict[str, Any], undefended: set[str]) -> str:
     """Whose clients a row is about."""
     who = "undefended clients" if row["defense"] in undefended else f"clients under {row['defense']}"
-    return f"{who} in {mode_word(row['client_mode'])}"
+    which = f" (strategy {row['strategy']})" if row.get("strategy") else ""
+    return f"{who} in {mode_word(row['client_mode'])}{which}"

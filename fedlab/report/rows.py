@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from fedlab.audit.scoring import Summary, VictimScore, binomial_interval, summarise
 from fedlab.report.course import course
-from fedlab.report.reading import level
+from fedlab.report.reading import AXES, key, level
 from fedlab.report.rundir import Run, malformed
 
 _PSNR = ("psnr_median", "psnr_max", "psnr_mean", "psnr_ci95")
@@ -23,19 +23,19 @@ _SHARED = ("ssim_median", "label_accuracy", "fraction_recovered", "fraction_ci95
 
 
 def attack_rows(run: Run) -> list[dict[str, Any]]:
-    """One row per (attack, defense, mode): scores over all victims of all seeds, the control beside them."""
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    """One row per attack and pool: scores over all victims of all seeds, the control beside them."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     cells = {cell["name"]: cell for cell in run.cells}
     for one in run.attacks:
-        cell = cells[one["cell"]]
-        key = (one["attack"], cell["defense"], cell["client_mode"])
-        groups.setdefault(key, []).append(one)
-    return [_attack_row(run, key, files) for key, files in groups.items()]
+        groups.setdefault((one["attack"], *key(cells[one["cell"]])), []).append(one)
+    return [
+        _attack_row(run, attack, dict(zip(AXES, axes, strict=True)), files)
+        for (attack, *axes), files in groups.items()
+    ]
 
 
-def _attack_row(run: Run, key: tuple[str, str, str], files: list[dict[str, Any]]) -> dict[str, Any]:
-    attack, defense, mode = key
-    with malformed(f"attacks of {attack} on {defense} ({mode})"):
+def _attack_row(run: Run, attack: str, axes: dict[str, str], files: list[dict[str, Any]]) -> dict[str, Any]:
+    with malformed(f"attacks of {attack} on {_place(axes)}"):
         scores = [VictimScore.from_dict(one) for file in files for one in file.get("victims") or []]
         null = [VictimScore.from_dict(one) for file in files for one in file.get("control") or []]
         threat = dict(files[0].get("threat") or {})
@@ -66,8 +66,7 @@ def _attack_row(run: Run, key: tuple[str, str, str], files: list[dict[str, Any]]
         "plugin": str(files[0].get("plugin") or attack),
         "paper": str(files[0].get("paper") or ""),
         "needs": [str(item) for item in files[0].get("needs") or []],
-        "defense": defense,
-        "client_mode": mode,
+        **axes,
         **numbers,
         "victims": found.victims + absent,
         "refused": found.refused + refused,
@@ -108,9 +107,9 @@ def _observed(run: Run, file: dict[str, Any]) -> bool:
 
 
 def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
-    """One row per (defense, mode): test accuracy, its uncertainty, its cost and its spread over clients."""
+    """One row per pool: test accuracy, its uncertainty, its cost and its spread over clients."""
     rows: list[dict[str, Any]] = []
-    for (defense, mode), cells in by_defense(run):
+    for axes, cells in run.pools:
         measured = [run.metrics[cell["name"]] for cell in cells if cell["name"] in run.metrics]
         if not measured:
             continue
@@ -129,8 +128,7 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
             bounds, kind = _accuracy_interval(accuracies, test)
             rows.append(
                 {
-                    "defense": defense,
-                    "client_mode": mode,
+                    **axes,
                     "personal": personal,
                     "accuracy": float(np.mean(accuracies)),
                     "accuracy_ci95": bounds,
@@ -146,21 +144,28 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
                     "seeds": sorted({cell["seed"] for cell in cells if cell["name"] in run.metrics}),
                 }
             )
-    plain = {row["client_mode"]: row["accuracy"] for row in rows if row["defense"] in baseline}
+    plain = {
+        (row["strategy"], row["client_mode"]): row["accuracy"] for row in rows if row["defense"] in baseline
+    }
     for row in rows:
-        before = plain.get(row["client_mode"])
+        before = plain.get((row["strategy"], row["client_mode"]))
         row["accuracy_cost"] = None if before is None else before - row["accuracy"]
     return rows
 
 
 def guarantee_rows(run: Run) -> list[dict[str, Any]]:
-    """One row per (defense, mode); epsilon is null unless every cell has one and every assumption holds."""
+    """One row per pool; epsilon is null unless every cell has one and every assumption holds."""
     rows = []
-    for (defense, mode), cells in by_defense(run):
+    for axes, cells in run.pools:
         files = [run.privacy[cell["name"]] for cell in cells if cell["name"] in run.privacy]
-        with malformed(f"privacy of {defense} ({mode})"):
-            rows.append({"defense": defense, "client_mode": mode, **_guarantee(files, len(cells))})
+        with malformed(f"privacy of {_place(axes)}"):
+            rows.append({**axes, **_guarantee(files, len(cells))})
     return rows
+
+
+def _place(axes: dict[str, str]) -> str:
+    named = [axes["strategy"], axes["defense"]] if axes["strategy"] else [axes["defense"]]
+    return f"{', '.join(named)} ({axes['client_mode']})"
 
 
 def _guarantee(files: list[dict[str, Any]], cells: int) -> dict[str, Any]:
@@ -204,14 +209,6 @@ def _guarantee(files: list[dict[str, Any]], cells: int) -> dict[str, Any]:
         },
         "reason": "; ".join(reasons) if epsilon is None else None,
     }
-
-
-def by_defense(run: Run) -> Iterable[tuple[tuple[str, str], list[dict[str, Any]]]]:
-    """((defense, client mode), its cells), in the manifest's order."""
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for cell in run.cells:
-        groups.setdefault((cell["defense"], cell["client_mode"]), []).append(cell)
-    return groups.items()
 
 
 def _accuracy_interval(accuracies: list[float], test: Any) -> tuple[list[float] | None, str | None]:

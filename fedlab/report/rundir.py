@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.errors import DataError
+from fedlab.report import reading
 
 LONGEST_TEXT = 4000
 LARGEST_FILE = 256 * 2**20
@@ -51,6 +52,23 @@ class Run:
     def cells(self) -> list[dict[str, Any]]:
         """The trained cells, in the manifest's order."""
         return list(self.manifest["cells"])
+
+    @property
+    def pools(self) -> list[tuple[dict[str, str], list[dict[str, Any]]]]:
+        """(what tells a row from others, its cells of all seeds), in the manifest's order."""
+        pools: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+        for cell in self.cells:
+            pools.setdefault(reading.key(cell), []).append(cell)
+        return [(dict(zip(reading.AXES, key, strict=True)), cells) for key, cells in pools.items()]
+
+    @property
+    def strategies(self) -> list[dict[str, Any]]:
+        """What each of `[[strategies]]` is, or what `[strategy]` is."""
+        shared = self.scenario.get("strategy")
+        shared = shared if isinstance(shared, dict) else {}
+        entries = self.scenario.get("strategies")
+        listed = [one for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+        return [shared | one for one in listed] or [shared]
 
     @property
     def threshold(self) -> float:
@@ -94,6 +112,7 @@ def read_run(directory: Path) -> Run:
         names = [str(cell["name"]) for cell in manifest["cells"]]
         for cell in manifest["cells"]:
             cell["defense"], cell["client_mode"] = str(cell["defense"]), str(cell["client_mode"])
+            cell["strategy"] = str(cell.get("strategy") or "")
             cell["seed"] = int(cell["seed"])
     scenario = _scenario(run)
     metrics = _json(run, "metrics.json").get("cells", {}) if run.file("metrics.json").exists() else {}

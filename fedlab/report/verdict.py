@@ -10,11 +10,13 @@ from typing import Any
 
 from fedlab.audit.scoring import binomial_interval
 from fedlab.report.reading import (
+    AXES,
     LEVELS,
     UNTRIED,
     decibel,
     epsilon,
     interval,
+    key,
     listed,
     percent,
     plural,
@@ -35,16 +37,15 @@ def verdict(
     threshold: float,
     settings: dict[str, str],
 ) -> Row:
-    """{headline, findings: one per (defense, mode)}; `settings` says what each defense was set to."""
+    """{headline, findings: one per row of `guarantees`}; `settings` says what each defense was set to."""
     findings = []
     for guarantee in guarantees:
-        here = [row for row in attacks if _same(row, guarantee)]
-        measured = next((row for row in utility if _same(row, guarantee)), None)
+        here = [row for row in attacks if key(row) == key(guarantee)]
+        measured = next((row for row in utility if key(row) == key(guarantee)), None)
         strongest = strongest_of(here)
         findings.append(
             {
-                "defense": guarantee["defense"],
-                "client_mode": guarantee["client_mode"],
+                **{axis: guarantee[axis] for axis in AXES},
                 "settings": settings.get(guarantee["defense"], ""),
                 "level": strongest["level"] if strongest else _unanswered(here),
                 "strongest": strongest["attack"] if strongest else None,
@@ -181,7 +182,3 @@ def _guarantee(row: Row) -> str:
         f"Formal guarantee for {protects(row['unit'])}: ε = {epsilon(row['epsilon'])} at"
         f" δ = {small(row['delta'])} ({row['adjacency'] or 'adjacency not stated'})."
     )
-
-
-def _same(a: Row, b: Row) -> bool:
-    return bool(a["defense"] == b["defense"] and a["client_mode"] == b["client_mode"])
