@@ -8,7 +8,8 @@ from typing import Any
 
 from fedlab.errors import BackendError, DataError, UsageError
 from fedlab.experiment.directory import RunDirectory
-from fedlab.experiment.provenance import describe_data, describe_trace, versions
+from fedlab.experiment.fleets import trace_hashes
+from fedlab.experiment.provenance import describe_data, versions
 from fedlab.experiment.setup import Setup
 from fedlab.scenario import Scenario, load, resolved_toml
 
@@ -34,7 +35,7 @@ def same_scenario(directory: RunDirectory, overrides: Sequence[str]) -> Scenario
 
     Raises:
         UsageError: scenario.toml was changed, or an override would change the result; with a diff.
-        DataError: the scenario that the run began with, or its trace of devices, is missing or changed.
+        DataError: the scenario that the run began with, or a trace of devices, is missing or changed.
     """
     began = directory.manifest.get("scenario")
     if not isinstance(began, dict):
@@ -45,7 +46,7 @@ def same_scenario(directory: RunDirectory, overrides: Sequence[str]) -> Scenario
             ' holds the same as JSON, under "scenario"), or run again'
         )
     before = Scenario.model_validate(began)
-    _same_trace(directory, before)
+    _same_traces(directory, before)
     after = load(directory.path / "scenario.toml", overrides)
     tables: list[Mapping[str, Sequence[str]]] = [FREE, WHILE_UNTRAINED] if untrained(directory) else [FREE]
     if _deciding(before, tables) != _deciding(after, tables):
@@ -110,17 +111,18 @@ def same_versions(directory: RunDirectory, *, force: bool) -> None:
         )
 
 
-def _same_trace(directory: RunDirectory, scenario: Scenario) -> None:
-    trace = scenario.devices.trace
+def _same_traces(directory: RunDirectory, scenario: Scenario) -> None:
     try:
-        now = describe_trace(trace)
+        now = trace_hashes(scenario.devices)
     except OSError as error:
         raise DataError(
-            f"the trace {trace} with which {directory.path} began cannot be read ({error.strerror});"
+            f"the trace {error.filename} with which {directory.path} began cannot be read ({error.strerror});"
             " restore it, or resume from the directory in which the run was started"
         ) from error
-    if directory.manifest.get("trace_sha256") != now:
-        raise DataError(f"the trace {trace} was changed since {directory.path} began; restore it")
+    before = directory.manifest.get("traces_sha256", {})
+    changed = [path for path in now if before.get(path) != now[path]]
+    if changed:
+        raise DataError(f"the trace {changed[0]} was changed since {directory.path} began; restore it")
 
 
 def _deciding(scenario: Scenario, free: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ EXCLUSIVE = {
     ("seed",): ("seeds",),
     ("clients", "local_steps"): ("clients", "local_epochs"),
     ("devices", "trace"): ("devices", "time"),
+    ("devices", "availability", "trace"): ("devices", "availability", "up"),
 }
 """Pairs of which a scenario has one: an override drops the file's other, but not another override."""
 

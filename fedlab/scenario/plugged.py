@@ -9,6 +9,7 @@ from typing import Any
 from fedlab import plugins, signature
 from fedlab.errors import FedlabError, UnknownName
 from fedlab.scenario import trial
+from fedlab.scenario.device_trials import spread_paths, traces
 from fedlab.scenario.given import Mistake, is_count, table
 from fedlab.scenario.places import Path
 from fedlab.scenario.sections import as_table
@@ -20,6 +21,7 @@ KINDS: dict[Path, str] = {
     ("task", "model"): "models",
     ("clients", "partition"): "partitions",
     ("devices", "time"): "times",
+    ("devices", "per_example"): "times",
     ("strategy", "local_rule"): "local_rules",
     ("strategy", "sampling"): "samplers",
     ("strategy", "pre_aggregation"): "preaggregators",
@@ -90,6 +92,8 @@ def _shared(path: Path) -> Path:
     """Where in `[strategy]` that would stand which stands in an entry of `[[strategies]]`, and likewise."""
     if path[0] == "tasks":
         return ("clients" if path[2:3] == ("partition",) else "task", *path[2:])
+    if path[:2] == ("devices", "classes"):
+        return ("devices", *path[3:])
     return ("strategy", *path[2:]) if path[0] == "strategies" else path
 
 
@@ -206,14 +210,10 @@ def _trials(sound: list[tuple[Path, str, dict[str, Any]]], data: dict[str, Any])
     for here, rule in by_path.items():
         if _shared(here) == ("strategy", "local_rule"):
             found += [(here, fault) for fault in trial.local_rule(*rule, told)]
-    here = ("devices", "time")
-    if here in by_path:
-        name, params = by_path[here]
-        found += [(here, fault) for fault in trial.time(closed("times")[name], params)]
-    devices = data.get("devices")
-    trace = devices.get("trace") if isinstance(devices, dict) else None
-    if isinstance(trace, str):
-        found += [(("devices", "trace"), fault) for fault in trial.trace(trace)]
+    for here, (name, params) in by_path.items():
+        if here[0] == "devices":
+            found += [(here, fault) for fault in trial.time(closed("times")[name], params)]
+    found += [(here, ((), text)) for here, text in traces(data)]
     return [((*path, *key), text) for path, (key, text) in found]
 
 
@@ -279,6 +279,7 @@ def _places(data: dict[str, Any]) -> Iterator[tuple[Path, Path, dict[str, Any]]]
 
 
 def _variants(data: dict[str, Any]) -> Iterator[Path]:
-    """Where the entries of `[[strategies]]` may name plugins."""
+    """Where the entries of `[[strategies]]` and of `[[devices.classes]]` may name plugins."""
+    yield from (path for path in spread_paths(data) if path not in KINDS)
     keys = [path[1] for path in KINDS if path[0] == "strategy"]
     yield from (("strategies", index, key) for index, _ in enumerate(entries(data)) for key in keys)

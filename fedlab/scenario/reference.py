@@ -78,6 +78,7 @@ BESIDE: dict[Path, tuple[str, ...]] = {
     ("strategy",): STRATEGIES,
     ("task",): ("Task", "NamedTask"),
     ("clients", "partition"): ("Clients", "NamedTask"),
+    ("devices",): ("Devices", "DeviceClass"),
 }
 """Definitions in which the keys of a table stand, where they are not just the table's own."""
 
@@ -110,8 +111,8 @@ def json_schema() -> dict[str, Any]:
             continue
         for table in BESIDE.get(path[:1], ()) + BESIDE.get(path, ()) or (str(path[0]).capitalize(),):
             node = definitions[table]["properties"][path[1]]
-            absent = [one for one in node["anyOf"] if one.get("type") == "null"]
-            node["anyOf"] = [{"type": "string", "enum": known}, reference, *absent]
+            others = [one for one in node["anyOf"] if one.get("type") in ("null", "number")]
+            node["anyOf"] = [{"type": "string", "enum": known}, reference, *others]
     del definitions["Plugin"], definitions["Labelled"], definitions["Adversary"]
     return schema
 
@@ -138,6 +139,8 @@ def _rows(node: dict[str, Any], schema: dict[str, Any]) -> str:
         text += "\nEvery other key is a parameter of the plugin.\n"
     for key, inner in node["properties"].items():
         leaves = [leaf for leaf in alternatives(inner, schema) if leaf.get("type") != "null"]
+        if len(leaves) == 1 and "items" in leaves[0]:
+            leaves = alternatives(leaves[0]["items"], schema)
         if len(leaves) == 1 and "properties" in leaves[0]:
             required = set(leaves[0].get("required", ()))
             text += f"\n### `{key}`\n\n{leaves[0]['description']}\n\n{_table(leaves[0], schema, required)}"

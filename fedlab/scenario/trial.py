@@ -111,17 +111,6 @@ def time(spread: Callable[..., Any], params: Mapping[str, Any]) -> list[Fault]:
     return []
 
 
-def trace(path: str) -> list[Fault]:
-    """What is wrong with a file of computing times."""
-    from fedlab.runtime.times import read_trace
-
-    try:
-        read_trace(path)
-    except FedlabError as error:
-        return [((), str(error))]
-    return []
-
-
 def cohort(
     size: int, aggregator: Mapping[str, Any], before: Mapping[str, Any] | None, absent: float = 0.0
 ) -> str:
