@@ -18,7 +18,7 @@ CLOSED = ("partitions", "times")
 KINDS = (*plugins.KINDS, *CLOSED, "scenarios")
 
 _ALIASES = {
-    **{kind.removesuffix("s"): kind for kind in KINDS},
+    **{kind.removesuffix("s"): kind for kind in KINDS if kind != "staleness"},
     **{"strategy": "strategies", "data": "datasets", "data_sets": "datasets", "defences": "defenses"},
     **{"adversary": "adversaries", "rule": "local_rules", "rules": "local_rules"},
     **{"optimizer": "server_optimizers", "optimizers": "server_optimizers"},

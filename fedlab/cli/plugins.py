@@ -33,8 +33,8 @@ def list_(
 ) -> None:
     """List the plugins of a kind; without one, the names of all.
 
-    KIND is strategies, local-rules, samplers, preaggregators, aggregators, server-optimizers, adversaries,
-    attacks, defenses, datasets, models, partitions, times or scenarios.
+    KIND is strategies, staleness, local-rules, samplers, preaggregators, aggregators, server-optimizers,
+    adversaries, attacks, defenses, datasets, models, partitions, times or scenarios.
     """
     from rich.text import Text
 
@@ -153,6 +153,12 @@ def usage(entry: catalogue.Entry) -> str:
         values.append("fraction = 0.2")
     if entry.kind in ("attacks", "defenses", "adversaries"):
         return "\n".join(f"  {line}" for line in (f"[[{entry.kind}]]", *values))
+    value = f'"{entry.name}"' if len(values) == 1 else f"{{ {', '.join(values)} }}"
+    if entry.kind == "strategies":
+        options = f"\n  options = {{ {', '.join(values[1:])} }}" if values[1:] else ""
+        return f"  [strategy]\n  {values[0]}{options}"
+    if entry.kind == "staleness":
+        return f'  [strategy]\n  name = "fedbuff"\n  options = {{ concurrency = 10, staleness = {value} }}'
     section, key = {
         "datasets": ("task", "dataset"),
         "models": ("task", "model"),
@@ -163,11 +169,7 @@ def usage(entry: catalogue.Entry) -> str:
         "preaggregators": ("strategy", "pre_aggregation"),
         "aggregators": ("strategy", "aggregator"),
         "server_optimizers": ("strategy", "server_optimizer"),
-        "strategies": ("strategy", "name"),
     }[entry.kind]
-    if entry.kind == "strategies":
-        return f"  [strategy]\n  {values[0]}"
-    value = f'"{entry.name}"' if len(values) == 1 else f"{{ {', '.join(values)} }}"
     return f"  [{section}]\n  {key} = {value}"
 
 
