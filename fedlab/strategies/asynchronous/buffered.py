@@ -58,7 +58,7 @@ class Held:
 
 
 class Buffered(Strategy):
-    """An asynchronous federated algorithm; a kind of it overrides `judged` or `room`.
+    """An asynchronous federated algorithm; a kind of it overrides `judged`, `room` or `token`.
 
     Args:
         learner: what becomes of the updates.
@@ -153,6 +153,10 @@ class Buffered(Strategy):
         """How many clients may start now."""
         return self.concurrency - len(self.trips)
 
+    def token(self, round: int) -> int:
+        """What a client's trip is marked with that starts now, for `judged`."""
+        return 0
+
     def run_rounds(
         self,
         grid: Grid,
@@ -241,7 +245,7 @@ class Buffered(Strategy):
         for message_id, message in zip(grid.push_messages(messages), messages, strict=True):
             if message_id:  # Flower: none for what could not be sent
                 node = message.metadata.dst_node_id
-                self.trips.start(message_id, Trip(node, number, clocked.now, message))
+                self.trips.start(message_id, Trip(node, number, clocked.now, message, self.token(number)))
 
     def _pulled(self, grid: Grid, clocked: Clocked, timeout: float | None) -> list[Message]:
         """What arrives next; whoever is waited for in vain is no longer waited for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import KeysView, Mapping, Sequence
+from collections.abc import ItemsView, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,14 @@ class Trip:
     Attributes:
         round: the server update that was being worked for when it started; its model is that of `round` - 1.
         since: when it started, in (virtual) seconds.
+        token: what the schedule wants to know of it when it is back (`gba`).
     """
 
     node: int
     round: int
     since: float
     message: Message
+    token: int = 0
 
     @property
     def repeat(self) -> int:
@@ -38,13 +40,13 @@ class Trip:
 
     def written(self, writer: Writer) -> list[Any]:
         """For a checkpoint."""
-        return [self.node, self.round, self.since, writer.message(self.message)]
+        return [self.node, self.round, self.since, writer.message(self.message), self.token]
 
     @classmethod
     def read(cls, values: Sequence[Any], reader: Reader) -> Trip:
         """What `written` gave."""
-        node, round, since, message = values
-        return cls(node, round, since, reader.message(message))
+        node, round, since, message, token = values
+        return cls(node, round, since, reader.message(message), token)
 
 
 class Trips:
@@ -69,6 +71,10 @@ class Trips:
     def ids(self) -> KeysView[str]:
         """Of all messages under way."""
         return self._open.keys()
+
+    def items(self) -> ItemsView[str, Trip]:
+        """(id, trip) of each."""
+        return self._open.items()
 
     def messages(self) -> list[Message]:
         """The same messages themselves."""
