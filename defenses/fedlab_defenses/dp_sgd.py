@@ -152,7 +152,7 @@ def _calibrate(epsilon: float, delta: float, federation: Federation) -> float:
     config = federation.config
     work = {
         (sample_rate(config.batch_size, records), steps_per_round(records, config) * federation.rounds)
-        for records in federation.records
+        for records in federation.sizes
     }
     return max(noise_multiplier_for(epsilon, delta, rate, steps) for rate, steps in work)
 

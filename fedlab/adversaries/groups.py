@@ -10,6 +10,9 @@ from fedlab import seeds
 from fedlab.adversaries.contract import Adversary
 from fedlab.errors import UsageError
 
+LISTED = 10**7
+"""Clients of whom a share may be drawn, one by one."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -50,7 +53,7 @@ def groups(recruits: Iterable[Recruits], count: int, seed: int) -> tuple[Group, 
 
     Raises:
         UsageError: a client twice, or one that does not exist; more adversaries than clients; a fraction that
-            is too small for one.
+            is too small for one, or of too many clients to list.
     """
     entries = list(recruits)
     owner: dict[int, str] = {}
@@ -64,8 +67,12 @@ def groups(recruits: Iterable[Recruits], count: int, seed: int) -> tuple[Group, 
                     " client once"
                 )
             owner[client] = one.label
-    left = [client for client in range(count) if client not in owner]
-    order = seeds.numpy_generator(seed, "adversaries").permutation(len(left)).tolist()
+    left: list[int] = []
+    order: list[int] = []
+    if any(one.clients is None for one in entries):
+        _listable(count)
+        left = [client for client in range(count) if client not in owner]
+        order = seeds.numpy_generator(seed, "adversaries").permutation(len(left)).tolist()
     found = []
     for one in entries:
         clients = list(one.clients or ())
@@ -85,3 +92,11 @@ def groups(recruits: Iterable[Recruits], count: int, seed: int) -> tuple[Group, 
             order = order[size:]
         found.append(Group(one.label, one.adversary, tuple(sorted(clients))))
     return tuple(found)
+
+
+def _listable(count: int) -> None:
+    if count > LISTED:
+        raise UsageError(
+            f"a fraction of {count} clients cannot be drawn, {LISTED} is the most; name the adversaries'"
+            " `clients` by number: those whom a run never asks attack nobody"
+        )

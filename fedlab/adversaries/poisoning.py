@@ -6,7 +6,7 @@ client has to know of adversaries.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from fedlab import seeds
 from fedlab.adversaries.contract import poisoned
 from fedlab.adversaries.groups import Group
-from fedlab.tasks import Dataset, Task
+from fedlab.errors import UsageError
+from fedlab.tasks import Dataset, LazyOwners, Task
 
 Owners = Sequence[NDArray[np.int64]]
 
@@ -26,10 +27,18 @@ def poison(task: Task, owners: Owners, groups: Sequence[Group], seed: int) -> tu
     What a client makes of its records depends on (seed, client) alone.
 
     Raises:
-        UsageError: the attack does not fit the data (a class that there is not, say).
+        UsageError: the attack does not fit the data (a class that there is not, say), or the records are made
+            when they are asked for.
         PluginError: the adversary returned records that cannot be trained on.
     """
-    data, mine = task.train, list(owners)
+    if not any(group.poisons for group in groups):
+        return task, owners
+    data, mine = task.train, dict[int, NDArray[np.int64]]()
+    if not isinstance(data, Dataset):
+        raise UsageError(
+            f"the records of {data.name} are made when they are asked for, and cannot be poisoned yet; say how"
+            " many there are, or choose an attack on updates"
+        )
     images, labels, origins, end = [data.x], [data.y], [np.arange(len(data))], len(data)
     for group in groups:
         for client in group.clients if group.poisons else ():
@@ -50,7 +59,23 @@ def poison(task: Task, owners: Owners, groups: Sequence[Group], seed: int) -> tu
     if end == len(data):
         return task, owners
     whole = _dataset(data, np.concatenate(images), np.concatenate(labels), np.concatenate(origins))
-    return replace(task, train=whole), mine
+    if isinstance(owners, LazyOwners):
+        return replace(task, train=whole), PoisonedOwners(owners, mine)
+    return replace(task, train=whole), [mine.get(client, ids) for client, ids in enumerate(owners)]
+
+
+class PoisonedOwners(LazyOwners):
+    """A population that is never listed, of whose clients a few train on other records."""
+
+    def __init__(self, owners: LazyOwners, poisoned: Mapping[int, NDArray[np.int64]]) -> None:
+        super().__init__(len(owners), owners.least, owners.most)
+        self.owners, self.poisoned = owners, poisoned
+
+    def size(self, client: int) -> int:
+        return self.owners.size(client)  # a record is poisoned in its place
+
+    def records(self, client: int) -> NDArray[np.int64]:
+        return self.poisoned[client] if client in self.poisoned else self.owners[client]
 
 
 def _dataset(

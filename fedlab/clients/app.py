@@ -257,7 +257,8 @@ def evaluate_mix(training: LocalTraining, task: Task, job: ClientJob) -> tuple[f
             losses.append(task.loss(outputs, labels).double())
             hits.append((outputs.argmax(1) == labels).double())
     present = np.bincount(data.y, minlength=task.classes)
-    mix = np.bincount(training.data.y[job.records], minlength=task.classes) * (present > 0)
+    own = training.data.labels(job.records).numpy()
+    mix = np.bincount(own, minlength=task.classes) * (present > 0)
     if not mix.any():
         return math.nan, math.nan
     each = torch.from_numpy((mix / mix.sum() / np.maximum(present, 1))[data.y])

@@ -13,7 +13,7 @@ from fedlab import seeds
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.plan import Plan, place
 from fedlab.clients.rules import Batch, LocalRule
-from fedlab.tasks import Dataset, FunctionalModel, State
+from fedlab.tasks import Dataset, FunctionalModel, Records, State
 
 RESIDENT_BYTES = 256 << 20
 """Data sets up to this size are converted to float32 once, and stay on the device."""
@@ -55,7 +55,7 @@ class Batches:
 
     def __init__(
         self,
-        data: Dataset,
+        data: Records,
         model: FunctionalModel,
         rule: LocalRule,
         config: ClientConfig,
@@ -68,10 +68,13 @@ class Batches:
         trial = torch.Generator()
         self._draws = bool(rule.draws(model.parameters_of(model.state()), trial))
         self._noise = bool(rule.noise(torch.Size((1, *data.shape)), trial))
-        everything = np.arange(len(data))
-        resident = 4 * len(data) * int(np.prod(data.shape)) <= RESIDENT_BYTES
-        self._images = data.images(everything).to(device) if resident else None
-        self._labels = data.labels(everything).to(device)
+        self._images: Tensor | None = None
+        self._labels: Tensor | None = None
+        if isinstance(data, Dataset):  # other records may be too many to list
+            everything = np.arange(len(data))
+            self._labels = data.labels(everything).to(device)
+            if 4 * len(data) * int(np.prod(data.shape)) <= RESIDENT_BYTES:
+                self._images = data.images(everything).to(device)
 
     def sizes(self, jobs: Sequence[ClientJob]) -> Tensor:
         """(clients,) configured (expected) batch sizes."""
@@ -99,7 +102,7 @@ class Batches:
         where = torch.from_numpy(ids).to(self.device)
         return Batch(
             x=self._pixels(ids, where),
-            y=self._labels[where],
+            y=self._targets(ids, where),
             rows=rows.to(self.device),
             masks=self._per_record(self._masks, "dropout" + purpose, jobs, step, lengths, longest)
             if self._drops
@@ -128,6 +131,12 @@ class Batches:
         if self._images is not None:
             return self._images.index_select(0, where.reshape(-1)).reshape(*ids.shape, *self.data.shape)
         return self.data.images(ids.reshape(-1)).reshape(*ids.shape, *self.data.shape).to(self.device)
+
+    def _targets(self, ids: np.ndarray, where: Tensor) -> Tensor:
+        """(clients, batch)."""
+        if self._labels is not None:
+            return self._labels[where]
+        return self.data.labels(ids.reshape(-1)).reshape(ids.shape).to(self.device)
 
     def _per_record(
         self,

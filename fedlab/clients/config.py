@@ -65,7 +65,7 @@ class Federation:
 
     @property
     def sizes(self) -> Collection[int]:
-        """Every number of records that a client holds; in a population that is never listed, that it may hold."""
+        """Every number of records that a client holds, or may hold if the population is never listed."""
         if isinstance(self.records, Sizes):
             return range(self.records.least, self.records.most + 1)
         return frozenset(self.records)

@@ -27,7 +27,7 @@ from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Wor
 from fedlab.clients.tracing import Traced
 from fedlab.errors import FedlabError, PluginError
 from fedlab.runtime.arrays import aligned
-from fedlab.tasks import Dataset, FunctionalModel, State
+from fedlab.tasks import FunctionalModel, Records, State
 
 
 class LocalTraining:
@@ -42,7 +42,7 @@ class LocalTraining:
         self,
         model: FunctionalModel,
         loss: Callable[[Tensor, Tensor], Tensor],
-        data: Dataset,
+        data: Records,
         rule: LocalRule,
         config: ClientConfig,
         seed: int,

@@ -4,7 +4,7 @@ its weights."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from fedlab.runtime.arrays import aligned
 from fedlab.tasks import FunctionalModel, State, Task
 
 EVALUATION_BATCH = 1000
+
+TOLD = 10_000
+"""Clients whose own accuracy is told at most."""
 
 
 def evaluate(
@@ -38,20 +41,31 @@ def evaluate(
     return mean, float(right.mean()), by_class
 
 
+def told(clients: int, took_part: Iterable[int]) -> Sequence[int]:
+    """The clients whose own accuracy is told: all, or of many the first of those who took part."""
+    return range(clients) if clients <= TOLD else sorted(took_part)[:TOLD]
+
+
 def per_client(
     task: Task,
     owners: Sequence[NDArray[np.int64]],
     by_class: NDArray[np.float64],
     adversaries: Sequence[Group] = (),
+    clients: Iterable[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Test accuracy as each client meets it: weighted by the client's own mix of labels.
 
     Rows of adversaries bear the label under which they attack.
+
+    Args:
+        by_class: accuracy of each class, NaN where none was tested.
+        clients: of whom to tell; of all unless given.
     """
     attacks = {client: group.label for group in adversaries for client in group.clients}
     rows = []
-    for client, ids in enumerate(owners):
-        mix = np.bincount(task.train.y[ids], minlength=task.classes) * np.isfinite(by_class)
+    for client in range(len(owners)) if clients is None else clients:
+        ids = owners[client]
+        mix = np.bincount(task.train.labels(ids).numpy(), minlength=task.classes) * np.isfinite(by_class)
         accuracy = float(np.nansum(by_class * mix) / mix.sum()) if mix.sum() else None
         row = {"client": client, "records": len(ids), "accuracy": accuracy}
         rows.append(row | ({"adversary": attacks[client]} if client in attacks else {}))

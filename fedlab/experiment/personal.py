@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedlab.errors import FedlabError
-from fedlab.runtime import SimulationGrid, client_of
+from fedlab.runtime import SimulationGrid, client_of, node_of
 from fedlab.runtime.arrays import array_record
 from fedlab.tasks import State
 
@@ -31,7 +31,13 @@ class PerClient(Protocol):
 
 
 def ask_clients(
-    grid: Grid, strategy: Strategy, state: State, round: int, records: Sequence[int], timeout: float | None
+    grid: Grid,
+    strategy: Strategy,
+    state: State,
+    round: int,
+    records: Sequence[int],
+    timeout: float | None,
+    clients: Iterable[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Client, records, accuracy and loss on the test set in the client's mix of labels, client by client.
 
@@ -42,8 +48,10 @@ def ask_clients(
         round: after which they are asked.
         records: how many each client holds.
         timeout: seconds to wait on a Grid that is not simulated.
+        clients: whom to ask; everybody unless given, or where the strategy makes a model for each client.
     """
-    nodes, arrays = sorted(grid.get_node_ids()), array_record(state)
+    arrays, each = array_record(state), isinstance(strategy, PerClient)
+    nodes = sorted(grid.get_node_ids() if clients is None or each else map(node_of, clients))
     models = strategy.models(arrays, nodes) if isinstance(strategy, PerClient) else itertools.repeat(arrays)
     told = ConfigRecord({"server-round": round, "on": "test"})
     messages = [

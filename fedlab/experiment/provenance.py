@@ -6,13 +6,12 @@ import hashlib
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from fedlab import __version__
 from fedlab.audit.truth import Truth
-from fedlab.files import sha256
-from fedlab.tasks import FunctionalModel, Task
+from fedlab.tasks import Dataset, FunctionalModel, Task
+from fedlab.tasks.population import Generated
 
 PACKAGES = ("torch", "flwr", "ray", "opacus", "numpy", "scikit-learn")
 
@@ -34,7 +33,7 @@ def machine() -> dict[str, Any]:
 
 
 def describe_data(task: Task) -> dict[str, Any]:
-    """Name, source, licence, hash and size of the records."""
+    """Name, source, licence, hash and size of the records, None where clients have their own without end."""
     both = hashlib.sha256((task.train.sha256() + task.test.sha256()).encode()).hexdigest()
     return {
         "name": task.name,
@@ -42,16 +41,12 @@ def describe_data(task: Task) -> dict[str, Any]:
         "licence": task.train.licence,
         "sha256": both,
         "synthetic": task.train.synthetic,
-        "train": len(task.train),
+        "train": len(task.train) if isinstance(task.train, Dataset) else None,
+        "generated": isinstance(task.train, Generated),
         "test": len(task.test),
         "shape": list(task.input_shape),
         "classes": task.classes,
     }
-
-
-def describe_trace(path: str | None) -> str | None:
-    """sha256 of the file of computing times that a scenario names."""
-    return None if path is None else sha256(Path(path).expanduser().read_bytes())
 
 
 def describe_model(name: str, params: dict[str, Any], model: FunctionalModel) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from fedlab.experiment.own import Own, own
 from fedlab.scenario import Scenario, load
 from fedlab.scenario.schema import Adversary as AdversarySettings
 from fedlab.strategies import Aggregator
-from fedlab.tasks import Dataset, FunctionalModel, Task
+from fedlab.tasks import Dataset, FunctionalModel, LazyOwners, Records, Task
 from fedlab.tasks.partition import PARTITIONS
 
 
@@ -153,7 +153,8 @@ def build_task(scenario: Scenario) -> Task:
     """The scenario's data set and network."""
     spec, source = scenario.task.model, scenario.task.dataset
     halves = plugins.build("datasets", source)
-    if not (isinstance(halves, tuple) and len(halves) == 2 and all(isinstance(d, Dataset) for d in halves)):
+    pair = isinstance(halves, tuple) and len(halves) == 2
+    if not (pair and isinstance(halves[0], Records) and isinstance(halves[1], Dataset)):
         raise PluginError(
             f"the data set {source.name!r} (from {plugins.provider('datasets', source.name)}) returned"
             f" {type(halves).__name__}; expected a pair of fedlab.tasks.Dataset, (train, test)"
@@ -185,25 +186,35 @@ def divide(scenario: Scenario, task: Task) -> dict[int, Sequence[NDArray[np.int6
 
 
 def _checked(task: Task, clients: int) -> Sequence[NDArray[np.int64]]:
-    """The owners that a task brings, refused by name where they cannot be."""
-    owners = [np.asarray(ids) for ids in task.owners or ()]
-    if len(owners) != clients:
+    """The owners that a task brings, refused by name where they cannot be; of a population that is never listed,
+    the first and the last are looked at."""
+    given = () if task.owners is None else task.owners
+    if len(given) != clients:
         raise UsageError(
-            f"the task brings {len(owners)} clients, but clients.count is {clients}; make them equal"
+            f"the task brings {len(given)} clients, but clients.count is {clients}; make them equal"
         )
+    if isinstance(given, LazyOwners):
+        for client in (0, clients - 1):
+            _check_owner(client, given[client], task)
+        return given
+    owners = [np.asarray(ids) for ids in given]
     for client, ids in enumerate(owners):
-        problem = None
-        if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-            problem = f"{ids.dtype} of shape {ids.shape}; expected a list of record ids"
-        elif len(ids) == 0:
-            problem = "no record; leave the client out"
-        elif ids.min() < 0 or ids.max() >= len(task.train):
-            problem = f"ids from {ids.min()} to {ids.max()}; expected 0 to {len(task.train) - 1}"
-        elif len(np.unique(ids)) != len(ids):
-            problem = "a record twice, which would double its influence; name each once"
-        if problem:
-            raise UsageError(f"owners of client {client}: {problem}")
+        _check_owner(client, ids, task)
     return [ids.astype(np.int64) for ids in owners]
+
+
+def _check_owner(client: int, ids: NDArray[np.int64], task: Task) -> None:
+    problem = None
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        problem = f"{ids.dtype} of shape {ids.shape}; expected a list of record ids"
+    elif len(ids) == 0:
+        problem = "no record; leave the client out"
+    elif ids.min() < 0 or ids.max() >= len(task.train):
+        problem = f"ids from {ids.min()} to {ids.max()}; expected 0 to {len(task.train) - 1}"
+    elif len(np.unique(ids)) != len(ids):
+        problem = "a record twice, which would double its influence; name each once"
+    if problem:
+        raise UsageError(f"owners of client {client}: {problem}")
 
 
 def recruit(scenario: Scenario, task: Task) -> dict[int, Sequence[Group]]:

@@ -27,13 +27,18 @@ from fedlab.runtime.devices import Availability, Fleet, SimulatedFleet
 from fedlab.runtime.guard import GuardedGrid
 from fedlab.runtime.times import TIMES, read_trace
 from fedlab.scenario import Scenario
+from fedlab.tasks import LazyOwners
+from fedlab.tasks.population import Lazy, sizes
 
 
 def simulation(
     cell: Cell, scenario: Scenario, parts: Parts, owners: Sequence[NDArray[np.int64]], executor: Executor
 ) -> SimulationGrid:
     """The Grid on which the cell's clients are simulated."""
-    examples = [worked_through(len(ids), parts.config) for ids in owners]
+    held = sizes(owners)
+    examples: Sequence[int] = Lazy(len(held), lambda device: worked_through(held[device], parts.config))
+    if not isinstance(owners, LazyOwners):
+        examples = list(examples)  # every trip asks
     return SimulationGrid(
         parts.app, fleet(scenario, examples), executor, seed=cell.seed, chunk=parts.chunking.size
     )

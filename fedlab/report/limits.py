@@ -71,6 +71,7 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
                 " images the threshold separates nothing, compare with the control instead."
             )
     found += _victims(run)
+    found += _populations(run, guarantees)
     found += told(utility, who)
     noises = {str(row["noise"]) for row in guarantees if row["noise"] and row["epsilon"] is not None}
     found += [f"The noise behind ε is: “{noise}”." for noise in sorted(noises)]
@@ -162,6 +163,27 @@ def _failed(attacks: list[Row], who: Callable[[Row], str]) -> list[str]:
         f" a crash or a broken contract: {where}. That says nothing about what leaks there: mend the attack"
         " and run again."
     ]
+
+
+def _populations(run: Run, guarantees: list[Row]) -> list[str]:
+    """What cannot be said of every client of a population that is never listed."""
+    found = []
+    clients = run.scenario.get("clients") or {}
+    shared = (clients.get("partition") or {}).get("name") == "drawn"
+    if shared and not (run.manifest.get("dataset") or {}).get("generated"):
+        epsilon = any(row["epsilon"] is not None for row in guarantees)
+        found.append(
+            "Clients drew their records from one pool, so that a record may be several clients'."
+            + (" ε is about one client's use of it, not about all of them together." if epsilon else "")
+        )
+    for cell, metrics in run.metrics.items():
+        with malformed("metrics.json"):
+            if metrics.get("per_client_of", "all") != "all":
+                found.append(
+                    f"{cell}: accuracy per client is that of {len(metrics['per_client'])} clients who took part,"
+                    f" of {int(metrics['population']):,}."
+                )
+    return found
 
 
 def _victims(run: Run) -> list[str]:

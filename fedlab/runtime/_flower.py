@@ -96,3 +96,8 @@ def new_context(node: int, nodes: int) -> Context:
 def client_of(node_id: int) -> int:
     """The client (partition) behind a simulated node id."""
     return node_id - FIRST_NODE_ID
+
+
+def node_of(client: int) -> int:
+    """The simulated node id of a client."""
+    return client + FIRST_NODE_ID
