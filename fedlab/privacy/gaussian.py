@@ -6,8 +6,8 @@ https://arxiv.org/abs/1805.06530, Theorem 8. With μ = sensitivity / standard de
     δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ).
 
 Several Gaussian mechanisms, each chosen in view of what those before it released, are together one with
-μ² = Σ μ_i² (Dong, Roth, Su, "Gaussian Differential Privacy", JRSS B 2022, https://arxiv.org/abs/1905.02383,
-Corollary 3.3). That holds where nobody is sampled: with sampling, use `fedlab.privacy.accountants`.
+μ² = Σ μ_i² (Dong, Roth, Su, "Gaussian Differential Privacy", JRSS B 2022, https://arxiv.org/abs/1905.02383).
+That holds where nobody is sampled: with sampling, use `fedlab.privacy.accountants`.
 """
 
 from __future__ import annotations

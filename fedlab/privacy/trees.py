@@ -13,7 +13,7 @@ node(p)|²), which is reached when all of them point the same way. One participa
 
 Vectors that depend on earlier releases change nothing: the noise is Gaussian and the sums are released in
 order (Denisov, McMahan, Rush, Smith, Thakurta, "Improved Differential Privacy for SGD via Optimal Private
-Linear Operators on Adaptive Streams", NeurIPS 2022, https://arxiv.org/abs/2202.08312, Theorem 2.1; for many
+Linear Operators on Adaptive Streams", NeurIPS 2022, https://arxiv.org/abs/2202.08312; for many
 participations Choquette-Choo, McMahan, Rush, Thakurta, "Multi-Epoch Matrix Factorization Mechanisms for
 Private Machine Learning", ICML 2023, https://arxiv.org/abs/2211.06530).
 
