@@ -11,7 +11,7 @@ everywhere in fedlab; a trip that is called off has been received, and sends not
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,10 +82,10 @@ class Traffic(WrappedGrid):
                 self.aborted += 1
                 self._ended(trip, ABORTED)
 
-    def expect(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+    def expect(self, messages: Mapping[str, Message]) -> None:
         """These were counted when they were sent."""
         if isinstance(self.grid, WrappedGrid):
-            self.grid.expect(ids, messages)
+            self.grid.expect(messages)
 
     def unused(self, devices: Iterable[int], outcome: str = REJECTED) -> None:
         """The replies of these devices that came last have reached the server, but are no part of a model."""

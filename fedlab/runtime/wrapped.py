@@ -8,7 +8,7 @@ neither, and gets them from `Deployed`, where a second is a second.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol, cast, runtime_checkable
 
 from flwr.app import Message, RecordDict
@@ -88,11 +88,11 @@ class WrappedGrid(Grid):
         """What to pass on of the replies that came in."""
         return list(replies)
 
-    def expect(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
-        """`messages` are under way already: they were sent before the server was interrupted."""
+    def expect(self, messages: Mapping[str, Message]) -> None:
+        """These are under way already, by id: they were sent before the server was interrupted."""
         if isinstance(self.grid, WrappedGrid):
-            self.grid.expect(ids, messages)
-        self._sent(ids, messages)
+            self.grid.expect(messages)
+        self._sent(list(messages), list(messages.values()))
 
     def set_run(self, run: Run) -> None:
         self.grid.set_run(run)
@@ -123,6 +123,10 @@ class WrappedGrid(Grid):
         known = getattr(self.grid, "outlook", None)
         return None if known is None else cast(Outlook | None, known(message_ids))
 
+    def _noted(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+        sent = numbered(ids, messages)
+        self._sent([message_id for message_id, _ in sent], [message for _, message in sent])
+
     def create_message(
         self,
         content: RecordDict,
@@ -136,14 +140,15 @@ class WrappedGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         outgoing = list(messages)
         ids = list(self.grid.push_messages(outgoing))
-        self._sent(*_numbered(ids, outgoing))
+        self._noted(ids, outgoing)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         return self._arrived(self.grid.pull_messages(list(message_ids)))
 
     def pull_until(self, message_ids: Iterable[str], deadline: float) -> list[Message]:
-        waiting = list(message_ids)
+        # What can be looked through again is passed on as it is: it may be a view of thousands.
+        waiting = message_ids if isinstance(message_ids, Collection) else list(message_ids)
         while arrived := self._clocked.pull_until(waiting, deadline):
             passed = self._arrived(arrived)
             if passed:
@@ -162,18 +167,18 @@ class WrappedGrid(Grid):
         """
         outgoing = list(messages)
         replies = self._clocked.send_and_receive(outgoing, timeout=timeout, enough=enough)
-        self._sent(*_numbered([message.metadata.message_id for message in outgoing], outgoing))
+        self._noted([message.metadata.message_id for message in outgoing], outgoing)
         return self._arrived(replies)
 
 
-def _numbered(ids: Sequence[str], messages: Sequence[Message]) -> tuple[list[str], list[Message]]:
-    """The messages that went out, by id; Flower's Grids give none, or leave out, what could not be sent."""
-    if len(ids) == len(messages):
-        pairs = [(i, message) for i, message in zip(ids, messages, strict=True) if i]
-    else:
-        known = set(ids)
-        pairs = [(m.metadata.message_id, m) for m in messages if m.metadata.message_id in known]
-    return [i for i, _ in pairs], [message for _, message in pairs]
+def numbered(ids: Iterable[str], messages: Sequence[Message]) -> list[tuple[str, Message]]:
+    """(id, message) of those that went out; Flower's Grids give no id for what could not be sent, or leave
+    it out."""
+    given = list(ids)
+    if len(given) == len(messages):
+        return [(i, message) for i, message in zip(given, messages, strict=True) if i]
+    known = set(given)
+    return [(m.metadata.message_id, m) for m in messages if m.metadata.message_id in known]
 
 
 class Deployed:

@@ -29,7 +29,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedlab.errors import DataError, FedlabError, UsageError
 from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
-from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid
+from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid, numbered
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import minimum
 from fedlab.strategies.asynchronous.expectation import cautions
@@ -178,8 +178,8 @@ class Buffered(Strategy):
                 them.
         """
         clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
-        if len(self.trips) and isinstance(grid, WrappedGrid):
-            grid.expect(list(self.trips.ids()), self.trips.messages())
+        if isinstance(grid, WrappedGrid):
+            grid.expect(self.trips.messages(self._arrived))
         number, model = first, tensors(arrays)
         while number <= last:
             if not self._arrived:
@@ -214,6 +214,8 @@ class Buffered(Strategy):
         nodes = grid.get_node_ids()
         ids = nodes if isinstance(nodes, range) else sorted(nodes)
         self._population = len(ids)
+        if not ids and not len(self.trips):
+            raise FedlabError("the Grid has no node to train on; start some, or raise clients.count")
         busy, taken, most = self.trips.busy, self.trips.taken, self.max_participations
         if most is None:
             chosen = self.recruiting(
@@ -224,7 +226,7 @@ class Buffered(Strategy):
             chosen = self.recruiting(ids, size, out, len(taken), getattr(grid, "available", None))
         if not chosen and not len(self.trips):
             if most is None:
-                raise FedlabError("the Grid has no node to train on; start some, or raise clients.count")
+                raise FedlabError("the sampler drew nobody while nobody trains: there would never be an update")
             self.ended = f"every client was asked {most} times (max_participations)"
             return
         if (
@@ -242,10 +244,14 @@ class Buffered(Strategy):
             for node in chosen
         ]
         self._out_of_step.asked(chosen, number)
-        for message_id, message in zip(grid.push_messages(messages), messages, strict=True):
-            if message_id:  # Flower: none for what could not be sent
-                node = message.metadata.dst_node_id
-                self.trips.start(message_id, Trip(node, number, clocked.now, message, self.token(number)))
+        for message_id, message in numbered(grid.push_messages(messages), messages):
+            node = message.metadata.dst_node_id
+            self.trips.start(message_id, Trip(node, number, clocked.now, message, self.token(number)))
+        if not len(self.trips):
+            raise FedlabError(
+                f"none of {len(messages)} messages could be sent; the SuperLink's log may tell why (a model"
+                " that is too large, say)"
+            )
 
     def _pulled(self, grid: Grid, clocked: Clocked, timeout: float | None) -> list[Message]:
         """What arrives next; whoever is waited for in vain is no longer waited for."""
@@ -257,7 +263,7 @@ class Buffered(Strategy):
             outlook = getattr(grid, "outlook", None)
             why = f": {outlook(self.trips.ids())}" if outlook is not None else ""
             raise FedlabError(f"{len(self.trips)} clients train, and none of them will ever answer{why}")
-        late = self.trips.until(clocked.now - timeout)
+        late = self.trips.late(clocked.now, timeout)
         clocked.cancel(late)
         for message_id in late:
             self.trips.end(message_id)
@@ -308,7 +314,8 @@ class Buffered(Strategy):
         made = self.learner.combine(arrivals, model, number, self._population)
         if made is None:
             self.why_skipped = self.learner.why_skipped
-            self._out_of_step.asked([arrival.node for arrival in arrivals], number)
+            for arrival in arrivals:
+                self._out_of_step.asked([arrival.node], arrival.round or number)
         return made
 
     def cautions(self, seconds: Sequence[float]) -> list[str]:

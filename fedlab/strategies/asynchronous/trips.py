@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import ItemsView, KeysView, Mapping, Sequence
+from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,17 +76,18 @@ class Trips:
         """(id, trip) of each."""
         return self._open.items()
 
-    def messages(self) -> list[Message]:
-        """The same messages themselves."""
-        return [trip.message for trip in self._open.values()]
+    def messages(self, arrived: Iterable[Message] = ()) -> dict[str, Message]:
+        """By id, the messages that have no answer; some have arrived already that nobody looked at yet."""
+        answered = {reply.metadata.reply_to_message_id for reply in arrived}
+        return {key: trip.message for key, trip in self._open.items() if key not in answered}
 
     def oldest(self) -> float:
         """When the trip started that is under way for longest; there is one."""
         return next(iter(self._open.values())).since
 
-    def until(self, since: float) -> list[str]:
-        """The trips that started by then."""
-        return [message_id for message_id, trip in self._open.items() if trip.since <= since]
+    def late(self, now: float, timeout: float) -> list[str]:
+        """The trips that have taken so long; added up as deadlines are, or rounding may find none at one."""
+        return [message_id for message_id, trip in self._open.items() if trip.since + timeout <= now]
 
     def repeats(self, node: int, round: int) -> int:
         """How often the node was sent this round's model before."""
