@@ -12,13 +12,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from fedlab.runtime.devices import Errand, Fleet
+from fedlab.runtime.devices import EVERYBODY, Errand, Fleet
 
 SAMPLED = 2000
 """Devices at most that stand for their fleet."""
 TENTHS = 10
-EVERYBODY = "all"
-"""The class of devices in a fleet without classes."""
 _CACHED = 2**17
 
 
@@ -38,7 +36,7 @@ class Standing:
         """The device's class, and its tenth: from 0, the fastest; None in too small a fleet."""
         if self.fleet is None or not self.sizes:
             return self.class_of(device), None
-        rank = bisect_left(self._order, (self._nominal(device), device))
+        rank = bisect_left(self._order, (self.seconds(device), device))
         return self.class_of(device), min(rank * TENTHS // len(self._order), TENTHS - 1)
 
     def class_of(self, device: int) -> str:
@@ -81,13 +79,13 @@ class Standing:
     @functools.cached_property
     def _order(self) -> list[tuple[float, int]]:
         """(seconds, device) of the sample, from the fastest to the slowest."""
-        return sorted((self._nominal(device), device) for device in self._sample)
+        return sorted((self.seconds(device), device) for device in self._sample)
 
-    def _nominal(self, device: int) -> float:
-        """Seconds that the device takes for a message, whatever its size."""
+    def seconds(self, device: int) -> float:
+        """Seconds that the device takes for a message, whatever its size; 0 if nothing is known."""
         if self.fleet is None:
             return 0.0
         nominal = getattr(self.fleet, "nominal", None)
-        if nominal is not None:
-            return float(nominal(device, self.seed))
-        return self.fleet.visit(Errand(device, 0, 0.0), self.seed).seconds
+        if nominal is None:  # a fleet of somebody's own
+            return self.fleet.visit(Errand(device, 0, 0.0), self.seed).seconds
+        return float(nominal(device, self.seed))

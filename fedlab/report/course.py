@@ -28,6 +28,19 @@ KINDS = {
     "late": "too late",
     "foreign": "from nobody who was asked",
 }
+WEIGHTS = {
+    "constant": ": an update counts in full, however stale it is",
+    "polynomial": ": an update of staleness s counts 1/(1 + s)^exponent as much as a fresh one",
+    "threshold": ": an update counts in full up to the cutoff, and less beyond",
+    "hinge": ": an update counts in full up to staleness b, and 1/(a·(s − b) + 1) as much beyond",
+}
+"""Staleness weights in words."""
+UNITS = {
+    "seconds": ((86400.0, "days"), (3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds")),
+    "bytes": ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B")),
+    "uploads": ((1e6, "million uploads"), (1e3, "thousand uploads"), (1.0, "uploads")),
+}
+"""What axes are labelled in."""
 COUNTS = ("skipped_rounds", "asked", "late", "stopped")
 
 
@@ -184,6 +197,28 @@ def duration(seconds: float | None) -> str:
             rest = whole % size // next_size
             return f"{whole // size} {unit}" + (f" {rest} {next_unit}" if rest else "")
     return f"{whole} s"
+
+
+def unit_of(largest: float, kind: str) -> tuple[float, str]:
+    """(its size, its name): the largest unit of seconds, bytes or uploads that is in `largest` twice."""
+    units = UNITS[kind]
+    return next(((scale, unit) for scale, unit in units if largest >= 2.0 * scale), units[-1])
+
+
+def quantity(value: float, kind: str) -> str:
+    """A number as people say it: of seconds, bytes or uploads, of times, or a plain one."""
+    if kind == "seconds":
+        return duration(value)
+    if kind == "bytes":
+        return size(value)
+    if kind == "uploads":
+        return f"{round(value):,}".replace(",", " ")
+    return f"{value:.2g}×" if kind == "times" and value < 1.0 else f"{value:.1f}{'×' * (kind == 'times')}"
+
+
+def meaning(weight: str) -> str:
+    """What a staleness weight does, by its name; nothing if it is none of ours."""
+    return WEIGHTS.get(weight.split()[0], "") if weight.split() else ""
 
 
 def _counts(by_name: Mapping[str, int | str]) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fedlab.audit.metrics import METRICS
+from fedlab.report.fleet import fleet
 from fedlab.report.integrity import integrity_rows
 from fedlab.report.limits import limits, threat_models
 from fedlab.report.reading import LEVELS
@@ -37,6 +38,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "utility": utility,
         "guarantees": guarantees,
         "integrity": integrity_rows(run),
+        "fleet": fleet(run),
         "threat_models": threat_models(run, attacks),
         "metrics": {
             name: {

@@ -18,8 +18,9 @@ from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-INK, MUTED, LINE, BAD, CALM, PAPER = (f"#0{i}0{i}0{i}" for i in range(1, 7))
+INK, MUTED, LINE, BAD, CALM, PAPER, *SERIES = (f"#0{i:x}0{i:x}0{i:x}" for i in range(1, 13))
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", BAD: "bad", CALM: "calm", PAPER: "paper"}
+_VARIABLES |= {colour: f"series-{place}" for place, colour in enumerate(SERIES, start=1)}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # "$" in a name is a dollar, not a formula

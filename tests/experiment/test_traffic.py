@@ -80,6 +80,7 @@ def test_a_round_counts_what_came_and_what_was_called_off() -> None:
             [2, 0.0, 2.0, 1, "aborted"],
             [3, 0.0, 2.0, 1, "aborted"],
         ],
+        "devices": [[0, 1.0], [1, 2.0], [2, 3.0], [3, 4.0]],
     }
     json.dumps(found, allow_nan=False)
 
@@ -179,7 +180,7 @@ def test_a_large_fleet_is_judged_by_a_sample() -> None:
     speeds = standing.speeds
     assert speeds is not None and speeds["median"] == pytest.approx(0.674, abs=0.06)
     for device in range(0, 10**6, 9973):
-        seconds, tenth = standing._nominal(device), standing.of(device)[1]
+        seconds, tenth = standing.seconds(device), standing.of(device)[1]
         assert (tenth == 9) == (seconds > 1.645) or abs(seconds - 1.645) < 0.15
 
 
@@ -234,6 +235,7 @@ def test_on_a_deployed_grid_a_second_is_a_second() -> None:
     found = traffic.summary()
     assert found["clock"] == "real" and found["devices"] is None and found["speeds"] is None
     assert found["uploads"] == 2 and found["received"] == 48 and found["deciles"] == []
+    assert found["window"]["devices"] == [] and len(found["window"]["trips"]) == 2
     assert found["classes"][0]["name"] == "all" and found["classes"][0]["devices"] is None
 
 
