@@ -82,13 +82,13 @@ class Outlook:
 
     def __str__(self) -> str:
         if self.working:
-            return f"{self.working} devices are at work"
+            return f"{self.working} device{' is' if self.working == 1 else 's are'} at work"
         if not self.away:
             return "nothing is under way"
         if self.never:
-            return f"none of the {self.away} devices that are waited for is ever there again"
+            return "no device that is waited for is ever there again"
         return (
-            f"none of the {self.away} devices that are waited for is there at virtual second {self.now:g};"
+            f"no device that is waited for is there at virtual second {self.now:g};"
             f" the next is back at {self.back:g}"
         )
 

@@ -1,25 +1,22 @@
-"""Simulated devices: exact times, lazy draws, traces that are read strictly."""
+"""Simulated devices: exact times, lazy draws."""
 
 from __future__ import annotations
 
 import math
-import statistics
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from fedlab.errors import DataError, UsageError
+from fedlab.errors import UsageError
 from fedlab.runtime.devices import (
     Availability,
     Errand,
     SimulatedFleet,
     UniformFleet,
     Visit,
+    sample_nominal,
 )
-from fedlab.runtime.times import TIMES, Constant, Exponential, HalfNormal, LogNormal, read_trace
+from fedlab.runtime.times import TIMES, Constant, Exponential, HalfNormal, LogNormal
 
 
 def visit(fleet: SimulatedFleet, device: int = 0, message: int = 1, seed: int = 0, **errand: Any) -> Visit:
@@ -72,6 +69,44 @@ def test_records_cost_time_by_the_devices_own_speed_and_queries_touch_none() -> 
     assert [visit(still, device).seconds for device in range(2)] == [0.0, 2.0]
 
 
+def test_seconds_per_record_may_have_a_spread_of_their_own() -> None:
+    """The measured setup of asynchronous FL: 0.1 + |N| n / 50 with one |N| per device, so that a half-normal
+    time without records tells |N|, and 25 and 300 records cost half and six times of it more."""
+    plain = SimulatedFleet(2, time=HalfNormal(1.0))
+    fleet = SimulatedFleet(2, time=Constant(0.1), per_example=HalfNormal(1 / 50), examples=[25, 300])
+    drawn = [visit(plain, device).seconds for device in range(2)]
+    assert visit(fleet, 0).seconds == pytest.approx(0.1 + drawn[0] / 2)
+    assert visit(fleet, 1).seconds == pytest.approx(0.1 + drawn[1] * 6)
+    assert visit(fleet, 1, message=7) == visit(fleet, 1) and visit(fleet, 1, kind="query").seconds == 0.1
+
+
+def test_a_speed_that_is_redrawn_differs_from_message_to_message_and_is_nominally_the_median() -> None:
+    fleet = SimulatedFleet(3, time=Exponential(2.0), redraw=True)
+    assert len({visit(fleet, 1, message).seconds for message in range(50)}) == 50
+    assert visit(fleet, 1, 7) == visit(fleet, 1, 7)
+    assert fleet.nominal(1, 0) == fleet.nominal(2, 0) == pytest.approx(2.0 * math.log(2.0))
+
+
+def test_nominal_seconds_are_those_of_training_without_waiting() -> None:
+    """1,000,000 bytes take 0.8 s down and 4 s up; the device is away until 10."""
+    fleet = SimulatedFleet(
+        3,
+        time=(1.0, 2.0, 6.0),
+        per_example=0.5,
+        examples=[20, 10, 10],
+        download_mbps=10.0,
+        upload_mbps=2.0,
+        availability=Availability(10.0, 1.0, phase_spread=0.0),
+    )
+    away = visit(fleet, 2, at=5.0, size=1_000_000)
+    assert (away.start, away.seconds) == (10.0, pytest.approx(21.0 + 4.8))
+    assert fleet.nominal(2, 0, 1_000_000) == away.seconds and fleet.nominal(2, 0) == 21.0
+    assert sample_nominal(fleet, 0) == [6.0, 7.0, 21.0] and sample_nominal(fleet, 0, count=2) == [6.0, 7.0]
+    assert UniformFleet(10**9, 3.0).nominal(5, 0) == 3.0
+    with pytest.raises(UsageError, match="count = 0"):
+        sample_nominal(fleet, 0, count=0)
+
+
 def test_the_network_takes_its_time_and_only_training_sends_arrays_back() -> None:
     """1,000,000 bytes are 8 megabits: 0.8 s down at 10 a second, 4 s up at 2 a second."""
     fleet = SimulatedFleet(1, time=Constant(1.0), download_mbps=10.0, upload_mbps=2.0)
@@ -101,6 +136,12 @@ def test_drop_out_happens_as_often_as_it_should() -> None:
         (lambda: UniformFleet(1, math.nan), "seconds = nan"),
         (lambda: SimulatedFleet(0), "at least one device, got 0"),
         (lambda: SimulatedFleet(1, per_example=-1.0), "per_example = -1.0; expected a finite number >= 0"),
+        (lambda: SimulatedFleet(1, per_example=HalfNormal()), "without examples"),
+        (lambda: SimulatedFleet(1, per_example="slow"), "per_example = 'slow'"),  # type: ignore[arg-type]
+        (lambda: Visit(0.0, -1.0), "a visit of -1.0 seconds; expected a finite number >= 0"),
+        (lambda: Visit(0.0, math.nan), "a visit of nan seconds"),
+        (lambda: Visit(0.0, math.inf), "a visit of inf seconds"),
+        (lambda: Visit(math.nan, 1.0), "starts at nan; expected virtual seconds, or inf for never"),
         (lambda: SimulatedFleet(1, per_example=1.0), "without examples; expected the records of each device"),
         (lambda: SimulatedFleet(2, examples=[1]), "examples of 1 devices; expected 2"),
         (lambda: SimulatedFleet(1, time=()), "no times; expected at least one"),
@@ -111,8 +152,6 @@ def test_drop_out_happens_as_often_as_it_should() -> None:
         (lambda: SimulatedFleet("ten"), "at least one device, got 'ten'; expected an integer"),  # type: ignore[arg-type]
         (lambda: SimulatedFleet(10, time=5), "time = 5; expected a spread"),  # type: ignore[arg-type]
         (lambda: SimulatedFleet(10, time=["a"]), "seconds = 'a'; expected a finite number"),  # type: ignore[list-item]
-        (lambda: Availability(0.0, 1.0), "period = 0.0"),
-        (lambda: Availability(1.0, 2.0), "up = 2.0; expected at most the period, 1.0"),
         (lambda: Constant(-1.0), "seconds = -1.0"),
         (lambda: HalfNormal(0.0), "scale = 0.0; expected a finite number > 0"),
         (lambda: HalfNormal(1.0, minimum=-1.0), "minimum = -1.0"),
@@ -124,48 +163,3 @@ def test_drop_out_happens_as_often_as_it_should() -> None:
 def test_values_out_of_range_are_refused_by_name(make: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message.replace("(", r"\(")):
         make()
-
-
-def test_a_trace_is_taken_in_turn(tmp_path: Path) -> None:
-    file = tmp_path / "trace.csv"
-    file.write_text('\ufeffdevice, seconds\r\nphone,1.5\r\n"a, b",0\r\n\r\n17,2e1\r\n', encoding="utf-8")
-    times = read_trace(file)
-    assert times == (1.5, 0.0, 20.0)
-    fleet = SimulatedFleet(5, time=times)
-    assert [visit(fleet, device).seconds for device in range(5)] == [1.5, 0.0, 20.0, 1.5, 0.0]
-    assert statistics.median(times) == 1.5
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "line 1: got ''; expected device,seconds"),
-        ("seconds,device\n", "line 1: got 'seconds,device'"),
-        ("device,seconds\n", "no device; expected a line such as"),
-        ("device,seconds\na,1\nb\n", "line 3: got 'b'; expected a device and its seconds"),
-        ("device,seconds\na,1,2\n", "line 2: got 'a,1,2'"),
-        ("device,seconds\n ,1\n", "line 2: got ' ,1'"),
-        ("device,seconds\na,1\n\na,2\n", "line 4: device a stands in line 2 already"),
-        ("device,seconds\na,-1\n", "line 2: got '-1'; expected a number of seconds >= 0"),
-        ("device,seconds\na,nan\n", "line 2: got 'nan'"),
-        ("device,seconds\na,fast\n", "line 2: got 'fast'"),
-        ('device,seconds\n"a,1\n', "no CSV text in UTF-8"),
-    ],
-)
-def test_a_broken_trace_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "trace.csv"
-    file.write_text(text)
-    with pytest.raises(UsageError) as caught:
-        read_trace(file)
-    assert message in str(caught.value) and str(file) in str(caught.value)
-
-
-def test_a_trace_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    binary = tmp_path / "trace.csv"
-    for content, line in ((b"device,seconds\na,1\n\xff\xfe,1\n", 3), (b"\xff\x00", 1)):
-        binary.write_bytes(content)
-        with pytest.raises(UsageError, match=f"line {line}: no CSV text in UTF-8"):
-            read_trace(binary)
-    for path in (tmp_path, tmp_path / "missing.csv", "a\0b", "/dev/zero"):
-        with pytest.raises(DataError):
-            read_trace(path)
