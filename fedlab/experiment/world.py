@@ -21,11 +21,10 @@ from fedlab.adversaries import AdversarialGrid, Group
 from fedlab.clients import ClientConfig
 from fedlab.clients.plan import steps_per_round
 from fedlab.experiment.cells import Cell, Parts
+from fedlab.experiment.fleets import fleet
 from fedlab.experiment.watch import Watcher
 from fedlab.runtime import Executor, SimulationGrid, TappedGrid
-from fedlab.runtime.devices import Availability, Fleet, SimulatedFleet
 from fedlab.runtime.guard import GuardedGrid
-from fedlab.runtime.times import TIMES, read_trace
 from fedlab.scenario import Scenario
 from fedlab.tasks import LazyOwners
 from fedlab.tasks.population import Lazy, sizes
@@ -40,7 +39,7 @@ def simulation(
     if not isinstance(owners, LazyOwners):
         examples = list(examples)  # every trip asks
     return SimulationGrid(
-        parts.app, fleet(scenario, examples), executor, seed=cell.seed, chunk=parts.chunking.size
+        parts.app, fleet(scenario.devices, examples), executor, seed=cell.seed, chunk=parts.chunking.size
     )
 
 
@@ -87,23 +86,6 @@ def global_draws(cell: Cell) -> Iterator[Callable[[int], None]]:
         random.setstate(before[0])
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
-
-
-def fleet(scenario: Scenario, examples: Sequence[int]) -> Fleet:
-    """The scenario's [devices]; `examples` are the records that each works through in a round."""
-    devices = scenario.devices
-    time = TIMES[devices.time.name](**devices.time.params)
-    hours = devices.availability
-    return SimulatedFleet(
-        count=len(examples),
-        time=time if devices.trace is None else read_trace(devices.trace),
-        per_example=devices.per_example,
-        examples=examples,
-        download_mbps=devices.download_mbps,
-        upload_mbps=devices.upload_mbps,
-        dropout=devices.dropout,
-        availability=None if hours is None else Availability(hours.period, hours.up),
-    )
 
 
 def worked_through(records: int, config: ClientConfig) -> int:
