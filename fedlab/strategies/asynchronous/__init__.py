@@ -3,4 +3,5 @@
 from fedlab.strategies.asynchronous.buffered import Buffered as Buffered
 from fedlab.strategies.asynchronous.fedasync import fedasync as fedasync
 from fedlab.strategies.asynchronous.fedbuff import fedbuff as fedbuff
+from fedlab.strategies.asynchronous.gba import gba as gba
 from fedlab.strategies.asynchronous.staleness import Staleness as Staleness
