@@ -34,6 +34,12 @@ def part_of(state: State, label: str) -> State:
     return {name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
 
 
+def task_of(message: Message) -> str:
+    """The label of the task that a message is about; "" where it names none."""
+    config = cast(ConfigRecord, message.content.get("config", ConfigRecord()))
+    return str(config.get(TASK, ""))
+
+
 class SeveralApp(ClientApp):
     """The clients of several tasks as one ClientApp.
 
@@ -70,9 +76,8 @@ class SeveralApp(ClientApp):
         return answers
 
     def _label(self, message: Message) -> str:
-        config = cast(ConfigRecord, message.content.get("config", ConfigRecord()))
-        label = config.get(TASK)
-        if not isinstance(label, str) or label not in self.apps:
+        label = task_of(message)
+        if label not in self.apps:
             raise UsageError(
                 f'a message about the task {label!r}; expected "{TASK}" in its config, one of'
                 f" {', '.join(self.apps)}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
 from fedlab.clients.rules import ServerSide
+from fedlab.clients.several import joined
 from fedlab.clients.stacking import Chunking, chunking
 from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.own import Own, make_strategy
@@ -26,7 +27,7 @@ from fedlab.experiment.root import RootUpdate
 from fedlab.scenario import Scenario
 from fedlab.strategies import Aggregator, Stragglers
 from fedlab.strategies.aggregators import called, needs_root
-from fedlab.tasks import FunctionalModel, Task
+from fedlab.tasks import FunctionalModel, State, Task
 from fedlab.tasks.population import sizes
 
 
@@ -80,6 +81,7 @@ class Parts:
         chunking: how cohorts are cut; a function of the scenario alone, so that workers change no bit.
         federation: what the defense planned with.
         personal: names of the parameters that never leave the clients.
+        tasks: what each of several tasks is made of, by label; what stands here is then that of the first.
     """
 
     task: Task
@@ -91,6 +93,13 @@ class Parts:
     chunking: Chunking
     federation: Federation
     personal: frozenset[str] = frozenset()
+    tasks: Mapping[str, Parts] = field(default_factory=dict)
+
+    def state(self) -> State:
+        """The model that the server begins with; of several tasks, all of them."""
+        if self.tasks:
+            return joined({label: parts.state() for label, parts in self.tasks.items()})
+        return {name: value for name, value in self.model.state().items() if name not in self.personal}
 
 
 def federated(

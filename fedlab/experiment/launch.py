@@ -15,7 +15,7 @@ from fedlab.experiment.cells import Cell
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import now
 from fedlab.experiment.fleets import trace_hashes
-from fedlab.experiment.provenance import describe_data, describe_model, machine, versions
+from fedlab.experiment.provenance import describe_model, machine, versions
 from fedlab.experiment.setup import Setup, set_up, with_own_task
 from fedlab.experiment.stages import proceed
 from fedlab.progress import Progress, Quiet
@@ -145,7 +145,7 @@ def _description(setup: Setup) -> dict[str, Any]:
         "scenario": tomllib.loads(resolved_toml(settings)),
         "seeds": settings.seeds,
         "chunk_size": chunks[settings.labels[0]],
-        "dataset": describe_data(setup.task),
+        "dataset": setup.data,
         "traces_sha256": trace_hashes(settings.devices),
         "model": describe_model(setup.objects.get("task", spec.name), spec.params, setup.model),
         "cells": [],

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fedlab.scenario.schema import Strategy
+from fedlab.scenario.strategy import Target
 from fedlab.snapshot import Snapshot
+
+
+def met(target: Target | None, row: Mapping[str, Any]) -> bool:
+    """Whether the figures of an evaluation are as good as that."""
+    if target is None:
+        return False
+    if target.accuracy is not None:
+        return bool(row["accuracy"] >= target.accuracy)
+    return row["loss"] is not None and target.loss is not None and bool(row["loss"] <= target.loss)
+
+
+def cost(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What had been spent by then, as far as a report needs it."""
+    return {key: row.get(key) for key in ("round", "seconds", "uploads", "received", "sent")}
 
 
 class Milestones:
@@ -32,15 +48,10 @@ class Milestones:
             return
         self.history.append(row)
         if self.reached is None and self._met(row):
-            self.reached = {key: row.get(key) for key in ("round", "seconds", "uploads", "received", "sent")}
+            self.reached = cost(row)
 
     def _met(self, row: dict[str, Any]) -> bool:
-        target = self.settings.target
-        if target is None:
-            return False
-        if target.accuracy is not None:
-            return bool(row["accuracy"] >= target.accuracy)
-        return row["loss"] is not None and target.loss is not None and bool(row["loss"] <= target.loss)
+        return met(self.settings.target, row)
 
     def over(self, now: float) -> str:
         """Why training ends here, at the virtual time `now`; empty if it goes on."""

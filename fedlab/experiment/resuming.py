@@ -9,7 +9,7 @@ from typing import Any
 from fedlab.errors import BackendError, DataError, UsageError
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.fleets import trace_hashes
-from fedlab.experiment.provenance import describe_data, versions
+from fedlab.experiment.provenance import versions
 from fedlab.experiment.setup import Setup
 from fedlab.scenario import Scenario, load, resolved_toml
 
@@ -83,7 +83,7 @@ def same_data(directory: RunDirectory, setup: Setup) -> None:
     Raises:
         DataError: they are not.
     """
-    before, now = directory.manifest["dataset"], describe_data(setup.task)
+    before, now = directory.manifest["dataset"], setup.data
     if before["sha256"] != now["sha256"]:
         raise DataError(
             f"the data set {now['name']} is not the one that {directory.path} began with: its sha256 is"

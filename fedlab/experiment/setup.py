@@ -25,6 +25,8 @@ from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.cells import Cell, Parts, assemble, check_disk
 from fedlab.experiment.combining import combiner
 from fedlab.experiment.own import Own, own
+from fedlab.experiment.provenance import describe_data
+from fedlab.experiment.several import alone, described, together
 from fedlab.scenario import Scenario, load
 from fedlab.scenario.schema import Adversary as AdversarySettings
 from fedlab.strategies import Aggregator
@@ -39,6 +41,7 @@ class Setup:
     Attributes:
         owners: record ids of each client, by seed.
         adversaries: who attacks the training, by seed.
+        several: of several tasks the set-up of each alone, by label; what stands here is that of the first.
         aggregators: by label of the strategy.
         model: the undefended network.
         objects: names of what came from Python and stands in no file.
@@ -57,6 +60,7 @@ class Setup:
     grid: Callable[[Cell], Grid] | None = None
     own: Own = field(default_factory=Own)
     adversaries: Mapping[int, Sequence[Group]] = field(default_factory=dict)
+    several: Mapping[str, Setup] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[Cell]:
@@ -69,16 +73,41 @@ class Setup:
 
     def parts(self, cell: Cell) -> Parts:
         """What the cell is made of."""
+        scenario, aggregator = self.under(cell), self.aggregators[cell.strategy]
+        if self.several:
+            each = {label: one._alone(cell, scenario, label) for label, one in self.several.items()}
+            return together(cell, scenario, each, aggregator, self.own)
+        return self._assembled(cell, scenario, cell.seed, aggregator, self.own)
+
+    def _alone(self, cell: Cell, scenario: Scenario, label: str) -> Parts:
+        """What one of several tasks is made of; it draws from a branch of the seed tree that is its own."""
+        seed = seeds.derive(cell.seed, "task", label)
+        own = replace(self.own, strategy=None)
+        plain = alone(scenario).alone(label)
+        return self._assembled(
+            replace(cell, seed=seed), plain, cell.seed, self.aggregators[cell.strategy], own
+        )
+
+    def _assembled(
+        self, cell: Cell, scenario: Scenario, seed: int, aggregator: Aggregator, own: Own
+    ) -> Parts:
         return assemble(
             cell,
-            self.under(cell),
+            scenario,
             self.task,
-            self.owners[cell.seed],
+            self.owners[seed],
             self.defenses[cell.defense],
-            self.aggregators[cell.strategy],
-            self.own,
-            self.adversaries[cell.seed],
+            aggregator,
+            own,
+            self.adversaries[seed],
         )
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The records, for the manifest."""
+        if self.several:
+            return described([one.data for one in self.several.values()])
+        return describe_data(self.task)
 
 
 def set_up(
@@ -98,6 +127,13 @@ def set_up(
     """
     if task is not None and not isinstance(task, Task):
         raise UsageError(f"task is a {type(task).__name__}; expected a fedlab.tasks.Task")
+    if settings.tasks:
+        python = {"local_rule": local_rule, "server_optimizer": server_optimizer, "strategy": strategy}
+        each = {
+            one.label: set_up(settings.alone(one.label), None, aggregator, grid, **python)
+            for one in settings.tasks
+        }
+        return replace(next(iter(each.values())), scenario=settings, several=each)
     learned = task or build_task(settings)
     if (settings.attacks or settings.audit.include_samples) and not learned.train.pixels:
         raise UsageError(

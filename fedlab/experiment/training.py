@@ -21,9 +21,9 @@ from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.evaluation import TOLD, evaluate, integrity, per_client, told, weights_sha256
-from fedlab.experiment.milestones import Milestones
 from fedlab.experiment.personal import PerClient, accuracy_of, ask_clients, mean_over_clients
 from fedlab.experiment.setup import Setup
+from fedlab.experiment.several import Measured, Simultaneous, TaskMilestones, measure, milestones
 from fedlab.experiment.traffic import Traffic
 from fedlab.experiment.watch import Watcher
 from fedlab.experiment.world import attacked, global_draws, simulation, watched
@@ -86,7 +86,7 @@ class Training:
         self.watcher = Watcher(
             self.parts.model,
             self.parts.config,
-            scenario.audit.rounds,
+            () if self.parts.tasks else scenario.audit.rounds,
             self._failed,
             self.journal,
             self._rejected,
@@ -95,12 +95,11 @@ class Training:
         self.checkpoints = Checkpoints(
             checkpoints_of(directory, cell), scenario.checkpoint.every, scenario.checkpoint.seconds
         )
-        whole = self.parts.model.state()
-        self.state: State = {name: v for name, v in whole.items() if name not in self.parts.personal}
+        self.state: State = self.parts.state()
         self.personal = bool(self.parts.personal) or isinstance(self.parts.strategy, PerClient)
         self.done, self.skipped = 0, 0
         self.train_loss: float | None = None
-        self.milestones = Milestones(scenario.strategy)
+        self.milestones = milestones(scenario)
         self.ended = ""
 
     def run(self, stop: Stop) -> Trained:
@@ -222,9 +221,9 @@ class Training:
         self._give_up_if_hopeless()
         note = self._counts(round)
         if self.milestones.due(self.done):
-            loss, accuracy, _ = self._evaluate(each=False)
-            self._evaluated(loss, accuracy)
-            note += f", accuracy {accuracy:.3f}"
+            measured = self._evaluate(each=False)
+            self._evaluated(measured)
+            note += f", accuracy {measured.accuracy:.3f}"
         return note
 
     def _counts(self, round: Round) -> str:
@@ -261,39 +260,46 @@ class Training:
             message += "\nThe run directory's events.jsonl holds each reason in full"
         raise FedlabError(message)
 
-    def _evaluate(self, *, each: bool) -> tuple[float | None, float, list[dict[str, Any]]]:
+    def _evaluate(self, *, each: bool) -> Measured:
         """Loss and accuracy on the test set, and each client's: of personal models as the clients say, of a
         common one only if `each` is wanted, for that takes a look at what they hold."""
         parts = self.parts
         clients = told(len(self.owners), self.watcher.heard | self.watcher.unheard)
+        if parts.tasks:
+            return measure(parts, self.state, clients if each else ())
         if not self.personal:
             loss, accuracy, by_class = evaluate(parts.model, parts.task, self.state)
             clients = clients if each else ()
-            return loss, accuracy, per_client(parts.task, self.owners, by_class, self.adversaries, clients)
+            rows = per_client(parts.task, self.owners, by_class, self.adversaries, clients)
+            return Measured(loss, accuracy, rows)
         records, timeout = sizes(self.owners), self.scenario.strategy.deadline
         rows = ask_clients(self.grid, parts.strategy, self.state, self.done, records, timeout, clients)
         attacks = {client: group.label for group in self.adversaries for client in group.clients}
         rows = [
             row | ({"adversary": attacks[row["client"]]} if row["client"] in attacks else {}) for row in rows
         ]
-        return mean_over_clients(rows, "loss"), accuracy_of(rows), rows
+        return Measured(mean_over_clients(rows, "loss"), accuracy_of(rows), rows)
 
-    def _evaluated(self, loss: float | None, accuracy: float) -> None:
-        entry = {"round": self.done, "accuracy": accuracy, "loss": loss, "train_loss": self.train_loss}
-        self.milestones.add(entry | self.traffic.now_row())
+    def _evaluated(self, found: Measured) -> None:
+        entry = {"round": self.done, "accuracy": found.accuracy, "loss": found.loss}
+        tasks = {"tasks": found.tasks} if found.tasks else {}
+        self.milestones.add(entry | {"train_loss": self.train_loss} | tasks | self.traffic.now_row())
+        if isinstance(self.milestones, TaskMilestones) and isinstance(self.parts.strategy, Simultaneous):
+            self.parts.strategy.finish(self.milestones.met)
 
     def _finish(self) -> Trained:
         """Write what the cell leaves, the manifest's entry last: from then on it is trained."""
         cell, directory, parts = self.cell, self.directory, self.parts
-        loss, accuracy, clients = self._evaluate(each=True)
-        self._evaluated(loss, accuracy)
+        measured = self._evaluate(each=True)
+        self._evaluated(measured)
+        accuracy, clients = measured.accuracy, measured.clients
         metrics = {
             "accuracy": accuracy,
-            "loss": loss,
+            "loss": measured.loss,
             "rounds": self.milestones.history,
             "reached": self.milestones.reached,
             "ended": self.ended,
-            "schedule": self.parts.strategy.facts() if isinstance(self.parts.strategy, Buffered) else None,
+            "schedule": facts() if (facts := getattr(parts.strategy, "facts", None)) else None,
             "traffic": self.traffic.summary(),
             "personal": self.personal,
             "per_client": clients,
@@ -311,6 +317,8 @@ class Training:
             "skipped_rounds": self.skipped,
             "virtual_seconds": self.grid.now if isinstance(self.grid, SimulationGrid) else None,
         }
+        if isinstance(self.milestones, TaskMilestones):
+            metrics |= {"tasks": self.milestones.rows(measured)}
         archive.add(directory.path / "observations" / cell.name, [])
         directory.write_tensors(f"models/{cell.name}/model.safetensors", self.state)
         self.journal.flush()  # what came after the last round's replies

@@ -52,8 +52,8 @@ class TaskServers:
         for one in servers.values():
             if one.learner.server.in_step:
                 raise UsageError(
-                    f"the server's half of the local rule ({one.learner.server.name}) must know which updates of"
-                    " a client counted, which strategies for several tasks do not keep; choose another rule"
+                    f"the server's half of the local rule ({one.learner.server.name}) must know which of a"
+                    " client's updates counted, of which this strategy keeps no record; choose another rule"
                 )
         self.servers = dict(servers)
         self.finished: dict[str, None] = {}
@@ -71,14 +71,27 @@ class TaskServers:
         """Of those that go on."""
         return [label for label in self.servers if label not in self.finished]
 
+    def finish(self, labels: Iterable[str]) -> list[str]:
+        """Note that tasks are finished; those for which that is news.
+
+        Raises:
+            UsageError: there is no such task.
+        """
+        news = [label for label in labels if label not in self.finished]
+        for label in news:
+            if label not in self.servers:
+                raise UsageError(f"there is no task {label!r}; expected one of {', '.join(self.servers)}")
+            self.finished[label] = None
+        return news
+
     @property
     def uplinks(self) -> tuple[str, ...]:
         """The arrays that clients send beside their update, for the guard to expect: the same for all."""
         first, *others = (one.learner.uplinks for one in self.servers.values())
         if any(one != first for one in others):
             raise UsageError(
-                "clients send more than an update (the local rule has a server's half), and differently named for"
-                " each task; run each task alone, or choose another rule"
+                "clients send more than an update (the local rule has a server's half), and differently named"
+                " for each task; run each task alone, or choose another rule"
             )
         return first
 
@@ -138,22 +151,3 @@ class Models:
             about = ConfigRecord({**(config or {}), **({TASK: label} if label else {})})
             found = self._told[label] = Instructions(learner.records(record, self[label]), about, round)
         return found
-
-
-def task_of(config: ConfigRecord) -> str:
-    """The label of the task that a message with this config is about; "" where it names none."""
-    return str(config.get(TASK, ""))
-
-
-def finish(servers: TaskServers, labels: Iterable[str]) -> list[str]:
-    """Note that tasks are finished; those for which that is news.
-
-    Raises:
-        UsageError: there is no such task.
-    """
-    news = [label for label in labels if label not in servers.finished]
-    for label in news:
-        if label not in servers.servers:
-            raise UsageError(f"there is no task {label!r}; expected one of {', '.join(servers.labels)}")
-        servers.finished[label] = None
-    return news

@@ -1,9 +1,9 @@
 """Sync-ST: several tasks trained at once, in common rounds.
 
 The synchronous baseline of Askin, Sharma, Joe-Wong, Joshi, "FedAST: Federated Asynchronous Simultaneous
-Training", UAI 2024, https://arxiv.org/abs/2406.00302: the clients of a round are drawn without replacement and
-shared out evenly among the tasks that are not finished; each task averages what its own clients send, and the
-next round begins when the last task has its updates.
+Training", UAI 2024, https://arxiv.org/abs/2406.00302: the clients of a round are drawn without replacement
+and shared out evenly among the tasks that are not finished; each task averages what its own clients send,
+and the next round begins when the last task has its updates.
 
 With over-selection each task asks that many times its share, and goes on with the first updates of its own.
 """
@@ -32,7 +32,7 @@ from fedlab.strategies.rounds import Round
 from fedlab.strategies.sampling import Sampler, uniform
 from fedlab.strategies.schedules import Synchronous
 from fedlab.strategies.server_optimizers import ServerOptimizer
-from fedlab.strategies.several import Models, TaskServer, TaskServers, finish
+from fedlab.strategies.several import Models, TaskServer, TaskServers
 from fedlab.strategies.unrounded import Unrounded
 from fedlab.tasks import State
 
@@ -61,8 +61,8 @@ class SyncST(Unrounded):
         for label in tasks.labels:
             if least < self._needed(label):
                 raise UsageError(
-                    f"strategy.cohort = {schedule.cohort}, shared by {len(tasks.labels)} tasks, leaves {least}"
-                    f" clients for one; expected at least {self._needed(label)} for each"
+                    f"strategy.cohort = {schedule.cohort}, shared by {len(tasks.labels)} tasks, leaves one of"
+                    f" them {least} clients; expected at least {self._needed(label)} for each"
                 )
 
     @property
@@ -72,7 +72,7 @@ class SyncST(Unrounded):
 
     def finish(self, labels: Iterable[str]) -> None:
         """These tasks are as good as they have to be: nobody works for them any more."""
-        finish(self.tasks, labels)
+        self.tasks.finish(labels)
 
     def run_rounds(
         self,
@@ -126,7 +126,7 @@ class SyncST(Unrounded):
         return {message_id: label for message_id, label in found if message_id}
 
     def _shuffled(self, nodes: list[int], number: int) -> list[int]:
-        """Who works for which task is drawn anew in each round, or a client would always meet the same one."""
+        """Who works for which task is drawn anew in each round, or clients would keep to theirs."""
         order = seeds.numpy_generator(self.schedule.seed, "tasks", number).permutation(len(nodes))
         return [nodes[int(position)] for position in order]
 
@@ -197,7 +197,7 @@ def _gathered(
 
 
 def _together(metrics: Mapping[str, MetricRecord]) -> MetricRecord | None:
-    """All tasks' metrics as one: how many took part, and of each figure the mean over the tasks that have it."""
+    """All tasks' metrics as one: how many took part, and of each figure the mean over tasks that have it."""
     if not metrics:
         return None
     columns: dict[str, list[float]] = {}
@@ -229,8 +229,8 @@ def sync_st(
     Askin et al., "FedAST: Federated Asynchronous Simultaneous Training", UAI 2024,
     https://arxiv.org/abs/2406.00302.
 
-    The baseline of that paper. A round's `cohort` is shared out evenly among the `[[tasks]]` that have not met
-    their target, and the round ends when all of them have their updates.
+    The baseline of that paper. A round's `cohort` is shared out evenly among the `[[tasks]]` that have not
+    met their target, and the round ends when all of them have their updates.
     """
     alone = Learner(aggregator, optimizer, parameters, seed, server=server, config=config, root=root)
     return SyncST(
