@@ -120,6 +120,7 @@ class SimulationGrid(Grid):
 
         Raises:
             UsageError: a message to a node that does not exist, or without content; none is sent.
+            FedlabError: no device of the fleet is ever there again, and nothing is under way that arrives.
         """
         outgoing, nodes = list(messages), self.get_node_ids()
         for message in outgoing:
@@ -131,7 +132,20 @@ class SimulationGrid(Grid):
         # The messages of a round share one content: it is copied and weighed once.
         distinct = {id(message.content): message.content for message in outgoing}
         contents = {key: (own_records(content), storage.size(content)) for key, content in distinct.items()}
-        return [self._send(message, *contents[id(message.content)]) for message in outgoing]
+        ids = [self._send(message, *contents[id(message.content)]) for message in outgoing]
+        if outgoing and self.now >= getattr(self.fleet, "online_until", math.inf):
+            self._end_with_the_fleet()
+        return ids
+
+    def _end_with_the_fleet(self) -> None:
+        """Give up once what was begun in time has arrived."""
+        if any(flight.due < math.inf for flight in self._flights.open.values()):
+            return
+        raise FedlabError(
+            f"no device is ever there again: the last one of the fleet left at virtual second"
+            f" {self.fleet.online_until:g}, and it is {self.now:g}; let the trace of their availability begin"
+            " again (its period), or end the run before (fewer rounds)"
+        )
 
     def _send(self, message: Message, content: RecordDict, size: int) -> str:
         metadata = message.metadata
@@ -161,9 +175,6 @@ class SimulationGrid(Grid):
 
         Returns at least one reply, or none when none of the messages is under way, or all of them are
         on devices that are never there again (`outlook`). A reply is returned once.
-
-        Raises:
-            FedlabError: messages are under way, and no device of the fleet is ever there again.
         """
         return self.pull_until(message_ids, float("inf"))
 
@@ -187,7 +198,9 @@ class SimulationGrid(Grid):
         wanted = message_ids if isinstance(message_ids, Set | Mapping) else set(message_ids)
         ready = self._flights.arriving(wanted, self.now, deadline)
         if not ready or ready[0].start > self.now:
-            self._look_ahead(self._flights.outlook(wanted, self.now))
+            outlook = self._flights.outlook(wanted, self.now)
+            if outlook.away and not outlook.working:
+                self.idle(outlook)
         if not ready:
             if deadline < float("inf"):
                 self.now = max(self.now, deadline)
@@ -205,23 +218,6 @@ class SimulationGrid(Grid):
     def outlook(self, message_ids: Iterable[str]) -> Outlook:
         """When what is awaited goes on: how many devices are at work, and when the next is back."""
         return self._flights.outlook(message_ids, self.now)
-
-    def _look_ahead(self, outlook: Outlook) -> None:
-        """Tell of a time in which nobody works, and give up if it has no end.
-
-        Raises:
-            FedlabError: no device of the fleet is ever there again.
-        """
-        if outlook.working or not outlook.away:
-            return
-        last = getattr(self.fleet, "online_until", math.inf)
-        if outlook.never and self.now >= last:
-            raise FedlabError(
-                f"no device is ever there again: the last one of the fleet left at virtual second {last:g},"
-                f" and it is {self.now:g}; let the trace of their availability begin again (its period), or"
-                " end the run before (fewer rounds)"
-            )
-        self.idle(outlook)
 
     def consult(self, messages: Iterable[Message]) -> list[Message]:
         """Replies to `messages`, in order, of clients as they are now, beside the simulation.

@@ -100,14 +100,18 @@ def test_clients_of_devices_that_never_start_never_run() -> None:
     assert Recording.ran == [1]
 
 
-def test_when_the_whole_fleet_has_left_a_pull_says_so_and_ends_the_run() -> None:
-    """The last device leaves at 9; its work, begun before, still arrives at 9.5."""
+def test_when_the_whole_fleet_has_left_the_next_message_ends_the_run() -> None:
+    """The last device leaves at 9; its work, begun before, still arrives at 9.5, and what was sent to the
+    other one meanwhile is waited for in vain."""
     grid, _ = grid_of(once(((0.0, 2.0),), ((0.0, 9.0),)))
     grid.pull_until([], 8.5)
-    assert len(grid.pull_messages(pushed(grid, [1]))) == 1 and grid.now == 9.5
-    ids = pushed(grid, [0, 1])
+    ids = pushed(grid, [1])
+    grid.pull_until([], 9.2)
+    ids += pushed(grid, [0])
+    assert len(grid.pull_messages(ids)) == 1 and grid.now == 9.5
+    assert grid.pull_messages(ids) == [] and grid.outlook(ids).never
     with pytest.raises(FedlabError, match="no device is ever there again: the last one of the fleet left at"):
-        grid.pull_until(ids, 20.0)
+        pushed(grid, [1])
     assert grid.now == 9.5
 
 
