@@ -168,14 +168,14 @@ def several(rows: Iterable[Mapping[str, Any]], axis: str) -> bool:
 def namer(cells: Sequence[Mapping[str, Any]], join: str = " in ") -> Callable[[Mapping[str, Any]], str]:
     """How to call the rows of a run with these cells: by the defense, and by what else there are several of.
 
-    "dp-sgd", or "fedbuff, dp-sgd in training mode" with everything; with several strategies and one
+    "dp-sgd", or "fedbuff/dp-sgd in training mode" with everything; with several strategies and one
     defense, "fedbuff".
     """
     named = [axis for axis in ("strategy", "defense") if several(cells, axis)] or ["defense"]
     modes = several(cells, "client_mode")
 
     def name(row: Mapping[str, Any]) -> str:
-        text = ", ".join(str(row.get(axis) or "") for axis in named)
+        text = "/".join(str(row.get(axis) or "") for axis in named)
         return f"{text}{join}{mode_word(row['client_mode'])}" if modes else text
 
     return name

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_digits
@@ -92,23 +93,32 @@ def write_run(
     modes: tuple[str, ...] = ("train",),
     batch: int = 1,
     defenses: tuple[str, ...] = DEFENSES,
+    strategies: dict[str, dict[str, Any]] | None = None,
     **manifest: Any,
 ) -> Path:
-    """Fill `directory`; further keyword arguments replace entries of the manifest."""
+    """Fill `directory`; further keyword arguments replace entries of the manifest.
+
+    `strategies`: label -> what its entry of [[strategies]] holds besides; accuracy falls by 0.1 from one to
+    the next.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    cells = [(d, m, s) for d in defenses for m in modes for s in seeds]
+    labels = list(strategies or {"": {}})
+    cells = [(a, d, m, s) for a in labels for d in defenses for m in modes for s in seeds]
     metrics: dict[str, Any] = {}
-    for defense, mode, seed in cells:
-        name = f"{defense}-{mode}-s{seed}"
+    for label, defense, mode, seed in cells:
+        name = _name(label, defense, mode, seed)
         rng = np.random.default_rng(seed)
-        metrics[name] = _metrics(ACCURACY.get(defense, 0.9) + 0.01 * (seed - 7), rng)
+        accuracy = ACCURACY.get(defense, 0.9) + 0.01 * (seed - 7) - 0.1 * labels.index(label)
+        metrics[name] = _metrics(accuracy, rng)
         _json(directory / "privacy" / f"{name}.json", _privacy(defense))
         weights = directory / "models" / name / "model.safetensors"
         weights.parent.mkdir(parents=True, exist_ok=True)
         save_file({"w": torch.full((2,), float(seed))}, weights)
         _cell(directory, name, defense, mode, seed, samples, batch)
     _json(directory / "metrics.json", {"cells": metrics})
-    (directory / "scenario.toml").write_text(SCENARIO)
+    entries = [{"label": label, **entry} for label, entry in (strategies or {}).items()]
+    listed = tomli_w.dumps({"strategies": entries}) if entries else ""
+    (directory / "scenario.toml").write_text(listed + SCENARIO)
     base = {
         "schema": 1,
         "status": "finished",
@@ -121,13 +131,14 @@ def write_run(
         "chunk_size": 10,
         "cells": [
             {
-                "name": f"{d}-{m}-s{s}",
+                "name": _name(a, d, m, s),
+                **({"strategy": a} if a else {}),
                 "defense": d,
                 "client_mode": m,
                 "seed": s,
-                "weights_sha256": hashlib.sha256(f"{d}{m}{s}".encode()).hexdigest(),
+                "weights_sha256": hashlib.sha256(f"{a}{d}{m}{s}".encode()).hexdigest(),
             }
-            for d, m, s in cells
+            for a, d, m, s in cells
         ],
         "weights_sha256": {d: hashlib.sha256(d.encode()).hexdigest() for d in defenses},
         "dataset": {
@@ -147,6 +158,10 @@ def write_run(
     }
     _json(directory / "manifest.json", base | manifest)
     return directory
+
+
+def _name(strategy: str, defense: str, mode: str, seed: int) -> str:
+    return "-".join(filter(None, [strategy, defense, mode, f"s{seed}"]))
 
 
 def _cell(directory: Path, name: str, defense: str, mode: str, seed: int, samples: bool, batch: int) -> None:
