@@ -8,7 +8,10 @@ import pytest
 from fedlab import plugins
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = [ROOT / "README.md", ROOT / "docs" / "flower.md", ROOT / "docs" / "robustness.md"]
+RUN = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("flower", "populations", "robustness")),
+]
 PAGES = [*RUN, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
