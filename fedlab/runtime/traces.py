@@ -69,7 +69,7 @@ def read_availability(
     for line, row in _rows(path, ("device", "start", "end"), "a device, a start and an end, as in 0,60,3600"):
         device, where = row[0], f"{path}, line {line}"
         if devices is not None and device not in rows:
-            known = f"expected one of the {len(rows)} devices of the trace of computing times"
+            known = f"Expected one of the {len(rows)} devices of the trace of computing times"
             raise UsageError(f"{where}: unknown device {device}.{did_you_mean(device, rows)} {known}")
         found = rows.setdefault(device, [])
         interval = _seconds(row[1], where), _seconds(row[2], where)

@@ -120,7 +120,9 @@ def test_broken_hours_are_refused_with_their_line(tmp_path: Path, text: str, mes
 def test_devices_of_the_other_trace_must_be_these_devices(tmp_path: Path) -> None:
     file = tmp_path / "hours.csv"
     file.write_text("device,start,end\nphone-1,0,9\nphne-2,0,9\n")
-    with pytest.raises(UsageError, match=r'line 3: unknown device phne-2\. Did you mean "phone-2"\?'):
+    with pytest.raises(
+        UsageError, match=r'line 3: unknown device phne-2\. Did you mean "phone-2"\? Expected'
+    ):
         read_availability(file, devices=["phone-1", "phone-2"])
     file.write_text("device,start,end\nphone-1,0,9\n")
     with pytest.raises(UsageError, match="no line of device phone-2; expected a line such as phone-2"):

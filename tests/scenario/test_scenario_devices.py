@@ -165,7 +165,8 @@ def test_resources_and_addresses_that_ray_takes(good: dict[str, Any]) -> None:
 
 def test_an_unknown_key_of_a_table_that_may_be_left_out_is_told_with_the_known_ones() -> None:
     problems = told(SMALLEST | {"devices": {"availability": {"foo": 1}}})
-    assert problems["devices.availability.foo"].endswith("Keys in [devices.availability]: period, up, phase_spread, check_in, trace")
+    keys = "period, up, phase_spread, check_in, trace"
+    assert problems["devices.availability.foo"].endswith(f"Keys in [devices.availability]: {keys}")
 
 
 def test_all_mistakes_in_a_spread_are_told_with_the_ranges() -> None:
