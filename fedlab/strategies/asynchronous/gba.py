@@ -96,6 +96,11 @@ class GBA(Buffered):
     ) -> None:
         if tolerance < 0:
             raise UsageError(f"tolerance = {tolerance}; expected at least 0")
+        if learner.server.in_step and not learner.server.uplinks:
+            raise UsageError(
+                f"the local rule's server ({learner.server.name}) adds up what the clients' own memories add"
+                " up, so no update may count nothing, as late ones do in gba; choose another local rule"
+            )
         super().__init__(
             learner,
             recruiting,
@@ -146,9 +151,9 @@ class GBA(Buffered):
         if lost < 0.01:
             return []
         return [
-            f"tolerance = {self.tolerance} is small for {self.concurrency} workers and {self.buffer} gradients a"
-            f" step: about {lost:.0%} of the gradients of asynchronous phases will count nothing, those of the"
-            " slowest devices"
+            f"tolerance = {self.tolerance} is small for {self.concurrency} workers and a global batch of"
+            f" {self.buffer}: in asynchronous phases about {lost:.0%} of the gradients will count nothing, those"
+            " of the slowest devices"
         ]
 
     def facts(self) -> dict[str, Any]:
