@@ -131,7 +131,7 @@ def against(name: str, rows: list[Row], spent: str, quality: str, fleet: Row) ->
 def staleness(name: str, place: int, row: Row) -> Markup | None:
     """How many uploads had which staleness, under one strategy; None for a synchronous one."""
     schedule = row["schedule"]
-    if not schedule or not schedule["staleness"]:
+    if not schedule or not any(count for _, count in schedule["staleness"]):
         return None
     largest = schedule["staleness"][-1][0]
     width = math.ceil((largest + 1) / BARS)

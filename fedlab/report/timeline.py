@@ -50,7 +50,7 @@ def timeline(window: Row | None, end: float) -> Row | None:
         "end": end,
         "devices": len(order),
         "outcomes": dict(sorted(Counter(trip["outcome"] for _, trip in trips).items())),
-        "versions": [started[number] for number in sorted(started)],
+        "versions": sorted(started.values()),
         "rows": [
             {"device": device, "seconds": seconds.get(device), "trips": own[device]} for device in shown
         ],
