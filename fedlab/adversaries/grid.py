@@ -7,7 +7,8 @@ its buffers, metrics and whatever else it sends stay as they were trained.
 When attackers speak: messages that were pushed together are a round, and attackers answer last, once
 everything else is in or the deadline is there, in view of all honest updates that came. Where a round goes on
 with the first replies that come (`wait = False`), to speak last would be not to be heard: there they answer
-when their own training is done, in view of what has come by then.
+when their own training is done, in view of what has come by then. A server that has no rounds (`apart`) hears
+each attacker when its training is done, in view of what arrives at the same moment.
 
 Nothing is remembered from round to round, so a resumed run needs nothing from here.
 """
@@ -46,6 +47,7 @@ class AdversarialGrid(WrappedGrid):
         parameters: names of the learned tensors that travel.
         seed: of what the attackers draw.
         wait: whether attackers answer last; see above.
+        apart: whether what is sent together is no round; see above.
     """
 
     def __init__(
@@ -56,9 +58,11 @@ class AdversarialGrid(WrappedGrid):
         seed: int,
         *,
         wait: bool = True,
+        apart: bool = False,
     ) -> None:
         super().__init__(grid)
-        self.groups, self.parameters, self.seed, self.wait = tuple(groups), tuple(parameters), seed, wait
+        self.groups, self.parameters, self.seed = tuple(groups), tuple(parameters), seed
+        self.wait, self.apart = wait and not apart, apart
         self._disloyal = {client for group in groups for client in group.clients}
         self._crafting = {client for group in groups if group.crafts for client in group.clients}
         self._rounds: dict[str, _Round] = {}
@@ -100,12 +104,16 @@ class AdversarialGrid(WrappedGrid):
             for message_id, message in zip(ids, messages, strict=True)
             if message.metadata.message_type.partition(".")[0] == "train"
         }
+        if self.apart:
+            self._rounds |= {message_id: _Round({message_id: one}) for message_id, one in training.items()}
+            return
         asked = {client_of(message.metadata.dst_node_id) for message in training.values()}
         if asked & self._crafting:
             self._rounds |= dict.fromkeys(training, _Round(training))
 
     def _arrived(self, replies: Iterable[Message]) -> list[Message]:
         arrived, complete = list(replies), []
+        moment = _Round({})
         for reply in arrived:
             message_id = reply.metadata.reply_to_message_id
             round = self._rounds.get(message_id)
@@ -113,6 +121,7 @@ class AdversarialGrid(WrappedGrid):
                 continue
             answer = Answer(round.waiting.pop(message_id), reply)
             usable = answer.usable(self.parameters)
+            round = moment if self.apart else round
             if usable and answer.client in self._crafting:
                 round.held[message_id] = answer
             else:

@@ -46,7 +46,7 @@ class TappedGrid(WrappedGrid):
     def cancel(self, message_ids: Iterable[str]) -> None:
         forgotten = list(message_ids)
         super().cancel(forgotten)
-        self._forget(forgotten, "stopped")
+        self._forget(forgotten, "late")  # a round that has enough replies is `send_and_receive`'s affair
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None

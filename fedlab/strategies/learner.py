@@ -139,9 +139,10 @@ class Learner:
         self.charge([arrival.node for arrival in ordered], round)
         metrics = [figures(arrival.reply) for arrival in ordered]
         examples = torch.tensor([one["num-examples"] for one in metrics], dtype=torch.float64)
-        examples *= torch.tensor([arrival.weight for arrival in ordered], dtype=torch.float64)
-        share = examples / examples.sum()
-        counted = torch.ones_like(examples) if self.server.uniform else examples
+        weights = torch.tensor([arrival.weight for arrival in ordered], dtype=torch.float64)
+        own = torch.ones_like(examples) if self.server.uniform else examples
+        counted, share = own * weights, examples * weights
+        share = share / share.sum()
         steps = [one.get("steps", math.nan) for one in metrics]
         facts = Facts(
             population,
@@ -160,7 +161,7 @@ class Learner:
         before = flatten(model, self.parameters)
         self.why_skipped = ""
         try:
-            seen, uplinks, states = self._combined(ordered, model, about, facts, round)
+            seen, uplinks, states = self._combined(ordered, model, about, own, facts, round)
             delta, state = self.server.end(before, seen, uplinks, self.server_state or {}, facts)
             step, optimizer_state = stepped(self.optimizer, delta, self.optimizer_state)
         except PluginError as error:
@@ -196,9 +197,19 @@ class Learner:
         return torch.tensor(most, dtype=torch.float64)
 
     def _combined(
-        self, arrivals: Sequence[Arrival], model: State, about: Updates, facts: Facts, round: int
+        self,
+        arrivals: Sequence[Arrival],
+        model: State,
+        about: Updates,
+        own: Tensor,
+        facts: Facts,
+        round: int,
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, AggregatorState]]:
-        """The aggregated delta, the aggregated uplinks, and the aggregator's state for each of them."""
+        """The aggregated delta, the aggregated uplinks, and the aggregator's state for each of them.
+
+        What a client sends beside its update counts with its own weight, however late it comes: it is what
+        the client's memory changed by.
+        """
         factors = self.server.factors(facts)
         if factors is not None and about.steps is None:
             raise FedlabError(
@@ -215,7 +226,7 @@ class Learner:
         delta, states[""] = self._aggregate(
             records, origins, self.parameters, about, states[""], round, factors, root
         )
-        uplinks = {}
+        uplinks, about = {}, replace(about, weights=own)
         for name in self.server.uplinks:
             names = [f"{name}/{key}" for key in self.parameters]
             zero = {f"{name}/{key}": torch.zeros_like(model[key]) for key in self.parameters}

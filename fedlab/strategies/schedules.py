@@ -133,6 +133,12 @@ class Stragglers:
         return work
 
 
+def called(sampler: Sampler) -> str:
+    """`the sampler uniform`, for errors."""
+    name = getattr(getattr(sampler, "func", sampler), "__name__", type(sampler).__name__)
+    return f"the sampler {name}"
+
+
 def checked(sampler: Sampler, picks: Sequence[int], nodes: Sequence[int]) -> list[int]:
     """What a sampler returned, ascending.
 
@@ -145,9 +151,8 @@ def checked(sampler: Sampler, picks: Sequence[int], nodes: Sequence[int]) -> lis
     except (TypeError, ValueError):
         found = []
     if len(found) != len(picks) or any(node not in known for node in found):
-        name = getattr(getattr(sampler, "func", sampler), "__name__", type(sampler).__name__)
         raise PluginError(
-            f"the sampler {name} returned {str(picks)[:80]}; expected ids of different clients, from"
+            f"{called(sampler)} returned {str(picks)[:80]}; expected ids of different clients, from"
             f" {nodes[0]} to {nodes[-1]}"
         )
     return found

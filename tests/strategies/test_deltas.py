@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedlab.runtime import SimulationGrid
 from fedlab.runtime.arrays import Stack, array_record, array_records, reply_content
-from fedlab.strategies import SGD, as_aggregator, composition, fedavg
+from fedlab.strategies import SGD, as_aggregator, fedavg, learner
 from fedlab.strategies.aggregators import coordinatewise, mean, median, weighted_mean
 from fedlab.strategies.deltas import deltas, flatten, unflatten
 from tests.runtime.apps import adding_app

@@ -31,7 +31,7 @@ from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
 from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid, numbered
 from fedlab.snapshot import Snapshot
-from fedlab.strategies.aggregators import minimum
+from fedlab.strategies.aggregators import mean, minimum
 from fedlab.strategies.asynchronous.expectation import cautions
 from fedlab.strategies.asynchronous.recruiting import Recruiting
 from fedlab.strategies.asynchronous.staleness import Staleness, weighed
@@ -110,6 +110,17 @@ class Buffered(Strategy):
             raise UsageError(
                 f"the aggregator needs {minimum(learner.aggregator)} updates, but the buffer holds {buffer};"
                 " raise strategy.cohort"
+            )
+        if division == "weights" and getattr(learner.aggregator, "function", None) is mean:
+            raise UsageError(
+                'division = "weights" means nothing to the aggregator "mean", which counts all updates alike;'
+                ' take "weighted-mean", or division = "count"'
+            )
+        server = learner.server
+        if server.in_step and not server.uplinks and weighed(staleness, 1) < 1.0:
+            raise UsageError(
+                f"the local rule's server ({server.name}) adds up what the clients' own memories add up, so no"
+                ' update may count less than another; choose staleness = "constant"'
             )
         self.learner, self.recruiting, self.staleness = learner, recruiting, staleness
         self.buffer, self.concurrency, self.max_staleness = buffer, concurrency, max_staleness
@@ -336,8 +347,8 @@ class Buffered(Strategy):
             "staleness": [list(one) for one in seen],
             "mean_staleness": sum(late * count for late, count in seen) / uploads if uploads else None,
             "discarded": self.discarded,
-            "left_in_buffer": len(self.held),
-            "under_way": len(self.trips),
+            "left_in_buffer": len(self.held) + sum(not reply.has_error() for reply in self._arrived),
+            "under_way": len(self.trips) - len(self._arrived),
             "ended": self.ended,
         }
 

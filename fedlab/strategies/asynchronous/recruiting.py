@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fedlab import seeds
-from fedlab.errors import UsageError
+from fedlab.errors import PluginError, UsageError
 from fedlab.strategies.sampling import Population, Sampler, available, cyclic, poisson, uniform
-from fedlab.strategies.schedules import checked
+from fedlab.strategies.schedules import called, checked
 
 LISTED = 4
 """A population this many times as large as the number of clients that cannot be asked is not listed."""
@@ -78,4 +78,10 @@ class Recruiting:
             return []
         records = None if self.records is None else [self.records[place] for place in places]
         population = Population(free, records, there, self.seed)
-        return checked(self.sampler, self.sampler(population, size, self.draws, generator), free)
+        picks = checked(self.sampler, self.sampler(population, size, self.draws, generator), free)
+        if len(picks) > size:
+            raise PluginError(
+                f"{called(self.sampler)} returned {len(picks)} clients; expected at most {size}, the room that"
+                " there is"
+            )
+        return picks
