@@ -26,6 +26,7 @@ from fedlab.experiment.watch import Watcher
 from fedlab.runtime import Executor, SimulationGrid, TappedGrid
 from fedlab.runtime.guard import GuardedGrid
 from fedlab.scenario import Scenario
+from fedlab.strategies.rounds import OwnRounds
 from fedlab.tasks import LazyOwners
 from fedlab.tasks.population import Lazy, sizes
 
@@ -48,8 +49,8 @@ def attacked(grid: Grid, cell: Cell, scenario: Scenario, parts: Parts, groups: S
     if not any(group.crafts for group in groups):
         return grid
     parameters = [name for name in parts.model.parameter_names if name not in parts.personal]
-    wait = scenario.strategy.over_selection == 1.0
-    return AdversarialGrid(grid, groups, parameters, cell.seed, wait=wait)
+    wait, apart = scenario.strategy.over_selection == 1.0, isinstance(parts.strategy, OwnRounds)
+    return AdversarialGrid(grid, groups, parameters, cell.seed, wait=wait, apart=apart)
 
 
 def watched(grid: Grid, scenario: Scenario, strategy: Strategy, watcher: Watcher) -> Grid:
