@@ -27,7 +27,7 @@ class Requests:
 
     Attributes:
         due: R_m, by task; their sum is M for good.
-        history: every allocation, and after how many updates.
+        history: every change of the allocation, and after how many updates it came.
 
     Raises:
         UsageError: a number out of range, or too few requests for the floors.
@@ -97,7 +97,8 @@ class Requests:
             self._note()
 
     def _note(self) -> None:
-        self.history.append((self.updates, dict(self.due)))
+        if self.due != self.history[-1][1]:
+            self.history.append((self.updates, dict(self.due)))
 
     def snapshot(self) -> Snapshot:
         values = {
