@@ -152,8 +152,8 @@ class GBA(Buffered):
             return []
         return [
             f"tolerance = {self.tolerance} is small for {self.concurrency} workers and a global batch of"
-            f" {self.buffer}: in asynchronous phases about {lost:.0%} of the gradients will count nothing, those"
-            " of the slowest devices"
+            f" {self.buffer}: in asynchronous phases about {lost:.0%} of the gradients will count nothing,"
+            " those of the slowest devices"
         ]
 
     def facts(self) -> dict[str, Any]:
