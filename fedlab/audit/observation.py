@@ -1,4 +1,4 @@
-"""What a curious server holds after one round with one client."""
+"""What a curious server holds after one round with one client, or with several of whom it sees the sum."""
 
 from __future__ import annotations
 
@@ -33,17 +33,39 @@ class KnownConfig:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One client's share in a sum of updates.
+
+    Attributes:
+        round: the one whose model it was sent; an asynchronous server may have moved on since.
+        repeat: how often it had been sent that model before.
+        epochs: local epochs that it was told to do; 0 for what all do.
+    """
+
+    client: int
+    round: int
+    repeat: int = 0
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
 class Observation:
     """One client's contribution to one round, as the server sees it; nothing here is secret to it.
 
+    Where the server sees sums only, it is their contribution together: `update` is the mean that the
+    server takes, `examples` the records that they hold together, `config.batch_size` what they use together
+    in a step, and `before` the model that most of them were sent (if several, the latest).
+
     Attributes:
-        round, client: when, and from which client id.
+        round, client: when, and from which client id; of a sum, the round that it makes and the lowest id.
         before: the parameters that the server sent.
         update: parameters sent back minus `before`.
         buffers_before, buffers_after: batch-norm statistics around the round (empty without any).
         config: what is known of what the client was told to do.
         examples: how many records the client said that it holds.
         labels: the batch's labels, only if the threat model grants them.
+        repeat: how often the client had been sent the same model before.
+        parts: whose updates are summed, ascending; empty for one client's own update.
     """
 
     round: int
@@ -55,6 +77,8 @@ class Observation:
     config: KnownConfig
     examples: int | None = None
     labels: torch.Tensor | None = None
+    repeat: int = 0
+    parts: tuple[Part, ...] = ()
 
     def gradient(self) -> State:
         """-update / (learning rate * steps): the gradient of one plain step, the mean over several.

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab import seeds
-from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victim, random_twin
+from fedlab.audit import Attack, Observation, Part, Reconstruction, ThreatModel, Victim, random_twin
 from fedlab.audit.scoring import Choice, choose_victims, score
 from fedlab.audit.truth import Truth
-from fedlab.clients import plan_batches
+from fedlab.clients import ClientConfig, plan_batches
 from fedlab.errors import MissingKnowledge, NotApplicable
 from fedlab.experiment.cells import Trained
 from fedlab.scenario import Scenario
@@ -104,8 +104,9 @@ class Victims:
                     "record_ids": list(truth.record_ids),
                     "labels": truth.labels.tolist(),
                     "hashes": hashes(truth),
+                    **({"clients": [part.client for part in one.parts]} if one.parts else {}),
                 }
-                for truth in self.truths
+                for one, truth in zip(self.observations, self.truths, strict=True)
             ],
             "observed": self.choice.observed,
             "empty": self.choice.empty,
@@ -121,11 +122,15 @@ def choose(trained: Trained, observations: Sequence[Observation], scenario: Scen
     """Draw the victims among one cell's observations, and look up what they used.
 
     Under Poisson sampling with an expected batch of one record, only rounds whose realised batch was
-    one record are eligible: the case that suits the attacker best. The attacker does not see which.
+    one record are eligible: the case that suits the attacker best. The attacker does not see which. (Of sums
+    of several clients' updates, all are.) Of a client that was sent one model several times, only the first
+    update is.
     """
     config, seed = trained.config, trained.cell.seed
+    observations = [one for one in observations if not one.repeat]
     used = [_records(trained, one) for one in observations]
-    single = config.sampling == "poisson" and config.batch_size == 1
+    summed = any(one.parts for one in observations)
+    single = config.sampling == "poisson" and config.batch_size == 1 and not summed
     choice = choose_victims(
         used,
         scenario.audit.victims,
@@ -184,11 +189,21 @@ def threat_model(scenario: Scenario, trained: Trained) -> ThreatModel:
 
 
 def _records(trained: Trained, one: Observation) -> NDArray[np.int64]:
-    """Ids of the records that the client used in that round, each once."""
-    mine, config = trained.owners[one.client], trained.config
+    """Ids of the records behind an observation, each once; of a sum, those of all its clients."""
+    if one.parts:
+        return np.unique(np.concatenate([_used(trained, part) for part in one.parts]))
+    config = trained.config
     if one.config.local_epochs is not None:  # fewer, if it was a straggler
         config = replace(config, local_steps=one.config.local_steps, local_epochs=one.config.local_epochs)
-    plan = plan_batches(len(mine), config, trained.cell.seed, one.round, one.client)
+    return _used(trained, Part(one.client, one.round, one.repeat), config)
+
+
+def _used(trained: Trained, part: Part, config: ClientConfig | None = None) -> NDArray[np.int64]:
+    """Ids of the records that one client used, each once."""
+    mine, config = trained.owners[part.client], config or trained.config
+    if part.epochs:
+        config = replace(config, local_steps=None, local_epochs=part.epochs)
+    plan = plan_batches(len(mine), config, trained.cell.seed, part.round, part.client, part.repeat)
     return np.asarray(np.unique(mine[np.concatenate(plan)]), dtype=np.int64)
 
 

@@ -4,6 +4,9 @@ The watcher stands at two places: behind the guard, where the strategy stands (`
 `Watcher.missing`, called by the tap), and at the guard's ear (`Watcher.reject`). What was turned away
 reached the server all the same, so the privacy that it cost is charged; and a valid update of a round
 that was given up for want of a quorum is observed as any other.
+
+Of a server that sees sums only, single updates are not observed, but what its learner made of them
+(`Watcher.combined`): one observation for each new model, after staleness weights.
 """
 
 from __future__ import annotations
@@ -15,10 +18,12 @@ from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from torch import Tensor
 
 from fedlab.audit import KnownConfig, Observation
 from fedlab.clients import ClientConfig
-from fedlab.clients.app import EPOCHS
+from fedlab.clients.app import EPOCHS, REPEAT
+from fedlab.experiment.sums import summed
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import client_of
 from fedlab.runtime.arrays import SERVER, UPLINK, tensors
@@ -26,6 +31,7 @@ from fedlab.runtime.guard import REJECTED
 from fedlab.runtime.storage import size
 from fedlab.runtime.tap import Missing
 from fedlab.snapshot import Snapshot
+from fedlab.strategies.learner import Arrival
 from fedlab.tasks import FunctionalModel, State
 
 LONGEST_REASON = 4000
@@ -37,6 +43,8 @@ Rejected = Callable[[int, int, str, str], None]
 """Called with (round, client, kind, reason) as soon as an update is turned away."""
 Missed = Callable[[int, Missing, list[int]], None]
 """Called with (round, why, clients) when a round goes on without some of those that it asked."""
+NOT_ITS_CONTENT = ("quorum", "surplus", "duplicate", "late", "foreign")
+"""Why an update may be turned away, whatever it holds."""
 NOISY = ("dp-noise-multiplier", "dp-sample-rate", "dp-steps")
 """What a client with noise tells the accountant."""
 
@@ -44,8 +52,12 @@ NOISY = ("dp-noise-multiplier", "dp-sample-rate", "dp-steps")
 class Watcher:
     """Called by the tap with each message and its reply.
 
+    Args:
+        sums: whether the server sees sums of updates only; the rounds observed are then those that make a
+            model, and not those whose model a client was sent.
+
     Attributes:
-        ledger: gets every noisy step that a client reports, of all rounds.
+        ledger: gets every noisy step that a client reports, of all rounds, and who was turned away.
         failures: (round, client, reason) of each failed reply.
         rejections: (round, client, kind, reason) of each reply that the guard turned away; the round is
             the latest that the server knew of where the reply answers nothing that is under way.
@@ -67,9 +79,11 @@ class Watcher:
         ledger: Ledger,
         rejected: Rejected | None = None,
         missed: Missed | None = None,
+        *,
+        sums: bool = False,
     ) -> None:
         self.model, self.config, self.rounds, self.failed = model, config, frozenset(rounds), failed
-        self.ledger, self.rejected, self.missed = ledger, rejected, missed
+        self.ledger, self.rejected, self.missed, self.sums = ledger, rejected, missed, sums
         self.failures: list[tuple[int, int, str]] = []
         self.rejections: list[tuple[int, int, str, str]] = []
         self.asked = 0
@@ -86,7 +100,7 @@ class Watcher:
     def take(self) -> list[Observation]:
         """What was observed since the last call, in the order of (round, client); kept no longer."""
         taken, self._observations = self._observations, []
-        return sorted(taken, key=lambda one: (one.round, one.client))
+        return sorted(taken, key=lambda one: (one.round, one.client, one.repeat))
 
     @property
     def rejected_by_kind(self) -> dict[str, int]:
@@ -147,6 +161,8 @@ class Watcher:
         self.heard, self.unheard = set(values["heard"]), set(values["unheard"])
         self.asked = values["asked"]
         self.exchanges, self.received, self.sent, self._weighed = values["wire"]
+        for _, client, kind, _ in self.rejections:
+            self._turned_away(client, kind)
 
     def __call__(self, message: Message, reply: Message) -> None:
         """A reply as the strategy sees it."""
@@ -161,13 +177,19 @@ class Watcher:
                 self.failures.append((round, client, reason))
                 self.failed(round, client, reason)
             return
-        self._charge(round, client, reply)
+        self._charge(round, client, message, reply)
         if trained and round > self._weighed:
             self._weighed, self.exchanges = round, self.exchanges + 1
             self.received += size(message.content)
             self.sent += size(reply.content)
-        if trained and round in self.rounds:
+        if trained and round in self.rounds and not self.sums:
             self._observe(round, client, message, reply)
+
+    def combined(self, arrivals: Sequence[Arrival], delta: Tensor, model: State, round: int) -> None:
+        """What a server saw of these updates that sees sums only; to be called by its `Learner`."""
+        if not self.sums or round not in self.rounds:
+            return
+        self._observations.append(summed(self.model, self.config, arrivals, delta, model, round))
 
     def missing(self, messages: Sequence[Message], why: Missing) -> None:
         """Messages that nobody waits for any more, and why; only those that asked for an update count."""
@@ -191,12 +213,18 @@ class Watcher:
         if kind != "surplus":
             reason = shortened(reason)  # it may quote names that the client chose
             self.rejections.append((round, client, kind, reason))
+            self._turned_away(client, kind)
             if self.rejected is not None:
                 self.rejected(round, client, kind, reason)
         if message is not None and reply.has_content():
-            self._charge(round, client, reply)
-            if kind in ("quorum", "surplus") and round in self.rounds:  # valid ones, which the server holds
+            self._charge(round, client, message, reply)
+            held = kind in ("quorum", "surplus") and round in self.rounds  # valid ones
+            if held and not self.sums:
                 self._observe(round, client, message, reply)
+
+    def _turned_away(self, client: int, kind: str) -> None:
+        if kind not in NOT_ITS_CONTENT:
+            self.ledger.turned_away.add(client)
 
     def _round_of(self, message: Message | None) -> int:
         config = message.content.get("config") if message is not None else None
@@ -204,16 +232,17 @@ class Watcher:
             self._round = int(str(config["server-round"]))
         return self._round
 
-    def _charge(self, round: int, client: int, reply: Message) -> None:
+    def _charge(self, round: int, client: int, message: Message, reply: Message) -> None:
         """Put what the client says about its noisy steps into the ledger; what makes no sense is no noise."""
         metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
         if metrics.keys().isdisjoint(NOISY):
             return
         sigma, rate, steps = (metrics.get(name) for name in NOISY)
+        repeat = _repeat(message)
         if _within(sigma, math.inf) and _within(rate, 1.0) and _within(steps, 1e12):
-            event = Event(client, round, float(str(sigma)), float(str(rate)), int(float(str(steps))))
+            event = Event(client, round, float(str(sigma)), float(str(rate)), int(float(str(steps))), repeat)
         else:
-            event = Event(client, round, 0.0, 1.0, 1)
+            event = Event(client, round, 0.0, 1.0, 1, repeat)
         self.ledger.add(event)
 
     def _observe(self, round: int, client: int, message: Message, reply: Message) -> None:
@@ -233,6 +262,7 @@ class Watcher:
             buffers_after=self.model.buffers_of(after),
             config=KnownConfig.all_of(_told(message, self.config)),
             examples=examples,
+            repeat=_repeat(message),
         )
         self._observations.append(seen)
 
@@ -259,6 +289,11 @@ def _told(message: Message, config: ClientConfig) -> ClientConfig:
     if EPOCHS not in told:
         return config
     return replace(config, local_steps=None, local_epochs=int(str(told[EPOCHS])))
+
+
+def _repeat(message: Message) -> int:
+    """How often the message's client had been sent the same model before."""
+    return int(str(message.content.config_records.get("config", ConfigRecord()).get(REPEAT, 0)))
 
 
 def _asks_for_update(message: Message) -> bool:
