@@ -152,7 +152,7 @@ def _calibrated(epsilon: float, delta: float, most: int, rounds: int, restart: i
 class TreeMean:
     """(Σ_u clip_C(Δ_u) + n_t - n_t') / K, t' being the round before; its state is t'."""
 
-    name = "dp-ftrl"
+    name, counts_alike = "dp-ftrl", True
 
     def __init__(self, clip: float, sigma: float, cohort: int, restart: int | None, seed: int) -> None:
         self.clip, self.sigma, self.cohort = clip, sigma, cohort

@@ -33,7 +33,8 @@ from fedlab.clients.rules import LocalRule
 from fedlab.errors import UsageError
 from fedlab.privacy import Assumption, Guarantee, Ledger
 from fedlab.strategies import Aggregator, Updates
-from fedlab.strategies.aggregators import AggregatorState
+from fedlab.strategies.aggregators import AggregatorState, FunctionAggregator, mean
+from fedlab.strategies.aggregators.contract import coordinatewise_of
 from fedlab_defenses.central import mean_only, plain_server
 
 
@@ -103,7 +104,8 @@ class Opened:
     def __init__(self, inner: Aggregator, threshold: int) -> None:
         self.inner, self.minimum = inner, threshold
         self.name = "secure-aggregation"
-        self.coordinatewise = bool(getattr(inner, "coordinatewise", False))
+        self.coordinatewise = coordinatewise_of(inner)
+        self.counts_alike = isinstance(inner, FunctionAggregator) and inner.plain is mean
 
     def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
         return self.inner.aggregate(updates, state)

@@ -162,7 +162,7 @@ def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
 class NoisyMean:
     """(Σ_u clip_C(Δ_u) + N(0, σ²C²)) / K."""
 
-    name = "user-dp"
+    name, counts_alike = "user-dp", True
 
     def __init__(self, clip: float, sigma: float, cohort: int) -> None:
         self.clip, self.sigma, self.cohort = clip, sigma, cohort

@@ -7,7 +7,7 @@ model, the strategy, the Grid with its clock and its clients, and the counts for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -91,7 +91,11 @@ class Training:
             self.journal,
             self._rejected,
             self._missed,
+            sums=self.defense.sees == "sums",
         )
+        learner = getattr(self.parts.strategy, "learner", None)
+        if learner is not None:
+            learner.charge, learner.combined = self._charge, self.watcher.combined
         self.checkpoints = Checkpoints(
             checkpoints_of(directory, cell), scenario.checkpoint.every, scenario.checkpoint.seconds
         )
@@ -340,6 +344,13 @@ class Training:
         clear(self.checkpoints.folder)
         self.progress.finish(self.title, f"accuracy {accuracy:.3f}")
         return trained(cell, self.setup, parts, metrics, str(entry["weights_sha256"]))
+
+    def _charge(self, nodes: Sequence[int], round: int) -> None:
+        """Write down what combining these updates spends, before it is done."""
+        clients = [client_of(node) for node in nodes]
+        for event in self.defense.charge(clients, round, self.parts.federation):
+            self.journal.add(event)
+        self.journal.flush()
 
     def _failed(self, round: int, client: int, reason: str) -> None:
         self.directory.event("client failed", cell=self.cell.name, round=round, client=client, reason=reason)

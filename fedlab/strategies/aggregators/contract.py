@@ -53,7 +53,8 @@ class Aggregator(Protocol):
 
     Beside its method it may have attributes: `minimum`, the fewest updates that it can combine (a cohort
     that is smaller is refused before the run, a round with fewer is skipped); `needs_root`, whether it needs
-    `Updates.root`, and `root_records`, of how many records; `coordinatewise`, as `coordinatewise` says.
+    `Updates.root`, and `root_records`, of how many records; `coordinatewise`, as `coordinatewise` says;
+    `counts_alike`, whether it passes over `Updates.weights`.
     Updates are not its own: it leaves them as they are.
     """
 

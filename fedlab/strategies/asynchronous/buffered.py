@@ -31,7 +31,7 @@ from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
 from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid, numbered
 from fedlab.snapshot import Snapshot
-from fedlab.strategies.aggregators import mean, minimum
+from fedlab.strategies.aggregators import called, mean, minimum
 from fedlab.strategies.asynchronous.expectation import cautions
 from fedlab.strategies.asynchronous.recruiting import Recruiting
 from fedlab.strategies.asynchronous.staleness import Staleness, weighed
@@ -111,16 +111,17 @@ class Buffered(Strategy):
                 f"the aggregator needs {minimum(learner.aggregator)} updates, but the buffer holds {buffer};"
                 " raise strategy.cohort"
             )
-        if division == "weights" and getattr(learner.aggregator, "function", None) is mean:
+        alike = getattr(learner.aggregator, "function", None) is mean
+        if division == "weights" and getattr(learner.aggregator, "counts_alike", alike):
             raise UsageError(
-                'division = "weights" means nothing to the aggregator "mean", which counts all updates alike;'
-                ' take "weighted-mean", or division = "count"'
+                f'division = "weights" means nothing to the aggregator "{called(learner.aggregator)}", which'
+                ' counts all updates alike; take "weighted-mean", or division = "count"'
             )
         server = learner.server
         if server.in_step and not server.uplinks and weighed(staleness, 1) < 1.0:
             raise UsageError(
-                f"the local rule's server ({server.name}) adds up what the clients' own memories add up, so no"
-                ' update may count less than another; choose staleness = "constant"'
+                f"the local rule's server ({server.name}) adds up what the clients' own memories add up, so"
+                ' no update may count less than another; choose staleness = "constant"'
             )
         self.learner, self.recruiting, self.staleness = learner, recruiting, staleness
         self.buffer, self.concurrency, self.max_staleness = buffer, concurrency, max_staleness
@@ -237,7 +238,9 @@ class Buffered(Strategy):
             chosen = self.recruiting(ids, size, out, len(taken), getattr(grid, "available", None))
         if not chosen and not len(self.trips):
             if most is None:
-                raise FedlabError("the sampler drew nobody while nobody trains: there would never be an update")
+                raise FedlabError(
+                    "the sampler drew nobody while nobody trains: there would never be an update"
+                )
             self.ended = f"every client was asked {most} times (max_participations)"
             return
         if (
