@@ -188,7 +188,7 @@ class Traffic(WrappedGrid):
         }
 
     def summary(self) -> dict[str, Any]:
-        """All that was counted, for metrics.json; `docs/runs.md` has the keys."""
+        """All that was counted, for metrics.json; `docs/report.md` has the keys."""
         now, standing = self.now, self.standing
         members = standing.members
         classes = {name: self._classes.get(name, _Class()) for name in [*members, *self._classes]}

@@ -218,7 +218,7 @@ def quantity(value: float, kind: str) -> str:
 
 def meaning(weight: str) -> str:
     """What a staleness weight does, by its name; nothing if it is none of ours."""
-    return WEIGHTS.get(weight.split()[0], "") if weight.split() else ""
+    return WEIGHTS.get(weight.partition("(")[0].strip().lower(), "")
 
 
 def _counts(by_name: Mapping[str, int | str]) -> str:

@@ -15,6 +15,8 @@ from fedlab.report.verdict import strongest_of
 
 CEILING_DB = 60.0
 WIDTH = 5.0
+MOST_CLIENTS = 300
+"""Dots in a row at most."""
 _LONGEST_LABEL = 26
 
 Row = dict[str, Any]
@@ -134,7 +136,7 @@ def clients(data: Row) -> Markup | None:
     def draw(figure: Figure) -> None:
         axes: Axes = figure.subplots()
         for place, row in enumerate(rows):
-            values = [100 * value for value in row["per_client"]["values"]]
+            values = [100 * value for value in _thinned(row["per_client"]["values"])]
             height = _stacked(values)
             axes.plot(values, [-place + y for y in height], "o", color=CALM, markersize=4.5, alpha=0.6, mew=0)
             median = 100 * row["per_client"]["median"]
@@ -152,6 +154,13 @@ def clients(data: Row) -> Markup | None:
         axes.set_xlabel("test accuracy on the client's own mix of labels (%)")
 
     return inline("clients", "Accuracy of each client, per defense", (WIDTH, 0.75 + 0.62 * len(rows)), draw)
+
+
+def _thinned(values: list[float]) -> list[float]:
+    """At most `MOST_CLIENTS` of them, evenly by rank, the first and the last among them."""
+    if len(values) <= MOST_CLIENTS:
+        return values
+    return [values[place * (len(values) - 1) // (MOST_CLIENTS - 1)] for place in range(MOST_CLIENTS)]
 
 
 def _thresholds(line: Any, axes: Axes, threshold: float, *, vertical: bool) -> None:

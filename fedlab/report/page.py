@@ -68,6 +68,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         fleet=fleet_figures.panels(data["fleet"]),
         near_identical=reading.NEAR_IDENTICAL_DB,
         ceiling=figures.CEILING_DB,
+        most_clients=figures.MOST_CLIENTS,
     )
 
 

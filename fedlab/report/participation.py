@@ -39,18 +39,20 @@ def of_classes(traffic: list[Row]) -> list[Row]:
     for one in traffic:
         for entry in one["classes"]:
             found.setdefault(str(entry["name"]), []).append((entry, float(one.get("seconds") or 0.0)))
+    # Which class a device belongs to is drawn by the seed.
     devices = {
-        name: max(int(entry["devices"] or 0) for entry, _ in members) for name, members in found.items()
+        name: sum(int(one["devices"] or 0) for one, _ in members) / len(traffic)
+        for name, members in found.items()
     }
     everybody, uploads = sum(devices.values()), sum(int(one["uploads"]) for one in traffic)
     rows = []
     for name, members in found.items():
         own = sum(int(entry["uploads"]) for entry, _ in members)
-        room = sum(devices[name] * seconds for _, seconds in members)
+        room = sum(int(entry["devices"] or 0) * seconds for entry, seconds in members)
         rows.append(
             {
                 "name": name,
-                "devices": devices[name] or None,
+                "devices": round(devices[name]) or None,
                 "asked": sum(int(entry["asked"]) for entry, _ in members),
                 "uploads": own,
                 "counted": sum(int(entry["counted"]) for entry, _ in members),

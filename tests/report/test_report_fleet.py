@@ -91,6 +91,16 @@ def test_utilisation_is_of_the_seconds_that_a_class_has(fleet: AuditReport) -> N
     assert (old["asked"], old["counted"], old["share_of_uploads"]) == (126, 66, 0.1)
 
 
+def test_classes_that_the_seed_draws_are_averaged() -> None:
+    """40 and 60 of 100 devices are new: half of the fleet, and no device is counted twice."""
+    seeds = [traffic(SYNC, 10.0, 200), traffic(SYNC, 10.0, 200)]
+    for one, new in zip(seeds, (40, 60), strict=True):
+        one["classes"][0]["devices"], one["classes"][1]["devices"] = new, 100 - new
+    found = of_classes(seeds)
+    assert [(one["devices"], one["share_of_devices"]) for one in found] == [(50, 0.5), (50, 0.5)]
+    assert found[0]["utilisation"] == pytest.approx(200.0 / (40 * 10 + 60 * 10))
+
+
 def test_few_uploads_leave_nobody_out() -> None:
     """A fair share of 19 uploads may be nine by chance; of 20 it is told."""
     for uploads, told in ((190, 0), (200, 1)):
@@ -152,3 +162,13 @@ def test_numbers_in_words() -> None:
     assert unit_of(7300.0, "seconds") == (3600.0, "hours") and unit_of(119.0, "seconds") == (1.0, "seconds")
     assert unit_of(0.0, "bytes") == (1.0, "B")
     assert meaning("threshold (cutoff 5)").startswith(": an update counts in full") and meaning("mine") == ""
+    assert meaning("Polynomial(exponent=0.5)") == meaning("polynomial (exponent 0.5)") != ""
+
+
+def test_of_thousands_of_clients_some_are_drawn_and_none_is_lost(tmp_path: Path) -> None:
+    run = write_fleet_run(tmp_path / "run", seeds=(7,))
+    edit_metrics(run, per_client=[{"client": i, "records": 9, "accuracy": i / 5000} for i in range(2000)])
+    report = build(run)
+    assert len(report.data["utility"][0]["per_client"]["values"]) == 2000
+    page = report.html.read_text()
+    assert "of more than 300, so many, evenly by rank" in page and len(page) < 700_000
