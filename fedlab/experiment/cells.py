@@ -184,7 +184,14 @@ def assemble(
         arguments["root"] = RootUpdate(task, config, cell.seed, aggregator)
     if own.server_optimizer is not None:
         arguments["optimizer"] = own.server_optimizer
-    inner = make_strategy(settings, arguments, own, rule.server)
+    try:
+        inner = make_strategy(settings, arguments, own, rule.server)
+    except UsageError as error:
+        if defended is aggregator:
+            raise
+        raise UsageError(
+            f"with the defense {cell.defense}, which changes how updates are combined: {error}"
+        ) from error
     if defended is not aggregator and _combining(inner) is not defended:
         raise UsageError(
             f"the defense {cell.defense} changes how updates are combined, but the strategy"
