@@ -149,12 +149,23 @@ def _why_none(sigma: float, worst: float) -> str | None:
 
 def _calibrate(epsilon: float, delta: float, federation: Federation) -> float:
     """σ that keeps every client within ε, even one that is asked in every round."""
+    work = _hardest(federation)
+    return max(noise_multiplier_for(epsilon, delta, rate, steps) for rate, steps in work)
+
+
+def _hardest(federation: Federation) -> list[tuple[float, int]]:
+    """(sample rate, steps) of the clients whom no other exceeds in both; ε grows with either, and there may be too
+    many kinds of clients to calculate each."""
     config = federation.config
     work = {
-        (sample_rate(config.batch_size, records), steps_per_round(records, config) * federation.rounds)
+        (steps_per_round(records, config) * federation.rounds, sample_rate(config.batch_size, records))
         for records in federation.sizes
     }
-    return max(noise_multiplier_for(epsilon, delta, rate, steps) for rate, steps in work)
+    found: list[tuple[float, int]] = []
+    for steps, rate in sorted(work, reverse=True):
+        if not found or rate > found[-1][0]:
+            found.append((rate, steps))
+    return found
 
 
 def sample_rate(batch_size: int, records: int) -> float:
