@@ -143,7 +143,8 @@ def _schedule(found: list[Row]) -> Row | None:
         "weight": str(first["weight"]) if first.get("weight") else None,
         "staleness": [[staleness, counts[staleness]] for staleness in sorted(counts)],
         "mean_staleness": _mean([one.get("mean_staleness") for one in found]),
-        "expected_staleness": first["concurrency"] / buffer if buffer else None,
+        # Tasks that share the clients have each a part of them, which may change.
+        "expected_staleness": first["concurrency"] / buffer if buffer and not first.get("tasks") else None,
         **{
             name: _mean([one.get(name) for one in found])
             for name in ("discarded", "left_in_buffer", "under_way")

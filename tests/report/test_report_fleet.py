@@ -63,6 +63,20 @@ def test_staleness_is_pooled_and_set_beside_littles_law(fleet: AuditReport) -> N
     assert "counts 1/(1 + s)^exponent as much as a fresh one" in fleet.html.read_text()
 
 
+def test_tasks_that_share_the_clients_have_no_common_expectation(tmp_path: Path) -> None:
+    """Little's law holds for each task with its part of the clients, of which M and K say nothing."""
+    run = write_fleet_run(tmp_path / "run")
+    path = run / "metrics.json"
+    metrics = json.loads(path.read_text())
+    for cell in metrics["cells"].values():
+        if cell["schedule"]:
+            cell["schedule"]["tasks"] = [{"label": "a"}, {"label": "b"}]
+    path.write_text(json.dumps(metrics))
+    report = build(run)
+    assert rows(report)[BUFFERED]["schedule"]["expected_staleness"] is None
+    assert "Little" not in report.html.read_text() and "How stale updates are" in report.html.read_text()
+
+
 def test_courses_are_the_evaluations(fleet: AuditReport) -> None:
     assert rows(fleet)[BUFFERED]["courses"][1] == {
         "seed": 8,
