@@ -154,8 +154,8 @@ def _calibrate(epsilon: float, delta: float, federation: Federation) -> float:
 
 
 def _hardest(federation: Federation) -> list[tuple[float, int]]:
-    """(sample rate, steps) of the clients whom no other exceeds in both; ε grows with either, and there may be too
-    many kinds of clients to calculate each."""
+    """(sample rate, steps) of the clients whom no other exceeds in both: ε grows with either, and there
+    may be too many kinds of clients to calculate each."""
     config = federation.config
     work = {
         (steps_per_round(records, config) * federation.rounds, sample_rate(config.batch_size, records))

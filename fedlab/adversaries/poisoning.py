@@ -36,8 +36,8 @@ def poison(task: Task, owners: Owners, groups: Sequence[Group], seed: int) -> tu
     data, mine = task.train, dict[int, NDArray[np.int64]]()
     if not isinstance(data, Dataset):
         raise UsageError(
-            f"the records of {data.name} are made when they are asked for, and cannot be poisoned yet; say how"
-            " many there are, or choose an attack on updates"
+            f"the records of {data.name} are made when they are asked for, and cannot be poisoned yet; say"
+            " how many there are, or choose an attack on updates"
         )
     images, labels, origins, end = [data.x], [data.y], [np.arange(len(data))], len(data)
     for group in groups:

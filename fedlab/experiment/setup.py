@@ -222,8 +222,8 @@ def divide(scenario: Scenario, task: Task) -> dict[int, Sequence[NDArray[np.int6
 
 
 def _checked(task: Task, clients: int) -> Sequence[NDArray[np.int64]]:
-    """The owners that a task brings, refused by name where they cannot be; of a population that is never listed,
-    the first and the last are looked at."""
+    """The owners that a task brings, refused by name where they cannot be; of a population that is never
+    listed, the first and the last are looked at."""
     given = () if task.owners is None else task.owners
     if len(given) != clients:
         raise UsageError(
