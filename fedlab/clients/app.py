@@ -49,8 +49,9 @@ BEFORE, AGE = "fedlab.memory.before", "fedlab.memory.round"
 EPOCHS = "local-epochs"
 """Key of a message's "config" by which a client is told to do less (or more) than the others."""
 
-LOST = "lost-since"
-"""Key of a message's "config": none of the client's updates has counted from that round on."""
+LOST, LOST_REPEAT = "lost-since", "lost-since-repeat"
+"""Keys of a message's "config": none of the client's updates has counted from that round on; where it was sent
+the model of that round several times, from which of them on (0 for the first)."""
 
 REPEAT = "repeat"
 """Key of a message's "config": how often the client was sent the same model before; its draws then differ."""
@@ -140,7 +141,7 @@ class CohortApp(ClientApp):
             _remember(context, BEFORE, jobs[row].memory)
             _remember(context, MEMORY, {name: value[row] for name, value in result.memory.items()})
             if result.memory:
-                context.state[AGE] = ConfigRecord({"round": jobs[row].round})
+                context.state[AGE] = ConfigRecord({"round": jobs[row].round, "repeat": jobs[row].repeat})
             _remember(context, PERSONAL, {name: result.state[name][row] for name in kept})
         replies = []
         for row, (message, job) in enumerate(zip(messages, jobs, strict=True)):
@@ -212,9 +213,18 @@ class CohortApp(ClientApp):
 def _recalled(context: Context, told: ConfigRecord) -> State:
     """What the client's rule remembers of the rounds in which its update counted."""
     made = context.state.config_records.get(AGE)
-    undone = made is not None and LOST in told and int(str(made["round"])) >= int(str(told[LOST]))
+    undone = (
+        made is not None
+        and LOST in told
+        and _stamp(made, "round", "repeat") >= _stamp(told, LOST, LOST_REPEAT)
+    )
     record = context.state.get(BEFORE if undone else MEMORY)
     return tensors(cast(ArrayRecord, record)) if record else {}
+
+
+def _stamp(record: ConfigRecord, round: str, repeat: str) -> tuple[int, int]:
+    """Which of a client's messages a record speaks of."""
+    return int(str(record[round])), int(str(record.get(repeat, 0)))
 
 
 def _remember(context: Context, key: str, state: State) -> None:

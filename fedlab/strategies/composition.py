@@ -82,7 +82,8 @@ class Composition(Strategy):
             instructions.message(node, epochs=work[node], lost_since=self._out_of_step.since(node))
             for node in self.schedule.order(list(work), server_round)
         ]
-        self._out_of_step.asked(work, server_round)  # until its update has counted
+        for node in work:
+            self._out_of_step.asked(node, server_round)  # until its update has counted
         return messages
 
     def aggregate_train(

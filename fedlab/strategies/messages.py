@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
-from fedlab.clients.app import EPOCHS, LOST, REPEAT
+from fedlab.clients.app import EPOCHS, LOST, LOST_REPEAT, REPEAT
 
 
 class Instructions:
@@ -21,13 +21,16 @@ class Instructions:
     def __init__(self, records: Mapping[str, ArrayRecord], config: ConfigRecord, round: int) -> None:
         self.records, self.round = dict(records), round
         self._about = {**config, "server-round": round}
-        self._contents: dict[tuple[int, int, int], RecordDict] = {}
+        self._contents: dict[tuple[int, int, int, int], RecordDict] = {}
 
-    def message(self, node: int, *, epochs: int = 0, lost_since: int = 0, repeat: int = 0) -> Message:
+    def message(
+        self, node: int, *, epochs: int = 0, lost_since: tuple[int, int] = (0, 0), repeat: int = 0
+    ) -> Message:
         """The message to `node`; what is 0 is not said."""
-        key = epochs, lost_since, repeat
+        key = epochs, *lost_since, repeat
         if key not in self._contents:
-            said = {name: n for name, n in zip((EPOCHS, LOST, REPEAT), key, strict=True) if n}
+            names = EPOCHS, LOST, LOST_REPEAT, REPEAT
+            said = {name: n for name, n in zip(names, key, strict=True) if n}
             self._contents[key] = RecordDict({**self.records, "config": ConfigRecord(self._about | said)})
         return Message(self._contents[key], dst_node_id=node, message_type=MessageType.TRAIN)
 
@@ -44,27 +47,26 @@ class OutOfStep:
 
     def __init__(self, matters: bool) -> None:
         self.matters = matters
-        self._since: dict[int, int] = {}  # by node, the round from which on none of its updates has counted
+        self._since: dict[int, tuple[int, int]] = {}  # by node; none of its updates has counted from there on
 
-    def since(self, node: int) -> int:
-        """The round from which on the node has to forget what it did; 0 for none."""
-        return self._since.get(node, 0)
+    def since(self, node: int) -> tuple[int, int]:
+        """(round, repeat) of the message from which on the node has to forget what it did; (0, 0) for none."""
+        return self._since.get(node, (0, 0))
 
-    def asked(self, nodes: Iterable[int], round: int) -> None:
-        """They were sent a message, whose answer may be lost."""
+    def asked(self, node: int, round: int, repeat: int = 0) -> None:
+        """It was sent the round's model, for the `repeat`-th time again; the answer may be lost."""
         if self.matters:
-            for node in nodes:
-                self._since.setdefault(node, round)
+            self._since.setdefault(node, (round, repeat))
 
     def counted(self, nodes: Iterable[int]) -> None:
         """Their updates count."""
         for node in nodes:
             self._since.pop(node, None)
 
-    def values(self) -> list[tuple[int, int]]:
+    def values(self) -> list[tuple[int, int, int]]:
         """For a checkpoint."""
-        return list(self._since.items())
+        return [(node, *since) for node, since in self._since.items()]
 
-    def restore(self, values: Iterable[tuple[int, int]]) -> None:
+    def restore(self, values: Iterable[tuple[int, int, int]]) -> None:
         """What `values` gave."""
-        self._since = {node: since for node, since in values}
+        self._since = {node: (round, repeat) for node, round, repeat in values}

@@ -251,13 +251,11 @@ class Buffered(Strategy):
             records = self.learner.records(arrays, model)
             self._instructions = arrays, Instructions(records, config or ConfigRecord(), number)
         instructions = self._instructions[1]
-        messages = [
-            instructions.message(
-                node, lost_since=self._out_of_step.since(node), repeat=self.trips.repeats(node, number)
-            )
-            for node in chosen
-        ]
-        self._out_of_step.asked(chosen, number)
+        messages = []
+        for node in chosen:
+            lost, repeat = self._out_of_step.since(node), self.trips.repeats(node, number)
+            messages.append(instructions.message(node, lost_since=lost, repeat=repeat))
+            self._out_of_step.asked(node, number, repeat)
         for message_id, message in numbered(grid.push_messages(messages), messages):
             node = message.metadata.dst_node_id
             self.trips.start(message_id, Trip(node, number, clocked.now, message, self.token(number)))
@@ -329,7 +327,7 @@ class Buffered(Strategy):
         if made is None:
             self.why_skipped = self.learner.why_skipped
             for arrival in arrivals:
-                self._out_of_step.asked([arrival.node], arrival.round or number)
+                self._out_of_step.asked(arrival.node, arrival.round or number, arrival.repeat)
         return made
 
     def cautions(self, seconds: Sequence[float]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flwr.app import Message
@@ -84,9 +84,18 @@ def moved(client: int, x: float, config: ClientConfig = FIVE) -> float:
     return float(share * (CENTRES[client % 3] - x))
 
 
+class Late(NamedTuple):
+    """An update, the model that it started from, and how many versions were made meanwhile."""
+
+    client: int
+    delta: float
+    start: float
+    late: int
+
+
 def event_loop(
     times: Sequence[float],
-    step: Callable[[float, list[tuple[float, float, int]]], float],
+    step: Callable[[float, list[Late]], float],
     buffer: int,
     versions: int,
     most: int | None = None,
@@ -95,9 +104,12 @@ def event_loop(
     staleness of each upload.
 
     Args:
-        step: (x, [(Δ, the model that it started from, staleness)]) -> the next x.
+        step: (x, the buffer) -> the next x.
     """
-    x, version, held, models, seen = 0.0, 0, [], [], []
+    x, version = 0.0, 0
+    held: list[Late] = []
+    models: list[float] = []
+    seen: list[int] = []
     queue = [(seconds, order, order, 0.0, 0) for order, seconds in enumerate(times)]
     order = len(queue)
     heapq.heapify(queue)
@@ -109,7 +121,7 @@ def event_loop(
             seen.append(version - born)
             if most is not None and seen[-1] > most:
                 continue
-            held.append((moved(client, start), start, seen[-1]))
+            held.append(Late(client, moved(client, start), start, seen[-1]))
             if len(held) == buffer:
                 x, held, version = step(x, held), [], version + 1
                 models.append(x)

@@ -26,7 +26,7 @@ from fedlab.tasks import State
 from fedlab.testing.contract import same
 from fedlab.testing.federation import owners, small_task
 from tests.clients.quadratics import Federation
-from tests.strategies.asynchronous.scenes import SEED, event_loop, federation, moved, server
+from tests.strategies.asynchronous.scenes import SEED, Late, event_loop, federation, server
 
 LEARNERS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -87,8 +87,8 @@ def test_any_fleet_does_what_an_event_loop_does(times: list[float], buffer: int,
         times, buffer=buffer, concurrency=len(times), staleness=Polynomial(0.5), max_staleness=most
     )
 
-    def step(x: float, held: list[tuple[float, float, int]]) -> float:
-        return x + sum(delta / math.sqrt(1 + late) for delta, _, late in held) / buffer
+    def step(x: float, held: list[Late]) -> float:
+        return x + sum(one.delta / math.sqrt(1 + one.late) for one in held) / buffer
 
     models, seen = event_loop(times, step, buffer, 12, most)
     assert clients.path(12) == pytest.approx(models, rel=1e-12, abs=1e-12)
@@ -126,10 +126,10 @@ def test_fedasync_mixes_each_model_in(staleness: Any, weight: Callable[[int], fl
     times = [1.0, 1.1, 0.9, 1.3, 0.7, 9.0]
     clients, strategy = asynchronous(times, mixing=0.6, staleness=staleness)
 
-    def step(x: float, held: list[tuple[float, float, int]]) -> float:
-        ((delta, start, late),) = held
-        share = 0.6 * weight(late)
-        return (1 - share) * x + share * (start + delta)
+    def step(x: float, held: list[Late]) -> float:
+        (one,) = held
+        share = 0.6 * weight(one.late)
+        return (1 - share) * x + share * (one.start + one.delta)
 
     models, seen = event_loop(times, step, 1, 80)
     assert clients.path(80) == pytest.approx(models, rel=1e-12, abs=1e-12)
@@ -140,8 +140,8 @@ def test_fedasync_with_the_whole_weight_takes_the_clients_model() -> None:
     """α = 1, s constant: x = y. Numbers of binary fractions: x from 0, half of the way to b at each visit."""
     clients, _ = asynchronous([1.0, 2.5, 4.0], mixing=1.0, staleness="constant")
 
-    def step(x: float, held: list[tuple[float, float, int]]) -> float:
-        return held[0][1] + held[0][0]
+    def step(x: float, held: list[Late]) -> float:
+        return held[0].start + held[0].delta
 
     models, _ = event_loop([1.0, 2.5, 4.0], step, 1, 30)
     assert clients.path(30) == pytest.approx(models, rel=1e-14, abs=1e-14)
@@ -151,7 +151,5 @@ def test_a_buffer_of_one_of_equal_weights_adds_each_delta() -> None:
     """FedAsync's delta form: x ← x + γ Δ, Δ measured from the model that the client started from."""
     times = [1.0, 2.5, 4.0]
     clients, _ = federation(times, buffer=1, concurrency=3, optimizer=SGD(learning_rate=0.5))
-    models, _ = event_loop(times, lambda x, held: x + 0.5 * held[0][0], 1, 40)
+    models, _ = event_loop(times, lambda x, held: x + 0.5 * held[0].delta, 1, 40)
     assert clients.path(40) == pytest.approx(models, rel=1e-12, abs=1e-12)
-
-
