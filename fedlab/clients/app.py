@@ -50,8 +50,8 @@ EPOCHS = "local-epochs"
 """Key of a message's "config" by which a client is told to do less (or more) than the others."""
 
 LOST, LOST_REPEAT = "lost-since", "lost-since-repeat"
-"""Keys of a message's "config": none of the client's updates has counted from that round on; where it was sent
-the model of that round several times, from which of them on (0 for the first)."""
+"""Keys of a message's "config": none of the client's updates has counted from that round on; where it was
+sent the model of that round several times, from which of them on (0 for the first)."""
 
 REPEAT = "repeat"
 """Key of a message's "config": how often the client was sent the same model before; its draws then differ."""

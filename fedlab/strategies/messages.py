@@ -50,7 +50,7 @@ class OutOfStep:
         self._since: dict[int, tuple[int, int]] = {}  # by node; none of its updates has counted from there on
 
     def since(self, node: int) -> tuple[int, int]:
-        """(round, repeat) of the message from which on the node has to forget what it did; (0, 0) for none."""
+        """(round, repeat) of the message from which on the node has to forget; (0, 0) for none."""
         return self._since.get(node, (0, 0))
 
     def asked(self, node: int, round: int, repeat: int = 0) -> None:

@@ -81,7 +81,7 @@ class Recruiting:
         picks = checked(self.sampler, self.sampler(population, size, self.draws, generator), free)
         if len(picks) > size:
             raise PluginError(
-                f"{called(self.sampler)} returned {len(picks)} clients; expected at most {size}, the room that"
-                " there is"
+                f"{called(self.sampler)} returned {len(picks)} clients; expected at most {size}, as there"
+                " is room for"
             )
         return picks

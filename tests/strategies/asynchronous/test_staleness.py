@@ -55,7 +55,7 @@ def test_the_tables(given: Any, table: list[float]) -> None:
     ],
 )
 def test_what_is_out_of_range_is_refused(make: Any) -> None:
-    with pytest.raises(UsageError, match="expected|set it to 1|take"):
+    with pytest.raises(UsageError, match=r"expected|set it to 1|take"):
         make()
 
 
@@ -67,7 +67,7 @@ def asynchronous(**options: Any) -> object:
         "seed": 1,
         "parameters": ["x"],
     }
-    return fedasync(**(given | {"concurrency": 2} | options))  # type: ignore[arg-type]
+    return fedasync(**(given | {"concurrency": 2} | options))
 
 
 @pytest.mark.parametrize("found", [math.nan, -0.1, 1.1, "much", None])
@@ -104,8 +104,8 @@ def test_by_what_the_sum_is_divided(division: str, copies: tuple[int, ...]) -> N
 
 
 def test_an_update_that_is_too_stale_is_thrown_away_and_told() -> None:
-    """K = 1, two clients of 1 s and 4.5 s, none older than 3: the slow one's first is 4 versions late. It makes
-    no version; the quick one's do."""
+    """K = 1, two clients of 1 s and 4.5 s, none older than 3: the slow one's first is 4 versions late. It
+    makes no version; the quick one's do."""
     thrown: list[int] = []
     clients, strategy = federation([1.0, 4.5], buffer=1, concurrency=2, max_staleness=3)
     strategy.thrown = thrown.append
@@ -131,9 +131,9 @@ def test_a_weight_of_zero_takes_a_place_in_a_sum_that_is_divided_by_k_and_none_e
 def test_the_expected_discard_rate() -> None:
     """Half of the devices take 1 s, half 19 s: E[T] = 10 s. M = 10, K = 1: a version a second, if all count.
 
-    None staler than 18: slow trips see 19 versions if all count, so some are lost; none staler than 19: nobody.
-    None staler than 4: were the share k kept, slow trips would see 19 k versions. Half of the updates are slow:
-    k = 0.5 is what is left when all of them are lost (9.5 > 4), and is consistent.
+    None staler than 18: slow trips see 19 versions if all count, so some are lost; none staler than 19:
+    nobody. None staler than 4: were the share k kept, slow trips would see 19 k versions. Half of the
+    updates are slow: k = 0.5 is what is left when all of them are lost (9.5 > 4), and is consistent.
     """
     times = [1.0, 19.0] * 10
     assert discard_rate(times, 10, 1, 19) == pytest.approx(0.0, abs=1e-9)

@@ -48,7 +48,7 @@ def run(
 def test_a_client_never_trains_twice_at_once(
     count: int, concurrency: int, buffer: int, dropout: float, equal: bool, timeout: float | None
 ) -> None:
-    """`Books` fails at the first that does. N = M, N < M (then all train) and a listed or unlisted population."""
+    """`Books` fails at the first that does. N = M, N < M (then all train), a population listed or not."""
     times = [1.0] if equal else half_normal(7)
     if timeout is not None:
         times = [min(one, 1.2) for one in times] + [0.5]
@@ -160,7 +160,7 @@ def test_a_fleet_that_is_gone_for_good_ends_the_run() -> None:
         def online_until(self, count: int) -> float:
             return 1.0
 
-    fleet = SimulatedFleet(4, time=[0.75], availability=Gone())  # type: ignore[arg-type]
+    fleet = SimulatedFleet(4, time=[0.75], availability=Gone())
     for timeout in (None, 5.0):
         with pytest.raises(FedlabError, match="no device is ever there again"):
             run(server(buffer=1, concurrency=2), fleet, 50, timeout=timeout)
@@ -217,8 +217,8 @@ def test_samplers_of_whole_rounds_are_refused(sampler: Any) -> None:
 
 @pytest.mark.parametrize("count", [12, 400])
 def test_clients_that_are_there_are_asked_at_once(count: int) -> None:
-    """Devices that are there for half of the day, each at its own time: nobody who is away is asked as long as
-    somebody is there, in a population that is listed and in one that is not."""
+    """Devices that are there for half of the day, each at its own time: nobody who is away is asked as long
+    as somebody is there, in a population that is listed and in one that is not."""
     fleet = SimulatedFleet(
         count, time=HalfNormal(scale=0.05), availability=Availability(period=24.0, up=12.0)
     )
