@@ -151,7 +151,7 @@ class Books(WrappedGrid):
             node = message.metadata.dst_node_id
             assert node not in self.busy.values(), f"node {node} is asked while it trains"
             self.busy[message_id] = node
-            version = int(message.content["config"]["server-round"])
+            version = int(message.content["config"]["server-round"])  # type: ignore[arg-type]
             self.asked.append((self.now, node, version))
         self.most = max(self.most, len(self.busy))
 
