@@ -10,7 +10,10 @@ from fedlab import plugins
 ROOT = Path(__file__).resolve().parent.parent
 RUN = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("fleets", "flower", "populations", "robustness")),
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("fleets", "flower", "populations", "privacy-async", "robustness")
+    ),
 ]
 PAGES = [*RUN, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)

@@ -125,6 +125,26 @@ def test_what_was_turned_away_is_charged_all_the_same() -> None:
     assert scene.ledger.events == [Event(client, 2, 1.5, 0.25, 4) for client in (0, 1)]
 
 
+def test_a_client_that_is_sent_the_same_model_again_is_charged_again() -> None:
+    scene = Scene()
+    for repeat in (0, 1):
+        message = scene.asked(2, 0)
+        if repeat:
+            message.content["config"] = ConfigRecord({"server-round": 2, "repeat": repeat})
+        scene.watcher(message, answer(message, **NOISE))
+    assert scene.ledger.events == [Event(0, 2, 1.5, 0.25, 4), Event(0, 2, 1.5, 0.25, 4, 1)]
+
+
+def test_the_ledger_knows_whose_updates_were_turned_away_for_what_they_held() -> None:
+    """Not those that came too late or were too many; and again after a checkpoint."""
+    scene, other = Scene(), Scene()
+    for client, kind in enumerate(["norm", "late", "quorum", "not-finite", "surplus"]):
+        message = scene.asked(1, client)
+        scene.watcher.reject(message, answer(message), kind, "why")
+    other.watcher.restore(scene.watcher.snapshot())
+    assert scene.ledger.turned_away == other.ledger.turned_away == {0, 3}
+
+
 @pytest.mark.parametrize(
     "claim",
     [

@@ -20,6 +20,12 @@ def test_it_is_what_the_accountant_says_of_steps_without_sampling(sigma: float, 
     assert exact <= prv_epsilon({(sigma, 1.0): steps}, 1e-5) <= exact * 1.01
 
 
+@pytest.mark.parametrize(("steps", "known"), [(10, 3.341409), (3, 1.698035)])
+def test_it_is_what_another_library_says(steps: int, known: float) -> None:
+    """dp-accounting 0.5.1, PLD: `steps` Gaussian events with noise multiplier 4, δ = 1e-5."""
+    assert gaussian_epsilon(math.sqrt(steps) / 4.0, 1e-5) == pytest.approx(known, abs=1e-5)
+
+
 @given(mu=st.floats(0.01, 20.0), delta=st.floats(1e-9, 0.1))
 def test_delta_at_epsilon_is_delta(mu: float, delta: float) -> None:
     epsilon = gaussian_epsilon(mu, delta)

@@ -75,3 +75,13 @@ def test_what_cannot_be_written_down_must_not_be_released(tmp_path: Path) -> Non
     journal.add(event(1, 1))
     with pytest.raises(BackendError, match="cannot write"):
         journal.flush()
+
+
+def test_a_journal_from_before_there_were_repeats_still_loads(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    path.write_text('{"client": 1, "round": 2, "noise_multiplier": 1.0, "sample_rate": 0.1, "steps": 2}\n')
+    journal = Journal(path)
+    assert journal.events == [Event(1, 2, 1.0, 0.1, 2)] and journal.events[0].repeat == 0
+    journal.add(Event(1, 2, 1.0, 0.1, 2))
+    journal.add(Event(1, 2, 1.0, 0.1, 2, repeat=1))
+    assert journal.participations() == {1: 1} and journal.steps()[1].total() == 4

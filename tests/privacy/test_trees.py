@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlab.errors import UsageError
+from fedlab.privacy import rdp_epsilon
 from fedlab.privacy.trees import nodes, place, squared_sensitivity, width, worst_squared_sensitivity
 
 Node = tuple[int, int]
@@ -118,3 +119,11 @@ def test_a_step_that_never_was_is_refused() -> None:
         with pytest.raises(UsageError, match="expected one of 1 to 4"):
             squared_sensitivity([step], 4)
     assert squared_sensitivity([], 0) == 0 and np.isscalar(worst_squared_sensitivity(3, 0))
+
+
+@pytest.mark.parametrize(("steps", "known"), [(4, 1.445622), (5, 1.445622), (8, 1.693718), (16, 1.914250)])
+def test_one_participation_costs_what_another_library_says(steps: int, known: float) -> None:
+    """dp-accounting 0.5.1: `SingleEpochTreeAggregationDpEvent(5.0, steps)`, by its RDP accountant at δ = 1e-5
+    (under zero-out adjacency, the only one that it allows there)."""
+    sigma = 5.0 / worst_squared_sensitivity(1, steps) ** 0.5
+    assert rdp_epsilon({(sigma, 1.0): 1}, 1e-5) == pytest.approx(known, abs=1e-5)
