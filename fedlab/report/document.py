@@ -12,6 +12,7 @@ from fedlab.report.limits import limits, threat_models
 from fedlab.report.reading import LEVELS
 from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
+from fedlab.report.tasks import task_rows
 from fedlab.report.verdict import verdict
 
 _DATASET = ("name", "source", "licence", "sha256", "synthetic", "train", "test", "classes")
@@ -39,6 +40,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "guarantees": guarantees,
         "integrity": integrity_rows(run),
         "fleet": fleet(run),
+        "tasks": task_rows(run),
         "threat_models": threat_models(run, attacks),
         "metrics": {
             name: {

@@ -195,6 +195,8 @@ def _victims(run: Run) -> list[str]:
             if any(truth.get(key) is None for key in ("observed", "empty", "eligible")):
                 continue
             observed, empty, eligible = (int(truth[key]) for key in ("observed", "empty", "eligible"))
+            if observed == 0 and run.metrics.get(cell, {}).get("tasks"):
+                continue  # nothing is observed of several tasks, and nothing is said of what leaks
             if observed == 0:
                 found.append(
                     f"{cell}: nothing was attacked, for no valid update of the observed rounds reached the"

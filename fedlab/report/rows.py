@@ -124,7 +124,8 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
             ]
             personal = any(one.get("personal") is True for one in measured)
             # Personal models are tested in each client's own mix: no proportion of the test records.
-            test = None if personal else (run.manifest.get("dataset") or {}).get("test")
+            several = any(one.get("tasks") for one in measured)  # whose accuracy is a mean over test sets
+            test = None if personal or several else (run.manifest.get("dataset") or {}).get("test")
             bounds, kind = _accuracy_interval(accuracies, test)
             rows.append(
                 {
