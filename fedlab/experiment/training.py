@@ -15,9 +15,9 @@ from typing import Any, cast
 from flwr.serverapp import Grid
 
 from fedlab.audit import archive
-from fedlab.errors import FedlabError
 from fedlab.experiment.cells import Cell, Parts, Trained
 from fedlab.experiment.checkpoints import Checkpoints, clear
+from fedlab.experiment.diary import Diary
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.evaluation import TOLD, evaluate, integrity, per_client, told, weights_sha256
@@ -31,27 +31,18 @@ from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, client_of, quiet_logger
 from fedlab.runtime.arrays import array_record, tensors
-from fedlab.runtime.tap import Missing
+from fedlab.runtime.devices import sample_nominal
 from fedlab.snapshot import Resumable, Snapshot
 from fedlab.strategies.asynchronous import Buffered
 from fedlab.strategies.rounds import Round, rounds
 from fedlab.tasks import State
 from fedlab.tasks.population import sizes
 
-PATIENCE = 3
-"""A run whose first so many rounds brought nothing but failures is given up."""
-
-NAMED = 100
-"""Clients that one event names at most."""
-
 SAMPLED = 500
-"""Devices of whose speed is looked at before training."""
+"""Devices whose speed is looked at before an asynchronous strategy starts."""
 
 DISCARDED = "discarded"
 """What became of a trip whose update was too stale."""
-
-DIVERGING = ("norm", "not-finite")
-"""Kinds of rejection that mean that training diverges, rather than that a client is broken."""
 
 
 class Training:
@@ -68,7 +59,8 @@ class Training:
     ) -> None:
         quiet_logger()
         self.cell, self.setup, self.directory, self.progress = cell, setup, directory, progress
-        self.title = f"train {cell.name}"
+        self.diary = Diary(directory, progress, cell.name)
+        self.title = self.diary.title
         self.scenario = scenario = setup.under(cell)
         self.owners, self.defense = setup.owners[cell.seed], setup.defenses[cell.defense]
         self.adversaries = setup.adversaries[cell.seed]
@@ -78,7 +70,9 @@ class Training:
             if setup.grid is None
             else setup.grid(cell)
         )
-        fleet = self.grid.fleet if isinstance(self.grid, SimulationGrid) else None
+        fleet = None
+        if isinstance(self.grid, SimulationGrid):
+            fleet, self.grid.idle = self.grid.fleet, self.diary.idle
         self.traffic = Traffic(self.grid, fleet, cell.seed)
         if isinstance(self.parts.strategy, Buffered):
             self.parts.strategy.thrown = lambda node: self.traffic.unused([client_of(node)], DISCARDED)
@@ -87,10 +81,10 @@ class Training:
             self.parts.model,
             self.parts.config,
             () if self.parts.tasks else scenario.audit.rounds,
-            self._failed,
+            self.diary.failed,
             self.journal,
             self._rejected,
-            self._missed,
+            self.diary.missed,
             sums=self.defense.sees == "sums",
         )
         learner = getattr(self.parts.strategy, "learner", None)
@@ -119,10 +113,9 @@ class Training:
         if resumable:
             self._restore()
         for caution in self._cautions():
-            self.directory.event("caution", cell=self.cell.name, reason=caution)
-            self.progress.message(f"warning: {self.title}: {caution}")
+            self.diary.caution(caution)
         keeps = resumable and self.scenario.checkpoint.every > 0
-        patient = stop.patient(self._stopping) if keeps else nullcontext()
+        patient = stop.patient(self.diary.stopping) if keeps else nullcontext()
         with patient, global_draws(self.cell) as begin:
             begin(self.done + 1)
             self.ended = self.milestones.over(self.traffic.now)  # of a run that was killed at its end
@@ -140,7 +133,7 @@ class Training:
                     break
             self.ended = self.ended or getattr(self.parts.strategy, "ended", "")
             if self.ended:
-                self.directory.event("ended early", cell=self.cell.name, round=self.done, reason=self.ended)
+                self.diary.event("ended early", round=self.done, reason=self.ended)
             result = self._finish()
             if stop.asked:
                 raise KeyboardInterrupt
@@ -151,7 +144,7 @@ class Training:
         for part in (self.parts.strategy, self.grid):
             if not isinstance(part, Resumable):
                 reason = f"{type(part).__name__} has no snapshot() and restore()"
-                self.directory.event("no checkpoints", cell=self.cell.name, reason=reason)
+                self.diary.event("no checkpoints", reason=reason)
                 return False
         return True
 
@@ -189,11 +182,10 @@ class Training:
         self.train_loss = values["train_loss"]
 
     def _restore(self) -> None:
-        snapshot = self.checkpoints.load(self._damaged)
+        snapshot = self.checkpoints.load(self.diary.damaged)
         if snapshot is not None:
             self.restore(snapshot)
-            self.directory.event("goes on", cell=self.cell.name, round=self.done)
-            self.progress.message(f"{self.title}: goes on after round {self.done}")
+            self.diary.goes_on(self.done)
             self.progress.advance(self.title, self.done)
 
     def _rounds(self) -> Iterator[Round]:
@@ -215,14 +207,21 @@ class Training:
         self.done, self.state = round.number, tensors(round.arrays)
         if not round.updated:
             self.skipped += 1
-            reason = getattr(self.parts.strategy, "why_skipped", "") or self.watcher.why_lost(round.number)
-            reason = reason or "the strategy made no model of the replies"
-            self.directory.event("skipped round", cell=self.cell.name, round=round.number, reason=reason)
+            reasons = (
+                getattr(self.parts.strategy, "why_skipped", ""),
+                self.diary.waited,
+                self.watcher.why_lost(round.number),
+                "the strategy made no model of the replies",
+            )
+            self.diary.skipped(round.number, next(filter(None, reasons)))
         if seen := self.watcher.take():
             archive.add(self.directory.path / "observations" / self.cell.name, seen)
         found = round.train.get("train-loss") if round.train else None
         self.train_loss = None if found is None else float(str(found))
-        self._give_up_if_hopeless()
+        last = self.done == self.scenario.strategy.rounds
+        skip = getattr(self.parts.strategy, "why_skipped", "")
+        self.diary.give_up_if_hopeless(self.watcher, self.done, self.skipped, last, skip)
+        self.diary.waited = ""
         note = self._counts(round)
         if self.milestones.due(self.done):
             measured = self._evaluate(each=False)
@@ -237,32 +236,6 @@ class Training:
         if took is None:  # the strategy does not say
             took = max(0, cohort - lost["failed"] - lost["rejected"] - lost["late"]) if round.updated else 0
         return ", ".join([f"{took} clients", *(f"{count} {word}" for word, count in lost.items() if count)])
-
-    def _give_up_if_hopeless(self) -> None:
-        """A report on a model that never learned would mislead, and cost hours."""
-        failures = self.watcher.failures
-        rejections = [one for one in self.watcher.rejections if one[2] != "quorum"]  # nobody's fault
-        last = self.done == self.scenario.strategy.rounds
-        if self.skipped < self.done or not (last or (self.done >= PATIENCE and (failures or rejections))):
-            return
-        late = sum(self.watcher.late.values())
-        why = f"{late} of {self.watcher.asked} updates" if late else "too few replies"
-        why += " came too late" if late else " came in time"
-        why += "; raise strategy.deadline, or lower strategy.quorum"
-        if not late and not self.watcher.rejections:
-            why = getattr(self.parts.strategy, "why_skipped", "") or why
-        if rejections:
-            _, client, kind, reason = rejections[0]
-            why = f"client {client}'s update was turned away first ({kind}: {reason})"
-            if kind in DIVERGING:
-                why += ": training diverged; lower clients.learning_rate or clip"
-        if failures:
-            _, client, reason = failures[0]
-            why = f"client {client} failed first, with: {reason.strip().splitlines()[-1]}"
-        message = f"{self.title}: not one of the first {self.done} rounds had enough usable updates: {why}"
-        if failures or self.watcher.rejections:
-            message += "\nThe run directory's events.jsonl holds each reason in full"
-        raise FedlabError(message)
 
     def _evaluate(self, *, each: bool) -> Measured:
         """Loss and accuracy on the test set, and each client's: of personal models as the clients say, of a
@@ -352,33 +325,16 @@ class Training:
             self.journal.add(event)
         self.journal.flush()
 
-    def _failed(self, round: int, client: int, reason: str) -> None:
-        self.directory.event("client failed", cell=self.cell.name, round=round, client=client, reason=reason)
-
     def _cautions(self) -> list[str]:
         """Settings of an asynchronous strategy that are allowed, and seldom meant."""
         strategy, grid = self.parts.strategy, self.grid
         if not isinstance(strategy, Buffered) or not isinstance(grid, SimulationGrid):
             return []
-        nominal, count = getattr(grid.fleet, "nominal", None), grid.fleet.count
-        ids = range(0, count, max(1, count // SAMPLED))
-        return strategy.cautions([nominal(device, grid.seed) for device in ids] if nominal else [1.0])
+        return strategy.cautions(sample_nominal(grid.fleet, grid.seed, SAMPLED))
 
     def _rejected(self, round: int, client: int, kind: str, reason: str) -> None:
-        about = {"round": round, "client": client, "kind": kind, "reason": reason}
-        self.directory.event("update rejected", cell=self.cell.name, **about)
+        self.diary.rejected(round, client, kind, reason)
         self.traffic.unused([client])
-
-    def _missed(self, round: int, why: Missing, clients: list[int]) -> None:
-        about = {"round": round, "count": len(clients), "clients": clients[:NAMED]}
-        self.directory.event(f"clients {why}", cell=self.cell.name, **about)
-
-    def _damaged(self, what: str) -> None:
-        self.directory.event("damaged checkpoint", cell=self.cell.name, reason=what)
-        self.progress.message(f"warning: {self.title}: {what}; the one before it counts")
-
-    def _stopping(self) -> None:
-        self.progress.message("stopping after this round; Ctrl-C again stops at once")
 
 
 def checkpoints_of(directory: RunDirectory, cell: Cell) -> Path:
