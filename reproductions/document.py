@@ -13,7 +13,17 @@ from reproductions.study import ROOT
 
 PAGE = ROOT / "docs" / "reproductions.md"
 BEGIN, END = "<!-- results: written by the reproductions -->", "<!-- end of results -->"
-NAMES = ("fedprox", "momentum", "hypernetworks", "robustness", "adversarial", "gba_switch")
+NAMES = (
+    "fedprox",
+    "momentum",
+    "hypernetworks",
+    "hypernetworks_fashion",
+    "robustness",
+    "adversarial",
+    "fedbuff",
+    "fedbuff_fashion",
+    "gba_switch",
+)
 FULL = ("hypernetworks_full",)
 """Paper-size studies, which `make reproduce-full` runs."""
 

@@ -18,15 +18,15 @@ def measure(outcome: Outcome) -> Figures:
 
 
 def accuracy(figures: Figures) -> float:
-    return statistics.fmean(figures["accuracy"][-LAST:])
+    return float(statistics.fmean(figures["accuracy"][-LAST:]))
 
 
 def loss(figures: Figures) -> float:
-    return statistics.fmean(figures["loss"][-LAST:])
+    return float(statistics.fmean(figures["loss"][-LAST:]))
 
 
 def spread(figures: Figures) -> float:
-    return statistics.stdev(figures["accuracy"][-TAIL:])
+    return float(statistics.stdev(figures["accuracy"][-TAIL:]))
 
 
 def _ratio(found: Found) -> tuple[float, ...]:

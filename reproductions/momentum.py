@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedlab.experiment.evaluation import evaluate
+from fedlab.tasks import Dataset
 from fedlab.tasks.datasets.split import take
 from reproductions.study import Bar, Figures, Found, Outcome, Study, Variant, paired
 
@@ -33,6 +34,8 @@ def measure(outcome: Outcome) -> Figures:
     setup = outcome.setup
     (owners,) = setup.owners.values()
     train = setup.task.train
+    if not isinstance(train, Dataset):
+        raise TypeError("the study's data are listed")
     losses = [
         evaluate(setup.model, replace(setup.task, test=take(train, ids)), outcome.state)[0] for ids in owners
     ]
