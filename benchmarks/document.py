@@ -13,7 +13,7 @@ from benchmarks.harness import RESULTS, ROOT, Result, read
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- results: written by the benchmarks -->", "<!-- end of results -->"
-NAMES = ("small_mlp", "cifar_cnn", "messages", "devices", "soak")
+NAMES = ("small_mlp", "cifar_cnn", "messages", "devices", "soak", "asynchronous")
 
 
 def tables(directory: Path = RESULTS) -> str:

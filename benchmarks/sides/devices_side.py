@@ -54,7 +54,9 @@ def main() -> None:
     before, begin = process.memory_info().rss, time.perf_counter()
     model = task.model(0)
     cut = chunking(model, config, work.records, COHORT)
-    app = CohortApp(task, Shared(count, owners), LocalRule(), config, seed=0, stacked=cut.stacked)
+    app = CohortApp(
+        task, Shared(count, owners), LocalRule(), config, seed=0, stacked=cut.stacked, chunk=cut.size
+    )
     fleet = SimulatedFleet(count, time=LogNormal(), dropout=0.05)
     simulation = SimulationGrid(app, fleet, chunk=cut.size)
     grid = TappedGrid(GuardedGrid(simulation), lambda message, reply: None)

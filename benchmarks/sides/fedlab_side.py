@@ -67,7 +67,8 @@ class Federation:
         self.model = self.task.model(0)
         owners = np.arange(work.clients * work.records).reshape(work.clients, work.records)
         self.cut = chunking(self.model, config, work.records, work.cohort)
-        app = CohortApp(self.task, list(owners), LocalRule(), config, seed=0, stacked=self.cut.stacked)
+        stacked, size = self.cut.stacked, self.cut.size
+        app = CohortApp(self.task, list(owners), LocalRule(), config, seed=0, stacked=stacked, chunk=size)
         self.replies = 0
         self.grid = wrapped(app, work, executor, self.cut.size, self._seen)
 

@@ -75,12 +75,13 @@ class CohortApp(ClientApp):
         seed: int,
         *,
         stacked: bool = True,
+        chunk: int = 0,
         device: str = "cpu",
     ) -> None:
         super().__init__()
         rule.check(config)
         self.task, self.owners, self.config, self.seed = task, owners, config, seed
-        self.rule, self.stacked, self.device = rule, stacked, device
+        self.rule, self.stacked, self.chunk, self.device = rule, stacked, chunk, device
         self._training: LocalTraining | None = None
         self._kept: frozenset[str] | None = None
         self.train()(self._train_one)
@@ -111,6 +112,7 @@ class CohortApp(ClientApp):
                 self.config,
                 self.seed,
                 stacked=self.stacked,
+                chunk=self.chunk,
                 device=self.device,
             )
         return self._training

@@ -70,6 +70,7 @@ class Batches:
         self._noise = bool(rule.noise(torch.Size((1, *data.shape)), trial))
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
+        self._latest: tuple[np.ndarray, Tensor, Tensor] | None = None
         if isinstance(data, Dataset):  # other records may be too many to list
             everything = np.arange(len(data))
             self._labels = data.labels(everything).to(device)
@@ -99,10 +100,10 @@ class Batches:
                 ids[i, : len(pick)] = pick
                 ids[i, len(pick) :] = job.records[0]  # any record: its weight is zero
                 rows[i, len(pick) :] = 0.0
-        where = torch.from_numpy(ids).to(self.device)
+        x, y = self._looked_up(ids)
         return Batch(
-            x=self._pixels(ids, where),
-            y=self._targets(ids, where),
+            x=x,
+            y=y,
             rows=rows.to(self.device),
             masks=self._per_record(self._masks, "dropout" + purpose, jobs, step, lengths, longest)
             if self._drops
@@ -125,6 +126,13 @@ class Batches:
         sizes = self.sizes(jobs)
         for piece in range(max(len(job.plan) for job in whole)):
             yield self.step(whole, sizes, piece, purpose="-full")
+
+    def _looked_up(self, ids: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Images and labels; of full batches once, however many steps are taken on them."""
+        if self._latest is None or not np.array_equal(ids, self._latest[0]):
+            where = torch.from_numpy(ids).to(self.device)
+            self._latest = ids, self._pixels(ids, where), self._targets(ids, where)
+        return self._latest[1:]
 
     def _pixels(self, ids: np.ndarray, where: Tensor) -> Tensor:
         """(clients, batch, C, H, W)."""

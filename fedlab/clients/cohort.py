@@ -48,14 +48,14 @@ class CohortResult:
     def __iter__(self) -> Iterator[ClientResult]:
         return (self[client] for client in range(len(self)))
 
-    def first(self) -> CohortResult:
-        """The first client alone."""
+    def first(self, count: int) -> CohortResult:
+        """The first clients alone."""
         return CohortResult(
-            {name: value[:1] for name, value in self.state.items()},
-            {name: value[:1] for name, value in self.memory.items()},
-            {name: value[:1] for name, value in self.uplink.items()},
-            self.losses[:1],
-            self.steps[:1],
+            {name: value[:count] for name, value in self.state.items()},
+            {name: value[:count] for name, value in self.memory.items()},
+            {name: value[:count] for name, value in self.uplink.items()},
+            self.losses[:count],
+            self.steps[:count],
         )
 
 

@@ -5,7 +5,8 @@ Clients are stacked: parameters, momentum and buffers carry a client axis, and e
 client whose plan has ended stays where it is, and leaves the stack once half of it is idle. Batch norm
 ignores padded rows (`fedlab.tasks.layers`), so a stacked client learns what it would learn alone. A
 cohort of one is padded with a copy of itself, because a single client would take other kernels and
-differ in the last bits.
+differ in the last bits; so is one that is no whole chunk, up to one of a few sizes, because a shape that
+comes back is recorded and replayed (`fedlab.clients.tracing`), which is several times quicker.
 
 SGD is torch.optim.SGD's: v <- momentum v + (g + weight_decay w); w <- w - lr v.
 """
@@ -35,6 +36,7 @@ class LocalTraining:
 
     Args:
         stacked: whether a cohort may be stacked; if not, one client at a time is expected.
+        chunk: how many clients most cohorts have, if that is known.
         device: where to compute; states come from and go back to the CPU.
     """
 
@@ -48,8 +50,10 @@ class LocalTraining:
         seed: int,
         *,
         stacked: bool = True,
+        chunk: int = 0,
         device: str = "cpu",
     ) -> None:
+        self.chunk = chunk
         self.model, self.loss, self.data = model, loss, data
         self.rule, self.config, self.stacked = rule, config, stacked
         self.device = torch.device(device)
@@ -62,8 +66,19 @@ class LocalTraining:
 
     def __call__(self, jobs: Sequence[ClientJob]) -> CohortResult:
         """Train every job from its own state; results in the jobs' order."""
-        if len(jobs) == 1 and self.stacked:
-            return self([jobs[0], jobs[0]]).first()
+        if self.stacked:
+            size = self._padded(len(jobs))
+            if size > len(jobs):
+                return self._trained([*jobs, *[jobs[-1]] * (size - len(jobs))]).first(len(jobs))
+        return self._trained(jobs)
+
+    def _padded(self, size: int) -> int:
+        """A whole chunk stays as it is; of other sizes, those up to 2^k and 1.5 · 2^k are one."""
+        octave = 1 << max(1, (size - 1).bit_length())
+        larger = octave if 4 * size > 3 * octave or octave == 2 else 3 * octave // 4
+        return size if 1 < size == self.chunk else larger
+
+    def _trained(self, jobs: Sequence[ClientJob]) -> CohortResult:
         start = self._common([job.state for job in jobs])
         anchor, buffers = self.model.parameters_of(start), self.model.buffers_of(start)
         server = self._common([job.server for job in jobs])

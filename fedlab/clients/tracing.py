@@ -24,7 +24,7 @@ from fedlab.runtime.memory import out_of_memory
 CALLS_BEFORE = 16
 """Recording costs about as much as some tens of calls; shapes that come up less often are not worth it."""
 
-RECORDINGS = 8
+RECORDINGS = 16
 """How many shapes are kept."""
 
 

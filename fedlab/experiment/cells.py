@@ -202,7 +202,7 @@ def assemble(
     cut = chunking(model, config, max(federation.sizes), settings.cohort, scenario.runtime.chunk)
     task, owners = poison(task, owners, adversaries, cell.seed)
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
-    app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, device=device)
+    app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, chunk=cut.size, device=device)
     return Parts(task, owners, model, config, with_mods(app, defense.mods()), strategy, cut, federation, kept)
 
 

@@ -212,7 +212,7 @@ def test_a_run_that_goes_on_goes_over_its_switches_to_the_same_bits(stop: int) -
     snapshot, grid = killed.snapshot(), before.grid.snapshot()
     snapshot.values = json.loads(json.dumps(snapshot.values))
     reader = Reader(snapshot.get("records"))
-    under_way = [Trip.read(one, reader).token for _, one in snapshot.values["trips"]["open"]]
+    under_way = [Trip.read(one, reader, {}).token for _, one in snapshot.values["trips"]["open"]]
     assert under_way == [trip.token for _, trip in killed.trips.items()]
     after, goes_on = federation(SLOW, **options)
     goes_on.restore(snapshot)

@@ -257,8 +257,9 @@ class Buffered(Strategy):
             messages.append(instructions.message(node, lost_since=lost, repeat=repeat))
             self._out_of_step.asked(node, number, repeat)
         for message_id, message in numbered(grid.push_messages(messages), messages):
-            node = message.metadata.dst_node_id
-            self.trips.start(message_id, Trip(node, number, clocked.now, message, self.token(number)))
+            node, now = message.metadata.dst_node_id, clocked.now
+            repeat, token = self.trips.repeats(node, number), self.token(number)
+            self.trips.start(message_id, Trip(node, number, now, message, model, token, repeat))
         if not len(self.trips):
             raise FedlabError(
                 f"none of {len(messages)} messages could be sent; the SuperLink's log may tell why (a model"
@@ -314,7 +315,7 @@ class Buffered(Strategy):
         arrivals = [
             Arrival(
                 one.reply,
-                model if self.measured_from == "now" else self.trips.model(one.trip.message),
+                model if self.measured_from == "now" else one.trip.model,
                 one.scale,
                 one.weight,
                 round=one.trip.round,
@@ -387,9 +388,10 @@ class Buffered(Strategy):
             raise DataError(f"the checkpoint comes from another algorithm than {self.kind}; start a new run")
         self.learner.restore(snapshot.get("learner"))
         reader = Reader(snapshot.get("records"))
-        self.trips.read(values["trips"], reader)
+        models: dict[int, State] = {}
+        self.trips.read(values["trips"], reader, models)
         self.held = [
-            Held(Trip.read(trip, reader), reader.message(reply), scale, weight)
+            Held(Trip.read(trip, reader, models), reader.message(reply), scale, weight)
             for trip, reply, scale, weight in values["held"]
         ]
         self._arrived = deque(reader.message(reply) for reply in values["arrived"])

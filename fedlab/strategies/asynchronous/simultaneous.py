@@ -40,6 +40,7 @@ from fedlab.strategies.replies import only
 from fedlab.strategies.rounds import Round
 from fedlab.strategies.several import Models, TaskServers
 from fedlab.strategies.unrounded import Unrounded
+from fedlab.tasks import State
 
 PATIENCE = 4
 """A step is given up when this many times M replies in a row brought nothing."""
@@ -159,16 +160,20 @@ class FedAST(Unrounded):
             raise FedlabError("the Grid has no node to train on; start some, or raise clients.count")
         there = getattr(grid, "available", None)
         again: Counter[int] = Counter()
-        messages = []
+        messages: list[Message] = []
+        sent: list[State] = []
         for label in self.requests.startable(Counter(_task(trip) for _, trip in self.trips.items())):
             told = models.instructions(label, self.tasks[label].learner, config, number)
             for node in self.recruiting(ids, 1, _nobody, 0, there):
                 repeat = self.trips.repeats(node, number) + again[node]
                 messages.append(told.message(node, repeat=repeat))
+                sent.append(models[label])
                 again[node] += 1
+        state_of = dict(zip(map(id, messages), sent, strict=True))
         for message_id, message in numbered(grid.push_messages(messages), messages):
-            node = message.metadata.dst_node_id
-            self.trips.start(message_id, Trip(node, number, clocked.now, message))
+            node, state = message.metadata.dst_node_id, state_of[id(message)]
+            repeat = self.trips.repeats(node, number)
+            self.trips.start(message_id, Trip(node, number, clocked.now, message, state, repeat=repeat))
         if not len(self.trips):
             raise FedlabError(
                 "no request could be sent, or all samplers' clients are away; try another sampler"
@@ -221,7 +226,7 @@ class FedAST(Unrounded):
     def _measure(self, label: str, trip: Trip, reply: Message) -> None:
         """Remember an update, and share out the requests anew when it is time."""
         after = tensors(only(ArrayRecord, reply, "arrays"))
-        self.difficulties.add(label, self.trips.model(trip.message), after)
+        self.difficulties.add(label, trip.model, after)
         if not self.requests.settled and self.power is not None:
             found = self.difficulties.of(self.tasks.unfinished)
             if found is not None:
@@ -230,7 +235,7 @@ class FedAST(Unrounded):
     def _combined(self, models: Models, label: str, number: int) -> MetricRecord | None:
         """Make a task's next model out of its buffer, which is then empty."""
         arrivals = [
-            Arrival(reply, self.trips.model(trip.message), round=trip.round, repeat=trip.repeat)
+            Arrival(reply, trip.model, round=trip.round, repeat=trip.repeat)
             for trip, reply in self.held[label]
         ]
         self.held[label].clear()
@@ -306,10 +311,12 @@ class FedAST(Unrounded):
         self.requests.restore(snapshot.get("requests"))
         self.difficulties.restore(snapshot.get("difficulties"))
         reader = Reader(snapshot.get("records"))
-        self.trips.read(values["trips"], reader)
+        carried: dict[int, State] = {}
+        self.trips.read(values["trips"], reader, carried)
         for task, label in enumerate(self.tasks.labels):
             self.held[label] = [
-                (Trip.read(trip, reader), reader.message(reply)) for trip, reply in values["held"][task]
+                (Trip.read(trip, reader, carried), reader.message(reply))
+                for trip, reply in values["held"][task]
             ]
             self.versions[label] = list(values["versions"][task])
             self.staleness[label] = Counter(dict(values["staleness"][task]))

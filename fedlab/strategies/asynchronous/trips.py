@@ -7,9 +7,8 @@ from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.app import ArrayRecord, Message
 
-from fedlab.clients.app import REPEAT
 from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
 from fedlab.strategies.replies import only
@@ -24,29 +23,30 @@ class Trip:
         round: the server update that was being worked for when it started; its model is that of `round` - 1.
         since: when it started, in (virtual) seconds.
         token: what the schedule wants to know of it when it is back (`gba`).
+        model: what the message carries; the same object for trips that carry the same record.
+        repeat: how often the client was sent the same model before.
     """
 
     node: int
     round: int
     since: float
     message: Message
+    model: State
     token: int = 0
-
-    @property
-    def repeat(self) -> int:
-        """How often the client was sent the same model before."""
-        told = self.message.content.config_records.get("config", ConfigRecord())
-        return int(str(told.get(REPEAT, 0)))
+    repeat: int = 0
 
     def written(self, writer: Writer) -> list[Any]:
         """For a checkpoint."""
-        return [self.node, self.round, self.since, writer.message(self.message), self.token]
+        return [self.node, self.round, self.since, writer.message(self.message), self.token, self.repeat]
 
     @classmethod
-    def read(cls, values: Sequence[Any], reader: Reader) -> Trip:
-        """What `written` gave."""
-        node, round, since, message, token = values
-        return cls(node, round, since, reader.message(message), token)
+    def read(cls, values: Sequence[Any], reader: Reader, models: dict[int, State]) -> Trip:
+        """What `written` gave; `models` are those that were read before, by the id of their record."""
+        node, round, since, written, token, repeat = values
+        message = reader.message(written)
+        record = only(ArrayRecord, message, "arrays")
+        model = models.setdefault(id(record), tensors(record))
+        return cls(node, round, since, message, model, token, repeat)
 
 
 class Trips:
@@ -63,7 +63,6 @@ class Trips:
         self._open: dict[str, Trip] = {}
         self._sent: Counter[int] = Counter()
         self._round = 0
-        self._models: dict[int, tuple[ArrayRecord, State]] = {}
 
     def __len__(self) -> int:
         return len(self._open)
@@ -111,15 +110,6 @@ class Trips:
                 del self.busy[trip.node]
         return trip
 
-    def model(self, message: Message) -> State:
-        """The model that a message carries; the same object for those that share a record."""
-        record = only(ArrayRecord, message, "arrays")
-        if id(record) not in self._models:
-            alive = {id(only(ArrayRecord, trip.message, "arrays")) for trip in self._open.values()}
-            self._models = {key: one for key, one in self._models.items() if key in alive}
-            self._models[id(record)] = record, tensors(record)
-        return self._models[id(record)][1]
-
     def written(self, writer: Writer) -> dict[str, Any]:
         """Everything; the messages go to the writer."""
         return {
@@ -129,9 +119,9 @@ class Trips:
             "round": self._round,
         }
 
-    def read(self, values: Mapping[str, Any], reader: Reader) -> None:
+    def read(self, values: Mapping[str, Any], reader: Reader, models: dict[int, State]) -> None:
         """Go back to where `values` were written."""
-        self._open = {message_id: Trip.read(one, reader) for message_id, one in values["open"]}
+        self._open = {message_id: Trip.read(one, reader, models) for message_id, one in values["open"]}
         self.busy = Counter(trip.node for trip in self._open.values())
         self.taken, self._sent = Counter(dict(values["taken"])), Counter(dict(values["sent"]))
-        self._round, self._models = values["round"], {}
+        self._round = values["round"]
