@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedlab.cli.output import as_json, grid, plain, stderr, stdout
+from fedlab.cli.output import as_json, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
+from fedlab.cli.tables import pace, summary
 
 if TYPE_CHECKING:
     from fedlab.report import AuditReport
@@ -160,52 +161,9 @@ def _show(audit: AuditReport, *, json: bool) -> None:
     console.print()
     console.print(summary(audit.data))
     console.print()
+    paces = pace(audit.data)
+    if paces is not None:
+        console.print(paces)
+        console.print()
     plain(str(audit.directory))
     plain(str(audit.html))
-
-
-def summary(data: dict[str, Any]) -> Any:
-    """One row per attack on what was trained; what belongs to the defense stands in its first row only.
-
-    The strategy has a column where there are several.
-    """
-    from fedlab.report.reading import epsilon as rounded_up
-    from fedlab.report.reading import key, several
-
-    strategies = ["strategy"] if several(data["utility"], "strategy") else []
-    titles = ["defense", "clients", "accuracy", "ε", "attack", "PSNR dB", "null dB", "recovered"]
-    table = grid(*strategies, *titles)
-    for column in table.columns:
-        column.justify = "right" if column.header in ("accuracy", "ε", *titles[5:]) else "left"
-    guarantees = {key(row): row for row in data["guarantees"]}
-    for trained in data["utility"]:
-        epsilon = guarantees.get(key(trained), {}).get("epsilon")
-        first = [
-            *(str(trained["strategy"]) for _ in strategies),
-            str(trained["defense"]),
-            str(trained.get("client_mode", "")),
-            _number(trained["accuracy"], ".3f"),
-            "none" if epsilon is None else rounded_up(epsilon),
-        ]
-        rows = [row for row in data["attacks"] if key(row) == key(trained)]
-        for row in rows or [{}]:
-            table.add_row(*first, *_scores(row))
-            first = [""] * len(first)
-    return table
-
-
-def _scores(row: dict[str, Any]) -> list[str]:
-    if not row:
-        return ["no attacks", "", "", ""]
-    null = row.get("control") or {}
-    return [
-        str(row["attack"]),
-        _number(row.get("psnr_median"), ".1f"),
-        _number(null.get("psnr_median"), ".1f"),
-        # Without a score, the row says why: it failed, or had no victim, or declined.
-        _number(row.get("fraction_recovered"), ".0%", missing=str(row.get("reading", "–"))),
-    ]
-
-
-def _number(value: float | None, form: str, missing: str = "–") -> str:
-    return missing if value is None else format(value, form)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import fedlab
-from fedlab.cli.run import summary
+from fedlab.cli.tables import summary
 from fedlab.errors import UsageError
 from fedlab.experiment.cells import Cell
 from fedlab.experiment.flower import _clients, instructions

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fake_run import write_run
 
-from fedlab.cli.run import summary
+from fedlab.cli.tables import summary
 from fedlab.report import AuditReport, build
 from fedlab.report.reading import namer, subject
 

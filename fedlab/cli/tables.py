@@ -1,0 +1,85 @@
+"""What a finished run prints: its scores, and for several strategies what each of them took."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedlab.cli.output import grid
+from fedlab.terminal import duration
+
+
+def summary(data: dict[str, Any]) -> Any:
+    """One row per attack on what was trained; what belongs to the defense stands in its first row only.
+
+    The strategy has a column where there are several.
+    """
+    from fedlab.report.reading import epsilon as rounded_up
+    from fedlab.report.reading import key, several
+
+    strategies = ["strategy"] if several(data["utility"], "strategy") else []
+    titles = ["defense", "clients", "accuracy", "ε", "attack", "PSNR dB", "null dB", "recovered"]
+    table = grid(*strategies, *titles)
+    for column in table.columns:
+        column.justify = "right" if column.header in ("accuracy", "ε", *titles[5:]) else "left"
+    guarantees = {key(row): row for row in data["guarantees"]}
+    for trained in data["utility"]:
+        epsilon = guarantees.get(key(trained), {}).get("epsilon")
+        first = [
+            *(str(trained["strategy"]) for _ in strategies),
+            str(trained["defense"]),
+            str(trained.get("client_mode", "")),
+            _number(trained["accuracy"], ".3f"),
+            "none" if epsilon is None else rounded_up(epsilon),
+        ]
+        rows = [row for row in data["attacks"] if key(row) == key(trained)]
+        for row in rows or [{}]:
+            table.add_row(*first, *_scores(row))
+            first = [""] * len(first)
+    return table
+
+
+def pace(data: dict[str, Any]) -> Any | None:
+    """What each strategy took, to the target if there is one, and how much less than the first.
+
+    None for a run of one strategy.
+    """
+    rows = (data.get("fleet") or {}).get("rows") or []
+    if len({row["strategy"] for row in rows}) < 2:
+        return None
+    target = (data["fleet"].get("target") or {}).items()
+    goal = "".join(f" to {name} {value:g}" for name, value in target)
+    table = grid("strategy", f"time{goal}", "times sooner", "uploads", "times fewer")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        took = row["reached"] if target else row["total"]
+        ratio = row.get("ratio") or {}
+        table.add_row(
+            str(row["name"]),
+            "not reached" if took is None else duration(took["seconds"]["mean"]),
+            _ratio(ratio.get("seconds")),
+            "–" if took is None else f"{took['uploads']['mean']:,.0f}",
+            _ratio(ratio.get("uploads")),
+        )
+    return table
+
+
+def _ratio(found: dict[str, Any] | None) -> str:
+    return "" if found is None or found.get("mean") is None else f"{found['mean']:.3g}"
+
+
+def _scores(row: dict[str, Any]) -> list[str]:
+    if not row:
+        return ["no attacks", "", "", ""]
+    null = row.get("control") or {}
+    return [
+        str(row["attack"]),
+        _number(row.get("psnr_median"), ".1f"),
+        _number(null.get("psnr_median"), ".1f"),
+        # Without a score, the row says why: it failed, or had no victim, or declined.
+        _number(row.get("fraction_recovered"), ".0%", missing=str(row.get("reading", "–"))),
+    ]
+
+
+def _number(value: float | None, form: str, missing: str = "–") -> str:
+    return missing if value is None else format(value, form)
