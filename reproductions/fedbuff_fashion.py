@@ -32,8 +32,8 @@ STUDY = Study(
     paper="as above",
     work="ConvNet (8 channels, two convolutions) on Fashion-MNIST, 1,000 devices, Dirichlet 0.5, of which 200"
     " train at once; a trip takes 0.1 s + |N(0, 1)| s per 50 records, one draw per device; one epoch of"
-    " batches of 16, learning rate 0.05. FedBuff: K = 10, weights (1 + s)^-1/2; synchronous: goal 154, the first to"
-    " answer count. Until 80 % test accuracy, tested every 10 models (synchronous: every second)",
+    " batches of 16, learning rate 0.05. FedBuff: K = 10, weights (1 + s)^-1/2; synchronous: goal 154, the"
+    " first to answer count. Until 80 % test accuracy, tested every 10 models (synchronous: every second)",
     variants={
         SYNC: Variant(
             (

@@ -25,6 +25,7 @@ from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.own import Own, make_strategy
 from fedlab.experiment.root import RootUpdate
 from fedlab.scenario import Scenario
+from fedlab.scenario.schema import Strategy as StrategySettings
 from fedlab.strategies import Aggregator, Stragglers
 from fedlab.strategies.aggregators import called, needs_root
 from fedlab.tasks import FunctionalModel, State, Task
@@ -257,6 +258,12 @@ def _arguments(
     return arguments
 
 
+def at_once(settings: StrategySettings) -> int:
+    """Clients that train at the same time."""
+    told = settings.options.get("concurrency")
+    return told if isinstance(told, int) else settings.cohort
+
+
 def check_disk(scenario: Scenario, model: FunctionalModel, cells: Sequence[Cell]) -> None:
     """Refuse, before training, observations that would outgrow audit.max_disk_mb.
 
@@ -264,8 +271,11 @@ def check_disk(scenario: Scenario, model: FunctionalModel, cells: Sequence[Cell]
         UsageError: they would.
     """
     values = sum(value.numel() for value in model.state().values())
-    cohorts = [scenario.under(cell.strategy).strategy.cohort for cell in cells]
-    megabytes = 4.0 * values * len(scenario.audit.rounds) * sum(cohort + 1 for cohort in cohorts) / 1e6
+    settings = [scenario.under(cell.strategy).strategy for cell in cells]
+    cohorts, rounds = [one.cohort for one in settings], scenario.audit.rounds
+    # An asynchronous server starts with so many clients on its first model, and replaces them one by one.
+    starting = [max(0, at_once(one) - one.cohort) if 1 in rounds else 0 for one in settings]
+    megabytes = 4.0 * values * (len(rounds) * sum(cohort + 1 for cohort in cohorts) + sum(starting)) / 1e6
     if megabytes > scenario.audit.max_disk_mb:
         each = " and ".join(str(one) for one in dict.fromkeys(cohorts))
         raise UsageError(
