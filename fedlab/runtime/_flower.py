@@ -69,7 +69,12 @@ def filled(record: Record, entries: Mapping[str, Any]) -> Record:
 
 def message_of(metadata: Metadata, content: RecordDict | None = None, error: Error | None = None) -> Message:
     """A message with all of its metadata given, as Flower makes one that comes over the wire."""
-    return Message(metadata=metadata, content=content, error=error)  # type: ignore[call-overload,no-any-return]
+    message = Message.__new__(
+        Message
+    )  # the constructor sorts its arguments out for long
+    metadata.delivered_at = ""
+    message.__dict__.update(_metadata=metadata, _content=content, _error=error)
+    return message
 
 
 def error_reply(message: Message, reason: str) -> Message:

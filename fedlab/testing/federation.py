@@ -30,13 +30,17 @@ from fedlab.runtime import (
     single_thread,
 )
 from fedlab.runtime.arrays import array_record, tensors
+from fedlab.runtime.devices import SimulatedFleet, UniformFleet
 from fedlab.snapshot import Resumable, Snapshot
-from fedlab.strategies.rounds import rounds
+from fedlab.strategies.rounds import OwnRounds, rounds
 from fedlab.tasks import Dataset, State, Task
 from fedlab.testing.contract import ContractError, demand
 
 SIZES = (5, 12, 9, 7, 4)
 """Records of each client."""
+
+TIMES = (1.0, 3.5, 1.0, 2.0, 5.0)
+"""Virtual seconds that each takes, where a strategy has no rounds in which to wait for all of them."""
 
 SEED = 3
 ROUNDS = 3
@@ -79,7 +83,8 @@ def course(
     quiet_logger()
     models: list[State] = []
     with single_thread(), global_draws(Cell("none", "train", SEED)) as begin, _executor(ray) as executor:
-        grid, strategy = _grid(app, executor), make()
+        strategy = make()
+        grid = _grid(app, executor, strategy)
         for number in range(1, ROUNDS + 1):
             begin(number)
             try:
@@ -91,7 +96,8 @@ def course(
                 raise ContractError(f"round {number} of a small federation raised {told}") from error
             if cut and number == 1 and isinstance(strategy, Resumable):
                 parts = {"grid": grid.snapshot(), "strategy": _snapshot(strategy)}
-                grid, strategy = _grid(app, executor), make()
+                strategy = make()
+                grid = _grid(app, executor, strategy)
                 found = _from_disk(Snapshot.of(parts))
                 grid.restore(found.get("grid"))
                 cast(Resumable, strategy).restore(found.get("strategy"))
@@ -109,8 +115,10 @@ def _executor(ray: bool) -> Iterator[Executor]:
         yield executor
 
 
-def _grid(app: ClientApp, executor: Executor) -> SimulationGrid:
-    return SimulationGrid(app, len(SIZES), executor, seed=SEED, chunk=3)
+def _grid(app: ClientApp, executor: Executor, strategy: Strategy) -> SimulationGrid:
+    count = len(SIZES)
+    fleet = SimulatedFleet(count, time=TIMES) if isinstance(strategy, OwnRounds) else UniformFleet(count)
+    return SimulationGrid(app, fleet, executor, seed=SEED, chunk=3)
 
 
 def _round(grid: SimulationGrid, strategy: Strategy, state: State, number: int) -> State:
@@ -120,7 +128,11 @@ def _round(grid: SimulationGrid, strategy: Strategy, state: State, number: int) 
         weight=getattr(strategy, "weighted_by_key", "num-examples"),
         uplinks=getattr(strategy, "uplinks", None),
     )
-    (done,) = rounds(strategy, TappedGrid(guarded, _listen), array_record(state), first=number, last=number)
+    tapped = TappedGrid(guarded, _listen)
+    (done, *_) = [*rounds(strategy, tapped, array_record(state), first=number, last=number), None]
+    if done is None:
+        why = getattr(strategy, "ended", "") or "it gave nothing"
+        raise ContractError(f"round {number} of a small federation was not made: {why}")
     if not done.updated:
         why = getattr(strategy, "why_skipped", "") or "the strategy made no model of the replies"
         raise ContractError(f"round {number} of a small federation left the model as it was: {why}")

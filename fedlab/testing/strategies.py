@@ -16,12 +16,13 @@ from fedlab.testing.federation import SEED, SIZES, course, owners, small_task
 
 
 def check_strategy(strategy: Any, *, ray: bool = False) -> None:
-    """Whether a strategy keeps its contract: whole Flower strategies and compositions alike.
+    """Whether a strategy keeps its contract: Flower strategies, compositions and asynchronous ones alike.
 
     It runs three rounds with fedlab's clients, asks clients that there are, and makes a model with the
     names and shapes of the one that it was given. Twice the same seed (also of the global generators,
     from which Flower's own strategies draw) gives the same bits; so does a run that was interrupted, if
-    it has `snapshot` and `restore`; and (`ray`) one on Ray.
+    it has `snapshot` and `restore`; and (`ray`) one on Ray. One without Flower's rounds (`run_rounds`) meets
+    devices that are not equally quick, so that it is interrupted while some are under way.
 
     Args:
         strategy: a Flower `Strategy`, of which each run gets a copy; a class or function that makes one; or a

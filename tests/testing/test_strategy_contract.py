@@ -13,6 +13,12 @@ from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian, FedYogi, Krum
 
 from fedlab.snapshot import Snapshot
 from fedlab.strategies import Composition, Learner, Synchronous, fedavg
+from fedlab.strategies.asynchronous import Buffered, fedasync, fedbuff
+from fedlab.strategies.asynchronous.buffered import Held
+from fedlab.strategies.asynchronous.recruiting import Recruiting
+from fedlab.strategies.asynchronous.staleness import Constant
+from fedlab.strategies.asynchronous.trips import Trip
+from fedlab.strategies.sampling import uniform
 from fedlab.testing import ContractError, check_strategy
 
 
@@ -23,10 +29,64 @@ def test_flowers_strategies_and_compositions_keep_the_contract(good: Any) -> Non
     check_strategy(good)
 
 
+def two_at_a_time(*, aggregator: Any, optimizer: Any, cohort: int, seed: int, parameters: Any) -> Any:
+    parts = {"aggregator": aggregator, "optimizer": optimizer, "seed": seed, "parameters": parameters}
+    return fedbuff(**parts, cohort=2, concurrency=4, staleness="polynomial")
+
+
+def one_by_one(*, aggregator: Any, optimizer: Any, cohort: int, seed: int, parameters: Any) -> Any:
+    parts = {"aggregator": aggregator, "optimizer": optimizer, "seed": seed, "parameters": parameters}
+    return fedasync(**parts, cohort=1, concurrency=3)
+
+
+@pytest.mark.parametrize("good", [two_at_a_time, one_by_one])
+def test_asynchronous_strategies_keep_it_too(good: Any) -> None:
+    check_strategy(good)
+
+
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_strategy_comes_to_the_same_on_ray() -> None:
-    check_strategy(fedavg, ray=True)
+@pytest.mark.parametrize("good", [fedavg, two_at_a_time])
+def test_a_strategy_comes_to_the_same_on_ray(good: Any) -> None:
+    check_strategy(good, ray=True)
+
+
+class Counting(Buffered):
+    """Counts each update less than the one before it, and forgets how many there were."""
+
+    seen = 0
+
+    def judged(self, trip: Trip, reply: Message, round: int) -> Held | None:
+        self.seen += 1
+        return Held(trip, reply, 1.0 / self.seen)
+
+
+class Unordered(Buffered):
+    """Takes what it likes: no seed reaches it."""
+
+    def judged(self, trip: Trip, reply: Message, round: int) -> Held | None:
+        return Held(trip, reply, random.SystemRandom().random())
+
+
+class Refusing(Buffered):
+    def judged(self, trip: Trip, reply: Message, round: int) -> Held | None:
+        return None
+
+
+class Full(Buffered):
+    """Asks everybody once, and then nobody."""
+
+    def room(self, round: int) -> int:
+        return 0 if self.trips.taken else super().room(round)
+
+
+def buffered(kind: type[Buffered]) -> Any:
+    def make(*, aggregator: Any, optimizer: Any, cohort: int, seed: int, parameters: Any) -> Buffered:
+        learner = Learner(aggregator, optimizer, parameters, seed)
+        recruiting = Recruiting(uniform, seed)
+        return kind(learner, recruiting, buffer=2, concurrency=4, staleness=Constant())
+
+    return make
 
 
 def changed(reply: tuple[Any, Any], change: Any) -> tuple[ArrayRecord, MetricRecord]:
@@ -92,6 +152,10 @@ BUGS: dict[str, tuple[Any, str]] = {
     "no model": (Nothing, "round 1 of a small federation left the model as it was"),
     "unseeded": (Unseeded, "the same rounds again: got other bits"),
     "strangers": (Strangers, "round 1 of a small federation raised UsageError: no node 12345"),
+    "buffer's snapshot": (buffered(Counting), "go on from a checkpoint: got other bits"),
+    "buffer's draws": (buffered(Unordered), "the same rounds again: got other bits"),
+    "refuses all": (buffered(Refusing), "left the model as it was: .* too stale"),
+    "asks nobody": (buffered(Full), "round 3 of a small federation"),
     "snapshot": (forgetful, "interrupted after the first, and go on from a checkpoint: got other bits"),
 }
 

@@ -17,11 +17,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from flwr.app import Error, Message
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
 from fedlab.runtime.arrays import SERVER
+from fedlab.runtime.copies import Identity, identity, own_arrays
 from fedlab.runtime.guard.declared import Flaw, Kind
 from fedlab.runtime.guard.flaws import Layout, Sent, differences, layout, steps_flaw, update_flaw, weight_flaw
 from fedlab.runtime.wrapped import WrappedGrid, gather
@@ -88,6 +89,7 @@ class GuardedGrid(WrappedGrid):
         self._open: dict[str, _Open] = {}
         self._closed: OrderedDict[str, Kind] = OrderedDict()
         self._types: dict[tuple[str, str], frozenset[str]] = {}
+        self._latest: tuple[tuple[tuple[str, Identity], ...], list[ArrayRecord], Sent] | None = None
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None, enough: int | None = None
@@ -119,8 +121,17 @@ class GuardedGrid(WrappedGrid):
                 key = tuple(id(record) for record in message.content.values())
                 sent = seen.get(key)
                 if sent is None:
-                    sent = seen[key] = Sent(message.content, self._types, self.uplinks)
+                    sent = seen[key] = self._measure(message.content)
             self._open[message_id] = _Open(message, sent)
+
+    def _measure(self, content: RecordDict) -> Sent:
+        """What answers are measured against; a server without rounds sends the same arrays one by one."""
+        arrays = {name: one for name, one in content.items() if isinstance(one, ArrayRecord)}
+        key = tuple((name, identity(record)) for name, record in arrays.items())
+        if self._latest is None or self._latest[0] != key:
+            kept = [own_arrays(record) for record in arrays.values()]  # so that the identities stay theirs
+            self._latest = key, kept, Sent(content, self._types, self.uplinks)
+        return self._latest[2]
 
     def _arrived(self, replies: Iterable[Message]) -> list[Message]:
         passed = []
