@@ -200,7 +200,7 @@ def assemble(
             " another defense"
         )
     strategy = defense.strategy(inner)
-    cut = chunking(model, config, max(federation.sizes), settings.cohort, scenario.runtime.chunk)
+    cut = chunking(model, config, max(federation.sizes), at_once(settings), scenario.runtime.chunk)
     task, owners = poison(task, owners, adversaries, cell.seed)
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, chunk=cut.size, device=device)
