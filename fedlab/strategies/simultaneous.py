@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -52,7 +52,7 @@ class SyncST(Unrounded):
         UsageError: the cohort is too small to be shared out.
     """
 
-    name = "sync-st"
+    kind: ClassVar[str] = "sync-st"
 
     def __init__(self, tasks: TaskServers, schedule: Synchronous, quorum: int = 1) -> None:
         self.tasks, self.schedule, self.quorum = tasks, schedule, quorum
@@ -156,7 +156,7 @@ class SyncST(Unrounded):
 
     def facts(self) -> dict[str, Any]:
         """What a report says about how it went."""
-        return {"name": self.name, "tasks": [{"label": label} for label in self.tasks.labels]}
+        return {"name": self.kind, "tasks": [{"label": label} for label in self.tasks.labels]}
 
     def snapshot(self) -> Snapshot:
         """What the tasks' servers remember; between rounds nothing is under way."""

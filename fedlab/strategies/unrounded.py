@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -17,10 +18,10 @@ class Unrounded(Strategy, ABC):
     """A strategy whose rounds are not Flower's: a kind of it overrides `run_rounds`.
 
     Attributes:
-        name: how errors call it.
+        kind: how errors, checkpoints and reports call it.
     """
 
-    name: str
+    kind: ClassVar[str]
 
     @abstractmethod
     def run_rounds(
@@ -81,13 +82,13 @@ class Unrounded(Strategy, ABC):
         Raises:
             UsageError: always.
         """
-        raise UsageError(f"{self.name} has no rounds to configure; call start, or run_rounds")
+        raise UsageError(f"{self.kind} has no rounds to configure; call start, or run_rounds")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Likewise."""
-        raise UsageError(f"{self.name} has no rounds to aggregate; call start, or run_rounds")
+        raise UsageError(f"{self.kind} has no rounds to aggregate; call start, or run_rounds")
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

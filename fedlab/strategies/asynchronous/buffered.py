@@ -18,13 +18,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
 
 from fedlab.errors import DataError, FedlabError, UsageError
 from fedlab.runtime.arrays import tensors
@@ -39,6 +38,7 @@ from fedlab.strategies.asynchronous.trips import Trip, Trips
 from fedlab.strategies.learner import Arrival, Learner
 from fedlab.strategies.messages import Instructions, OutOfStep
 from fedlab.strategies.rounds import Round
+from fedlab.strategies.unrounded import Unrounded
 from fedlab.tasks import State
 
 Division = Literal["count", "weights"]
@@ -57,7 +57,7 @@ class Held:
     weight: float = 1.0
 
 
-class Buffered(Strategy):
+class Buffered(Unrounded):
     """An asynchronous federated algorithm; a kind of it overrides `judged`, `room` or `token`.
 
     Args:
@@ -146,9 +146,6 @@ class Buffered(Strategy):
     def uplinks(self) -> tuple[str, ...]:
         """The arrays that clients send beside their update, for the guard to expect."""
         return self.learner.uplinks
-
-    def summary(self) -> None:
-        """Flower prints this at the start of a run; the scenario says it all already."""
 
     def judged(self, trip: Trip, reply: Message, round: int) -> Held | None:
         """What becomes of an update that arrives while `round` is worked for; None throws it away."""
@@ -401,63 +398,3 @@ class Buffered(Strategy):
         self._out_of_step.restore(values["lost"])
         self._population, self.ended = values["population"], values["ended"]
         self._instructions = None
-
-    def start(
-        self,
-        grid: Grid,
-        initial_arrays: ArrayRecord,
-        num_rounds: int = 3,
-        timeout: float | None = 3600.0,
-        train_config: ConfigRecord | None = None,
-        evaluate_config: ConfigRecord | None = None,
-        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
-    ) -> Result:
-        """What Flower's ServerApps call: all updates at once.
-
-        Args:
-            num_rounds: server updates.
-            timeout: seconds after which a client is no longer waited for.
-            evaluate_fn: called with the model before the first update, and after each one.
-        """
-        result = Result(arrays=initial_arrays)
-
-        def tested(number: int) -> None:
-            found = evaluate_fn(number, result.arrays) if evaluate_fn is not None else None
-            if found is not None:
-                result.evaluate_metrics_serverapp[number] = found
-
-        tested(0)
-        for one in self.run_rounds(
-            grid, initial_arrays, last=num_rounds, timeout=timeout, train_config=train_config
-        ):
-            result.arrays = one.arrays
-            if one.train is not None:
-                result.train_metrics_clientapp[one.number] = one.train
-            tested(one.number)
-        return result
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """There are no rounds to configure.
-
-        Raises:
-            UsageError: always.
-        """
-        raise UsageError(f"{self.kind} has no rounds to configure; call start, or run_rounds")
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Likewise."""
-        raise UsageError(f"{self.kind} has no rounds to aggregate; call start, or run_rounds")
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Evaluation is central."""
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Evaluation is central."""
-        return None

@@ -19,7 +19,7 @@ import math
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -62,7 +62,7 @@ class FedAST(Unrounded):
         UsageError: a number out of range.
     """
 
-    name = "fedast"
+    kind: ClassVar[str] = "fedast"
 
     def __init__(
         self, tasks: TaskServers, recruiting: Recruiting, requests: Requests, power: float | None = None
@@ -252,7 +252,7 @@ class FedAST(Unrounded):
         """What a report says about how it went, over all tasks and for each."""
         seen = sum(self.staleness.values(), Counter[int]())
         return {
-            "name": self.name,
+            "name": self.kind,
             "concurrency": self.requests.total,
             "buffer": max(
                 buffer_of(due, self.requests.quantum) for due in self.requests.history[0][1].values()
@@ -280,7 +280,7 @@ class FedAST(Unrounded):
         writer = Writer()
         whole = Snapshot.of({"tasks": self.tasks.snapshot(), "requests": self.requests.snapshot()})
         whole.values |= {
-            "kind": self.name,
+            "kind": self.kind,
             "trips": self.trips.written(writer),
             "held": [
                 [[trip.written(writer), writer.message(reply)] for trip, reply in held]
@@ -305,8 +305,8 @@ class FedAST(Unrounded):
             DataError: the state of another algorithm.
         """
         values = snapshot.values
-        if values.get("kind") != self.name:
-            raise DataError(f"the checkpoint comes from another algorithm than {self.name}; start a new run")
+        if values.get("kind") != self.kind:
+            raise DataError(f"the checkpoint comes from another algorithm than {self.kind}; start a new run")
         self.tasks.restore(snapshot.get("tasks"))
         self.requests.restore(snapshot.get("requests"))
         self.difficulties.restore(snapshot.get("difficulties"))
