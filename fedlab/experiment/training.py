@@ -15,6 +15,7 @@ from typing import Any, cast
 from flwr.serverapp import Grid
 
 from fedlab.audit import archive
+from fedlab.errors import FedlabError
 from fedlab.experiment.cells import Cell, Parts, Trained
 from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.diary import Diary
@@ -134,6 +135,8 @@ class Training:
             self.ended = self.ended or getattr(self.parts.strategy, "ended", "")
             if self.ended:
                 self.diary.event("ended early", round=self.done, reason=self.ended)
+            if self.ended and not self.done:
+                raise FedlabError(f"{self.title}: not one model was made of all replies: {self.ended}")
             result = self._finish()
             if stop.asked:
                 raise KeyboardInterrupt

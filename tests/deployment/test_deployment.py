@@ -125,7 +125,8 @@ def test_flwr_run_on_flowers_own_engine(flower: Flower, scenario: Path, tmp_path
     check_like_the_simulation(run, outcome(run, flower), tmp_path / "three.toml", tmp_path / "ours")
 
 
-def test_superlink_and_two_supernodes(flower: Flower, scenario: Path, tmp_path: Path) -> None:
+def deployed(flower: Flower, scenario: Path, tmp_path: Path) -> Path:
+    """The run directory of the scenario on a SuperLink with two SuperNodes."""
     port = str(flower.port)
     (link,) = (
         flower.start(*one) for one in commands("flower-superlink", "flower-superlink", **{"8000": port})
@@ -145,7 +146,34 @@ def test_superlink_and_two_supernodes(flower: Flower, scenario: Path, tmp_path: 
         240,
         flower.logs,
     )
+    return run
+
+
+def test_superlink_and_two_supernodes(flower: Flower, scenario: Path, tmp_path: Path) -> None:
+    run = deployed(flower, scenario, tmp_path)
     check_like_the_simulation(run, outcome(run, flower), scenario, tmp_path / "ours")
+
+
+BUFFERED = """
+[strategy]
+name = "fedbuff"
+rounds = 3
+cohort = 2
+options = { concurrency = 2, max_participations = 3 }
+"""
+
+
+def test_fedbuff_on_a_superlink_with_two_supernodes(flower: Flower, scenario: Path, tmp_path: Path) -> None:
+    """Who is first is up to the processes; that each is asked three times, and three models are made, is not."""
+    scenario.write_text(scenario.read_text().replace("[strategy]\nrounds = 2\n", BUFFERED.strip() + "\n"))
+    run = deployed(flower, scenario, tmp_path)
+    outcome(run, flower)
+    (cell,) = json.loads((run / "metrics.json").read_text())["cells"].values()
+    assert cell["traffic"]["downloads"] == cell["traffic"]["uploads"] == 6
+    assert cell["traffic"]["clock"] == "real" and cell["failures"] == 0
+    schedule = cell["schedule"]
+    assert sum(count for _, count in schedule["staleness"]) == 6 and schedule["left_in_buffer"] == 0
+    assert cell["rounds"][-1]["round"] == 3
 
 
 def test_the_bundle_holds_scenarios_and_no_code(flower: Flower, tmp_path: Path) -> None:
