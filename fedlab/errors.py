@@ -54,6 +54,9 @@ class ScenarioError(UsageError):
         lines += [f"  {problem.place}: {problem.message}" for problem in self.problems]
         super().__init__("\n".join(lines))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.source, self.problems)  # a worker process may have to tell of it
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`' Did you mean "x"?'`, or nothing when no known name comes near."""
@@ -70,6 +73,9 @@ class UnknownName(UsageError):
         super().__init__(
             f'no {kind} is called "{name}".{did_you_mean(name, names)} Known: {", ".join(names) or "none"}.'
         )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.kind, self.name, self.known)
 
 
 class PluginError(UsageError):

@@ -70,18 +70,23 @@ def partition(
     function: Callable[..., Any], params: Mapping[str, Any], data: Dataset | None, clients: Any
 ) -> list[Fault]:
     """What is wrong with a partition's parameters, and with the number of clients if there are data."""
-    if data is None or type(clients) is not int or clients < 1:
+    from fedlab.seeds import numpy_generator
+
+    if data is not None and type(clients) is int and clients >= 1:
+        trials = [(data, clients)]
+    else:  # which classes the data have is unknown: what suits any is sound
         size = max([1, *(value for value in params.values() if type(value) is int)])
         if size > LARGEST:
             return []
-        data, clients = _stand_in(size), 1
-    from fedlab.seeds import numpy_generator
-
-    try:
-        function(data, clients, generator=numpy_generator(0, "partition"), **params)
-    except FedlabError as error:
-        return [_fault(error, params)]
-    return []
+        trials = [(_stand_in(size), 1), (_stand_in(min(size * CLASSES**2, 10 * LARGEST), CLASSES), CLASSES)]
+    found: list[Fault] = []
+    for records, count in trials:
+        try:
+            function(records, count, generator=numpy_generator(0, "partition"), **params)
+            return []
+        except FedlabError as error:
+            found.append(_fault(error, params))
+    return found[-1:]
 
 
 def local_rule(name: str, params: Mapping[str, Any], clients: Mapping[str, Any]) -> list[Fault]:
@@ -181,13 +186,15 @@ def _shapes(dataset: str | None, params: Mapping[str, Any]) -> Iterable[tuple[in
     return [(3, side, side) for side in (32, 28, 1024, *sorted(32 * size for size in sizes))]
 
 
-def _stand_in(size: int) -> Dataset:
-    """`size` black images of one pixel."""
+def _stand_in(size: int, classes: int = 1) -> Dataset:
+    """`size` black images of one pixel, as many of each class as of any other."""
     import numpy as np
 
     from fedlab.tasks.task import Dataset
 
-    return Dataset("stand-in", np.zeros((size, 1, 1, 1), np.uint8), np.zeros(size, np.int64), 1, "nowhere")
+    return Dataset(
+        "stand-in", np.zeros((size, 1, 1, 1), np.uint8), np.arange(size) % classes, classes, "nowhere"
+    )
 
 
 _NAMED = re.compile(r"(\w+) = (.+?); (expected .+)", re.DOTALL)

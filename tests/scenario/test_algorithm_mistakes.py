@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from fedlab.errors import ScenarioError
-from fedlab.scenario import load
+from fedlab.scenario import load, trial
+from fedlab.tasks.partition import classes, dominant
 
 SMALLEST = {"schema": 1, "task": {"dataset": "digits", "model": "mlp"}}
 
@@ -195,3 +196,11 @@ name = "sign-flip"
         "strategy.server_optimizer.momentum (line 14)",
         "adversaries.0 (line 15)",
     ]
+
+
+def test_how_many_classes_a_client_may_have_is_no_mistake_where_the_data_are_unread() -> None:
+    """A stand-in of one class alone would refuse two classes per client, and one of ten alone much else."""
+    assert trial.partition(classes, {"per_client": 2}, None, 20) == []
+    assert trial.partition(dominant, {"per_client": 600}, None, 20) == []
+    ((where, text),) = trial.partition(classes, {"per_client": 11}, None, 20)
+    assert where == ("per_client",) and text == "got 11; expected a whole number from 1 to 10"
