@@ -1,7 +1,7 @@
 """FedBuff over a large fleet: `python -m benchmarks.sides.async_side ours|plain DEVICES STEPS WARM_UP`.
 
-Answers `N` with N uploads of the same schedule: 1,000 clients at a time, K = 10, polynomial weights, devices of
-half-normal speed and 16 records each of their own, so many full-batch steps of the 64-64-10 MLP.
+Answers `N` with N uploads of the same schedule: 1,000 clients at a time, K = 10, polynomial weights, devices
+of half-normal speed and 16 records each of their own, so many full-batch steps of the 64-64-10 MLP.
 
 `ours` is fedlab as in a run: Flower messages, guard and tap. `plain` is what one would write by hand: a
 heap of events; at each, one client is trained with PyTorch from the model that it was sent, and its update

@@ -240,3 +240,15 @@ def test_who_watches_sees_what_came_when_enough_others_had() -> None:
     )
     replies = tap.send_and_receive(train_messages(list(tap.get_node_ids())), enough=3)
     assert len(replies) == 3 and sorted(seen) == [0, 1, 2, 3]
+
+
+def test_without_rounds_an_attacker_answers_when_it_is_done_in_view_of_that_moment() -> None:
+    """Clients 0 and 3 attack. Client 0 is first and alone: it goes by its own 1. Client 3 is done together
+    with client 1 and sees its 2, though not the 3 of client 2, which came before: nothing is remembered."""
+    inner = SimulationGrid(adding_app(), Seconds([1, 3, 2, 3]))
+    grid = AdversarialGrid(inner, [ATTACK], ["w"], 5, apart=True)
+    ids = grid.push_messages(train_messages(list(grid.get_node_ids())))
+    assert sent(grid.pull_messages(ids)) == {0: -1.0} and grid.now == 1.0
+    assert sent(grid.pull_messages(ids[1:])) == {2: 3.0}
+    assert sent(grid.pull_messages([ids[1], ids[3]])) == {1: 2.0, 3: -2.0}
+    assert not grid._rounds

@@ -11,7 +11,7 @@ from flwr.app import ArrayRecord
 
 from benchmarks import document, soak
 from benchmarks.harness import RESULTS, Result, Row, Turns, read
-from benchmarks.sides import bare, fedlab_side, floor
+from benchmarks.sides import async_side, bare, fedlab_side, floor
 from benchmarks.sides.fedlab_side import Federation
 from benchmarks.work import WORKS
 from fedlab.runtime import InlineExecutor
@@ -116,3 +116,14 @@ def test_every_benchmark_has_a_module_that_can_run():
 
 def test_every_result_is_of_a_benchmark():
     assert {path.stem for path in RESULTS.glob("*.json")} <= set(document.NAMES)
+
+
+def test_the_event_loop_ends_where_fedbuff_does(monkeypatch):
+    """The same clients at the same time; models that differ by rounding only."""
+    monkeypatch.setattr(async_side, "CONCURRENCY", 12)
+    monkeypatch.setattr(async_side, "BUFFER", 3)
+    ours, plain = async_side.Population(500, 2), async_side.Population(500, 2)
+    found, expected = ours.ours()(60), plain.plain()(60)
+    assert found["now"] == expected["now"]
+    for name, value in plain.state.items():
+        assert float((ours.state[name] - value).abs().max()) < 1e-6

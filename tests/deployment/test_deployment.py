@@ -164,7 +164,7 @@ options = { concurrency = 2, max_participations = 3 }
 
 
 def test_fedbuff_on_a_superlink_with_two_supernodes(flower: Flower, scenario: Path, tmp_path: Path) -> None:
-    """Who is first is up to the processes; that each is asked three times, and three models are made, is not."""
+    """Who is first is up to the processes; that each is asked three times, for three models, is not."""
     scenario.write_text(scenario.read_text().replace("[strategy]\nrounds = 2\n", BUFFERED.strip() + "\n"))
     run = deployed(flower, scenario, tmp_path)
     outcome(run, flower)
