@@ -107,6 +107,13 @@ def test_each_task_has_its_buffer_and_its_model_and_leaves_the_others_alone() ->
     assert sum(row["models"] for row in strategy.facts()["tasks"]) == 12
 
 
+def test_a_deadline_that_nobody_meets_is_said_at_every_step_and_does_not_hang() -> None:
+    """Eight requests are called off at a time: 4 M = 32 for each step."""
+    strategy, grid = made(), Watched([5.0])
+    assert [one.updated for one in strategy.run_rounds(grid, start(), last=2, timeout=1.0)] == [False] * 2
+    assert strategy.why_skipped == "32 replies in a row brought nothing: 32 late" and grid.now == 8.0
+
+
 def test_a_clients_requests_queue_and_never_overlap() -> None:
     """Eight requests at six clients: somebody has two. Who takes T seconds answers at most every T."""
     strategy, grid = made(), Watched()

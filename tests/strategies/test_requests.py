@@ -47,6 +47,29 @@ def test_requests_are_conserved_and_grow_by_one_for_each_answer(events: list[str
         assert all(requests.buffer(one) == -(-held // 2) for one, held in requests.due.items())
 
 
+def test_a_task_that_finds_no_room_is_not_forgotten() -> None:
+    """c is due 2 and still has 8 of 12; a, due 8, and b, due 2, end all that they have at the same moment, and
+    a takes the room: 4 of 4. As c shrinks, b has its two again."""
+    requests, under_way = Requests(["a", "b", "c"], 12, 1), Counter({"a": 2, "b": 2, "c": 8})
+    requests.startable({})
+    requests.share_out({"a": 4.0, "b": 1.0, "c": 1.0})
+    assert requests.due == {"a": 8, "b": 2, "c": 2}
+
+    def end(*labels: str) -> list[str]:
+        for label in labels:
+            under_way[label] -= 1
+            requests.ended(label)
+        begun = requests.startable(under_way)
+        under_way.update(begun)
+        return begun
+
+    assert end("a", "a", "b", "b") == ["a"] * 4 and under_way["b"] == 0
+    assert end("c", "c") == ["b", "b"]
+    for _ in range(4):
+        end("c", "a")
+    assert under_way == requests.due
+
+
 def test_weights_that_say_nothing_change_nothing() -> None:
     requests = Requests(["a", "b"], 8, 2)
     for weights in ({"a": 0.0, "b": 0.0}, {"a": float("inf"), "b": 1.0}):

@@ -191,13 +191,14 @@ class Buffered(Unrounded):
             grid.expect(self.trips.messages(self._arrived))
         number, model = first, tensors(arrays)
         while number <= last:
-            if not self._arrived:
+            if not self._arrived and not self._hopeless():
                 self._recruit(grid, clocked, arrays, model, number, train_config)
                 if not len(self.trips):
                     return
                 self._arrived.extend(self._pulled(grid, clocked, timeout))
                 continue
-            self._take(self._arrived.popleft(), number)
+            if self._arrived:  # where all come too late, nothing ever does
+                self._take(self._arrived.popleft(), number)
             if len(self.held) < self.buffer and not self._hopeless():
                 continue
             received(number)

@@ -66,12 +66,22 @@ class Requests:
         self._since += 1
 
     def startable(self, under_way: Mapping[str, int]) -> list[str]:
-        """The tasks of the requests that start now, in order; until the next one ends there are no others."""
+        """The tasks of the requests that start now, in order; until the next one ends there are no others.
+
+        A task that is left without any, since those that grow took the room, keeps its turn: no answer of
+        its own would ever give it another.
+        """
         room, found = self.total - sum(under_way.values()), list[str]()
         for label, openings in self._openings.items():
             wanted = self.due[label] - under_way.get(label, 0)
             found += [label] * min(openings, wanted, room - len(found))
-        self._openings.clear()
+        self._openings = Counter(
+            {
+                label: openings
+                for label, openings in self._openings.items()
+                if label not in found and not under_way.get(label, 0)
+            }
+        )
         return found
 
     def finish(self, label: str) -> None:

@@ -118,12 +118,12 @@ class FedAST(Unrounded):
         number, models = first, Models(arrays, self.tasks.labels)
         while number <= last and self.tasks.unfinished:
             self._call_off(clocked)
-            if not self._arrived:
+            if not self._arrived and not self._hopeless():
                 self._recruit(grid, clocked, models, number, train_config)
                 self._arrived.extend(self._pulled(grid, clocked, timeout))
                 continue
-            label = self._take(self._arrived.popleft(), number)
-            if label is None and self._fruitless.total() < PATIENCE * self.requests.total:
+            label = self._take(self._arrived.popleft(), number) if self._arrived else None  # all too late
+            if label is None and not self._hopeless():
                 continue
             if label is not None and len(self.held[label]) < self.requests.buffer(label):
                 continue
@@ -231,6 +231,9 @@ class FedAST(Unrounded):
             found = self.difficulties.of(self.tasks.unfinished)
             if found is not None:
                 self.requests.share_out({one: value**self.power for one, value in found.items()})
+
+    def _hopeless(self) -> bool:
+        return self._fruitless.total() >= PATIENCE * self.requests.total
 
     def _combined(self, models: Models, label: str, number: int) -> MetricRecord | None:
         """Make a task's next model out of its buffer, which is then empty."""

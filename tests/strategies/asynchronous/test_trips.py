@@ -150,6 +150,15 @@ def test_a_run_in_which_all_clients_fail_says_so_at_every_step_and_does_not_hang
     assert strategy.why_skipped == "20 replies in a row brought nothing: 20 failed"
 
 
+def test_a_deadline_that_nobody_meets_is_said_at_every_step_and_does_not_hang() -> None:
+    """Three at a time are called off each second: seven times, 21 >= 4 (M + K) = 20, for each step."""
+    strategy = server(buffer=2, concurrency=3)
+    made, books, grid = run(strategy, SimulatedFleet(9, time=[5.0]), 2, timeout=1.0)
+    assert [one.updated for one in made] == [False] * 2
+    assert len(books.asked) == 42 and grid.now == 14.0
+    assert strategy.why_skipped == "21 replies in a row brought nothing: 21 late"
+
+
 def test_a_fleet_that_is_gone_for_good_ends_the_run() -> None:
     class Gone:
         """A trace after whose end nobody is there."""
