@@ -249,6 +249,7 @@ class Traffic(WrappedGrid):
             "kept": [list(one) for one in self._kept],
             "room": self._room,
             "round": self._round,
+            "fresh": [list(one) for one in self._fresh.items()],
         }
         return Snapshot(values=values)
 
@@ -264,7 +265,7 @@ class Traffic(WrappedGrid):
             self._queue(trip)
         self._kept = [list(one) for one in values["kept"]]
         self._room, self._round = values["room"], values["round"]
-        self._fresh.clear()
+        self._fresh = dict(values["fresh"])
 
 
 @dataclass(slots=True)

@@ -269,3 +269,16 @@ def test_a_resumed_run_has_the_same_counts() -> None:
     assert whole.summary()["uploads"] > 20
     list(buffered(half, 21, 40))  # the snapshot does not follow
     assert saved.values == values
+
+
+def test_what_is_found_useless_after_a_resumption_does_not_count_either() -> None:
+    """An asynchronous server looks at updates that came together one by one, with a checkpoint between."""
+    traffic = traffic_on(in_turn(1.0, 1.0))
+    traffic.pull_messages(traffic.push_messages([message(0), message(1)]))
+    saved = json.loads(json.dumps(traffic.snapshot().values))
+    resumed = traffic_on(in_turn(1.0, 1.0))
+    resumed.restore(Snapshot(values=saved))
+    for one in (traffic, resumed):
+        one.unused([1], "discarded")
+        assert one.summary()["classes"][0]["counted"] == 1
+        assert [trip[4] for trip in one.summary()["window"]["trips"]] == ["counted", "discarded"]

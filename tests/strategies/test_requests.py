@@ -48,8 +48,8 @@ def test_requests_are_conserved_and_grow_by_one_for_each_answer(events: list[str
 
 
 def test_a_task_that_finds_no_room_is_not_forgotten() -> None:
-    """c is due 2 and still has 8 of 12; a, due 8, and b, due 2, end all that they have at the same moment, and
-    a takes the room: 4 of 4. As c shrinks, b has its two again."""
+    """c is due 2 and still has 8 of 12; a, due 8, and b, due 2, end all that they have at the same moment,
+    and a takes the room: 4 of 4. As c shrinks, b has its two again."""
     requests, under_way = Requests(["a", "b", "c"], 12, 1), Counter({"a": 2, "b": 2, "c": 8})
     requests.startable({})
     requests.share_out({"a": 4.0, "b": 1.0, "c": 1.0})
