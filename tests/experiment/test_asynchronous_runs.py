@@ -56,16 +56,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("every", [1, 2])
-def test_a_kill_at_any_moment_loses_no_bit(whole: Path, tmp_path: Path, every: int) -> None:
-    """Some of the moments at which the disk holds something else; checkpoints after each or each second."""
+def test_a_kill_at_any_moment_loses_no_bit(whole: Path, tmp_path: Path) -> None:
+    """Some of the moments at which the disk holds something else; a checkpoint after each version."""
     out = tmp_path / "run"
-    changed = scenario(checkpoint={"every": every})
+    changed = scenario(checkpoint={"every": 1})
     copies = crashes.moments(lambda: fedlab.run(changed, out=out), out, tmp_path)
     begun = [copy for copy in copies if (copy / "manifest.json").exists()]
     assert len(begun) > 40 and any((copy / "checkpoints").exists() for copy in begun)
     expected = crashes.result(out)
-    for copy in begun[every::8]:
+    for copy in begun[3::12]:
         fedlab.resume(copy)
         assert crashes.result(copy) == expected, copy
         shutil.rmtree(copy)
