@@ -23,6 +23,7 @@ NAMES = (
     "fedbuff",
     "fedbuff_fashion",
     "gba_switch",
+    "fedast_makespan",
 )
 FULL = ("hypernetworks_full",)
 """Paper-size studies, which `make reproduce-full` runs."""
