@@ -74,8 +74,8 @@ STUDY = Study(
         "Waiting for the first 20 of 48 is the stronger baseline, and about the share of the authors' demo.",
         "Dynamic allocation helps where noise holds a task up (here the skewed one): twice the requests make"
         " buffers of twice the size, not models at twice the rate. With tasks that merely need many steps the"
-        " ratio is 1. The tasks were chosen to show it, with seeds 0 to 3 in view; in the other mixes that were"
-        " tried dynamic was as fast as static, give or take a tenth. Even here the interval includes 1.",
+        " ratio is 1. The tasks were chosen to show it, with seeds 0 to 3 in view; in the other mixes that"
+        " were tried dynamic was as fast as static, give or take a tenth. Even here the interval includes 1.",
         "R_m is proportional to the square root of v_m; in the authors' code, which takes v_m / 2, to v_m"
         " itself.",
     ),
