@@ -88,7 +88,11 @@ class SecureAggregation(Defense):
             accountant="none",
             noise="none",
             assumptions=(
-                Assumption("the server sees no single update, and no sum of fewer than the threshold", True),
+                Assumption(
+                    "the server sees no sum of fewer updates than the threshold (a sum of one is that update;"
+                    " two of one client count as two)",
+                    True,
+                ),
                 Assumption("staleness weights are applied before updates are summed", True),
             ),
             reason=(

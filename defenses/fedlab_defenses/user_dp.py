@@ -15,8 +15,9 @@ well.
 - A user who is twice in one buffer is clipped once, as a whole. Clipped twice it could move the sum by
   2C, which costs more than two rounds do.
 - Amplification by sampling is claimed where it is proved: a synchronous server, the sampler `poisson`,
-  nobody replaced (no over-selection, no quorum, no stragglers), and rounds so large that one without
-  anybody, which is skipped and adds no noise, has probability below δ / 10^6 over the whole run.
+  nobody replaced or left out (no over-selection, no quorum, no stragglers, no deadline), and rounds so large
+  that one without anybody (drop-outs included), which is skipped and adds no noise, has probability below
+  δ / 10^6 over the whole run.
   Everywhere else the rate is 1. An asynchronous server asks whoever is there, and devices that come back
   sooner are asked more often: nothing is drawn that could amplify.
 - Adjacency is add-or-remove one user under Poisson sampling. Where a fixed number is asked or a buffer
@@ -117,7 +118,8 @@ class UserDP(Defense):
     def rate(self, federation: Federation) -> float:
         """q that may be claimed: the rate of Poisson sampling, or 1 where a skipped round might tell."""
         others = len(federation.records) - 1
-        nobody = others * math.log1p(-federation.rate) if federation.rate < 1.0 else 0.0
+        heard = federation.rate * (1.0 - federation.dropout)
+        nobody = others * math.log1p(-heard) if federation.rate < 1.0 else 0.0
         negligible = math.log(NEGLIGIBLE * self.delta / max(federation.rounds, 1))
         return federation.rate if nobody < negligible else 1.0
 

@@ -46,6 +46,7 @@ class Federation:
         cohort: updates that a round is meant to combine: of an asynchronous server, its buffer.
         rate: probability with which each client takes part in a round, independently of all others and of
             earlier rounds; 1 where it is not drawn so, whatever its share of rounds is.
+        dropout: the largest probability with which a client that is asked does not answer.
         participations: rounds in which one client takes part at most; None if nothing bounds them.
         seed: of the run, for draws that the server makes itself.
     """
@@ -57,6 +58,7 @@ class Federation:
     rate: float = 1.0
     participations: int | None = None
     seed: int = 0
+    dropout: float = 0.0
 
     @property
     def most(self) -> int:

@@ -115,15 +115,17 @@ def federated(
     settings, slow = scenario.strategy, scenario.clients.stragglers
     drawn = settings.name == "fedavg" and settings.sampling.name == "poisson" and not whole
     everybody_else_counts = settings.over_selection == 1.0 and settings.quorum == 1
+    all_count = everybody_else_counts and slow is None and settings.deadline is None
     bound = settings.options.get("max_participations")
     return Federation(
         records=sizes(owners),
         rounds=settings.rounds,
         config=config,
         cohort=settings.cohort,
-        rate=settings.cohort / len(owners) if drawn and everybody_else_counts and slow is None else 1.0,
+        rate=settings.cohort / len(owners) if drawn and all_count else 1.0,
         participations=bound if isinstance(bound, int) else None,
         seed=seed,
+        dropout=max(kind.dropout for kind in scenario.devices.kinds),
     )
 
 

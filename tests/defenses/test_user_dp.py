@@ -111,6 +111,8 @@ def test_rounds_that_may_be_empty_are_not_amplified() -> None:
     """20 users at q = 0.2: nobody comes with probability 0.8^19, and the skipped round would tell."""
     assert UserDP(noise_multiplier=1.0).rate(federation(records=(1,) * 20, rate=0.2)) == 1.0
     assert UserDP(noise_multiplier=1.0).rate(federation(rate=0.2)) == 0.2
+    assert UserDP(noise_multiplier=1.0).rate(federation(rate=0.2, dropout=0.1)) == 0.2
+    assert UserDP(noise_multiplier=1.0).rate(federation(rate=0.2, dropout=0.5)) == 1.0  # 0.9^199 = 8e-10
 
 
 @pytest.mark.parametrize(

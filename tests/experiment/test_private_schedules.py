@@ -7,12 +7,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import fedlab
 from fedlab.audit import Observation, archive
+from fedlab.clients import ClientConfig
 from fedlab.errors import UsageError
+from fedlab.experiment.cells import federated
+from fedlab.scenario import Scenario
 
 ASYNC = {"name": "fedbuff", "options": {"concurrency": 6, "staleness": "polynomial"}}
 
@@ -133,6 +137,26 @@ def test_participations_are_bounded_and_the_target_rests_on_the_bound(tmp_path: 
     taken = Counter(event["client"] for event in events(out, "user-dp-eval-s3"))
     assert max(taken.values()) == 2
     assert 3.8 < epsilon(out) <= 4.0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "rate"),
+    [({}, 0.375), ({"deadline": 5.0}, 1.0), ({"over_selection": 2.0}, 1.0), (ASYNC, 1.0)],
+)
+def test_who_is_left_out_is_not_drawn(strategy: dict[str, Any], rate: float) -> None:
+    """3 of 8 clients by Poisson sampling; a deadline, or the first to come, leave out some of them."""
+    drawn = {} if strategy is ASYNC else {"sampling": "poisson"}
+    settings = Scenario.model_validate(scenario([{"name": "none"}], **drawn, **strategy))
+    found = federated(settings, [np.arange(5)] * 8, ClientConfig(), 3)
+    assert found.rate == rate and found.dropout == 0.0
+
+
+def test_the_class_that_drops_out_most_counts() -> None:
+    classes = [{"name": "a", "share": 0.5}, {"name": "b", "share": 0.5, "dropout": 0.75}]
+    settings = scenario([{"name": "none"}], sampling="poisson") | {"devices": {"dropout": 0.25}}
+    found = [settings, settings | {"devices": {"dropout": 0.25, "classes": classes}}]
+    made = [federated(Scenario.model_validate(one), [np.arange(5)] * 8, ClientConfig(), 3) for one in found]
+    assert [one.dropout for one in made] == [0.25, 0.75]
 
 
 def test_the_same_run_on_the_same_seed_has_the_same_noise(tmp_path: Path) -> None:
