@@ -23,7 +23,7 @@ from fedlab import seeds
 from fedlab.clients import ClientConfig
 from fedlab.clients.rules import ServerSide
 from fedlab.errors import DataError, UsageError
-from fedlab.runtime.wrapped import Clocked, Deployed
+from fedlab.runtime.wrapped import Clocked, Deployed, numbered
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import Aggregator, minimum
 from fedlab.strategies.asynchronous.allocation import even
@@ -122,8 +122,9 @@ class SyncST(Unrounded):
             models.instructions(label, self.tasks[label].learner, config, number).message(node)
             for node, label in zip(order, labels, strict=True)
         ]
-        found = zip(grid.push_messages(messages), labels, strict=True)
-        return {message_id: label for message_id, label in found if message_id}
+        label_of = dict(zip(map(id, messages), labels, strict=True))
+        sent = numbered(grid.push_messages(messages), messages)
+        return {message_id: label_of[id(message)] for message_id, message in sent}
 
     def _shuffled(self, nodes: list[int], number: int) -> list[int]:
         """Who works for which task is drawn anew in each round, or clients would keep to theirs."""

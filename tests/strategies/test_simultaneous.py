@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from flwr.app import Message
 
 from fedlab.clients.several import task_of
 from fedlab.errors import DataError, UsageError
@@ -46,6 +48,19 @@ def asked(grid: Watched) -> list[list[tuple[str, int]]]:
             number = int(str(message.content.config_records["config"]["server-round"]))
             found.setdefault(number, []).append((task_of(message), message.metadata.dst_node_id))
     return list(found.values())
+
+
+class Leaky(Watched):
+    """Cannot send to the first client; like some of Flower's Grids, it leaves the id out."""
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        _, *others = messages
+        return super().push_messages(others)
+
+
+def test_a_message_that_cannot_be_sent_costs_its_task_one_update() -> None:
+    found = list(made().run_rounds(Leaky(), start(), last=2))
+    assert [one.train["participants"] for one in found if one.train is not None] == [3, 3]
 
 
 @pytest.mark.parametrize("over_selection", [1.0, 1.5])

@@ -43,6 +43,8 @@ from fedlab.tasks import State
 
 Division = Literal["count", "weights"]
 
+ANCIENT = 10_000
+"""Updates that are staler than that are not known to occur."""
 PATIENCE = 4
 """A step is given up when this many times (M + K) replies in a row brought nothing."""
 
@@ -118,7 +120,10 @@ class Buffered(Unrounded):
                 ' counts all updates alike; take "weighted-mean", or division = "count"'
             )
         server = learner.server
-        if server.in_step and not server.uplinks and weighed(staleness, 1) < 1.0:
+        last = ANCIENT if max_staleness is None else min(max_staleness, ANCIENT)
+        if (server.in_step and not server.uplinks) and any(
+            weighed(staleness, late) < 1.0 for late in (0, min(1, last), last)
+        ):
             raise UsageError(
                 f"the local rule's server ({server.name}) adds up what the clients' own memories add up, so"
                 ' no update may count less than another; choose staleness = "constant"'

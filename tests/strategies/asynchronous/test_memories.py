@@ -19,7 +19,8 @@ from fedlab.runtime.arrays import UPLINK, array_record, tensors
 from fedlab.runtime.devices import SimulatedFleet
 from fedlab.strategies import as_aggregator
 from fedlab.strategies.aggregators import Updates, mean
-from fedlab.strategies.asynchronous.staleness import Polynomial
+from fedlab.strategies.asynchronous.fedasync import Mixing
+from fedlab.strategies.asynchronous.staleness import Constant, Hinge, Polynomial, Threshold
 from fedlab.strategies.learner import Arrival
 from fedlab.strategies.rounds import rounds
 from fedlab.tasks import Task
@@ -76,10 +77,14 @@ def test_a_memory_that_did_not_forget_would_be_out_of_step() -> None:
     assert abs(clients.after(400) - OPTIMUM) > 1e-3
 
 
-def test_feddyn_cannot_count_stale_updates_less() -> None:
-    """Its server adds up the same updates as its clients do."""
+@pytest.mark.parametrize(
+    "staleness", [Polynomial(), Threshold(cutoff=4, value=0.5), Hinge(), Mixing(0.6, Constant())]
+)
+def test_feddyn_cannot_count_stale_updates_less(staleness: Any) -> None:
+    """Its server adds up the same updates as its clients do. Only weights that an update can have matter."""
     with pytest.raises(UsageError, match='choose staleness = "constant"'):
-        federation(NINE, FedDyn(), buffer=3, concurrency=4, staleness=Polynomial())
+        federation(NINE, FedDyn(), buffer=3, concurrency=4, staleness=staleness)
+    federation(NINE, FedDyn(), buffer=3, concurrency=4, staleness=Hinge(b=4), max_staleness=4)
 
 
 def test_a_buffer_that_brought_no_model_is_forgotten_by_its_clients() -> None:
