@@ -17,9 +17,16 @@ PIPED = 160
 """Columns where there is no terminal: long lines are better than folded ones for whoever greps."""
 
 
+class _Piped(Console):
+    """rich ends the program with exit code 1 when nobody reads on; here a reader may have enough."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def stdout() -> Console:
     """A console on stdout, made when it is needed, so that a redirected stdout is respected."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED)
+    return _Piped(highlight=False, width=None if sys.stdout.isatty() else PIPED)
 
 
 def stderr() -> Console:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -292,3 +293,18 @@ def test_ctrl_c_while_fedlab_is_still_loading(tmp_path: Path, ending: str) -> No
 def test_a_paper_is_a_citation_or_nothing(fedlab: Any, name: str, paper: str) -> None:
     (entry,) = fedlab("info", name, "--json").json
     assert entry["paper"] == paper
+
+
+@pytest.mark.parametrize("command", [("info", "fedbuff"), ("list", "strategies")])
+def test_whoever_has_read_enough_ends_no_command_with_an_error(command: tuple[str, ...]) -> None:
+    """`fedlab info NAME | head -1`: the reader's end of the pipe is closed before anything is written."""
+    read, write = os.pipe()
+    os.close(read)
+    found = subprocess.run(
+        [sys.executable, "-c", "from fedlab.cli import main; main()", *command],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    os.close(write)
+    assert (found.returncode, found.stderr) == (0, "")
