@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from fedlab import seeds
 from fedlab.errors import PluginError, UsageError
+from fedlab.strategies.sampling import LISTED as NEVER_LISTED
 from fedlab.strategies.sampling import Population, Sampler, available, cyclic, poisson, uniform
 from fedlab.strategies.schedules import called, checked
 
@@ -31,7 +34,7 @@ class Recruiting:
         records: how many records each client holds, in the order of ids, for samplers that need it.
 
     Raises:
-        UsageError: a sampler that plans whole rounds.
+        UsageError: a sampler that plans whole rounds; when called, one that would have to list too many.
     """
 
     def __init__(self, sampler: Sampler, seed: int, records: Sequence[int] | None = None) -> None:
@@ -61,27 +64,43 @@ class Recruiting:
         generator = seeds.numpy_generator(self.seed, "sampling", self.draws)
         fits: Whether = lambda node: not out(node)  # noqa: E731
         if self.sampler in (uniform, available) and len(nodes) > LISTED * (many + size):
+            free = fits
             if self.sampler is available and there is not None:
                 fits = lambda node: not out(node) and there(node)  # noqa: E731
-            found: dict[int, None] = {}
-            for _ in range(TRIES):
-                for position in generator.choice(len(nodes), size=size - len(found), replace=False):
-                    node = nodes[int(position)]
-                    if node not in found and fits(node):
-                        found[node] = None
-                if len(found) == size:
-                    return sorted(found)
+            found = _thinly(nodes, size, fits, generator)
+            if len(found) == size:
+                return found
+            if len(nodes) > NEVER_LISTED:  # hardly anybody is there: as the sampler itself does it
+                return found or _thinly(nodes, size, free, generator)
+        if self.sampler not in (uniform, available) and len(nodes) > NEVER_LISTED:
+            raise UsageError(
+                f"{called(self.sampler)} gets a list of all clients that are free, but {len(nodes)} are more"
+                f' than {NEVER_LISTED}; take "uniform" or "available"'
+            )
         places = [place for place, node in enumerate(nodes) if not out(node)]
-        free = nodes if len(places) == len(nodes) else [nodes[place] for place in places]
-        size = min(size, len(free))
+        left = nodes if len(places) == len(nodes) else [nodes[place] for place in places]
+        size = min(size, len(left))
         if not size:
             return []
         records = None if self.records is None else [self.records[place] for place in places]
-        population = Population(free, records, there, self.seed)
-        picks = checked(self.sampler, self.sampler(population, size, self.draws, generator), free)
+        population = Population(left, records, there, self.seed)
+        picks = checked(self.sampler, self.sampler(population, size, self.draws, generator), left)
         if len(picks) > size:
             raise PluginError(
                 f"{called(self.sampler)} returned {len(picks)} clients; expected at most {size}, as there"
                 " is room for"
             )
         return picks
+
+
+def _thinly(nodes: Sequence[int], size: int, fits: Whether, generator: np.random.Generator) -> list[int]:
+    """At most `size` that fit, ascending, drawn from all nodes until there are enough, or patience ends."""
+    found: dict[int, None] = {}
+    for _ in range(TRIES):
+        for position in generator.choice(len(nodes), size=size - len(found), replace=False):
+            node = nodes[int(position)]
+            if node not in found and fits(node):
+                found[node] = None
+        if len(found) == size:
+            break
+    return sorted(found)

@@ -246,6 +246,27 @@ def test_clients_that_are_there_are_asked_at_once(count: int) -> None:
     assert len(made) == 30 and away and max(away) == 0.0
 
 
+@pytest.mark.parametrize("count", [0, 3, 10])
+def test_of_a_large_population_nobody_is_listed_however_few_are_there(count: int) -> None:
+    """Ten of 10^8 are wanted, and `count` are found to be there, every tenth that is looked at. If nobody is,
+    ten are asked all the same; even ones are busy."""
+    looked = 0
+
+    def present(node: int) -> bool:
+        nonlocal looked
+        looked += 1
+        assert looked <= 64 * 10, "all are looked through"
+        return looked % 10 == 0 and looked <= 10 * count
+
+    found = Recruiting(available, SEED)(range(10**8), 10, lambda node: node % 2 == 0, 0, present)
+    assert len(set(found)) == (count or 10) and all(node % 2 for node in found)
+
+
+def test_a_sampler_that_needs_a_list_is_refused_in_a_large_population() -> None:
+    with pytest.raises(UsageError, match='weighted.* more than 10000000; take "uniform"'):
+        Recruiting(weighted, SEED)(range(10**8), 1, lambda node: False, 0, None)
+
+
 def test_weighted_sampling_never_asks_a_client_without_records() -> None:
     records = [0, 5, 0, 9, 1, 0]
     strategy = server(buffer=1, concurrency=2, sampler=weighted, records=records)
