@@ -91,9 +91,11 @@ class Diary:
         Raises:
             FedlabError: it never will.
         """
+        if skipped < done:
+            return
         failures = watcher.failures
         rejections = [one for one in watcher.rejections if one[2] != "quorum"]  # nobody's fault
-        if skipped < done or not (last or (done >= PATIENCE and (failures or rejections))):
+        if not (last or (done >= PATIENCE and (failures or rejections))):
             return
         late = sum(watcher.late.values())
         why = f"{late} of {watcher.asked} updates" if late else "too few replies"

@@ -94,6 +94,8 @@ class Watcher:
         self.exchanges, self.received, self.sent = 0, 0, 0
         self._weighed = 0
         self._round = 0
+        self._failed: Counter[int] = Counter()  # failures and rejections by round: a long run has many
+        self._refused: Counter[int] = Counter()
         self._observations: list[Observation] = []
         self._sent: tuple[ArrayRecord | None, State] = (None, {})
 
@@ -110,8 +112,8 @@ class Watcher:
     def lost(self, round: int) -> dict[str, int]:
         """How many updates the round went on without, by what became of them."""
         return {
-            "failed": sum(one == round for one, _, _ in self.failures),
-            "rejected": sum(one == round for one, *_ in self.rejections),
+            "failed": self._failed[round],
+            "rejected": self._refused[round],
             "late": self.late[round],
             "stopped": self.stopped[round],
         }
@@ -157,6 +159,8 @@ class Watcher:
         values = snapshot.values
         self.failures = [tuple(one) for one in values["failures"]]
         self.rejections = [tuple(one) for one in values["rejections"]]
+        self._failed = Counter(one for one, *_ in self.failures)
+        self._refused = Counter(one for one, *_ in self.rejections)
         self.late, self.stopped = Counter(dict(values["late"])), Counter(dict(values["stopped"]))
         self.heard, self.unheard = set(values["heard"]), set(values["unheard"])
         self.asked = values["asked"]
@@ -175,6 +179,7 @@ class Watcher:
             if reply.error.code != REJECTED:  # `reject` was told of those
                 reason = shortened(reply.error.reason or "no reason given")
                 self.failures.append((round, client, reason))
+                self._failed[round] += 1
                 self.failed(round, client, reason)
             return
         self._charge(round, client, message, reply)
@@ -213,6 +218,7 @@ class Watcher:
         if kind != "surplus":
             reason = shortened(reason)  # it may quote names that the client chose
             self.rejections.append((round, client, kind, reason))
+            self._refused[round] += 1
             self._turned_away(client, kind)
             if self.rejected is not None:
                 self.rejected(round, client, kind, reason)

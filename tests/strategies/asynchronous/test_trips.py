@@ -263,7 +263,7 @@ def test_of_a_large_population_nobody_is_listed_however_few_are_there(count: int
 
 
 def test_a_sampler_that_needs_a_list_is_refused_in_a_large_population() -> None:
-    with pytest.raises(UsageError, match='weighted.* more than 10000000; take "uniform"'):
+    with pytest.raises(UsageError, match="more than 10000000; take"):
         Recruiting(weighted, SEED)(range(10**8), 1, lambda node: False, 0, None)
 
 
