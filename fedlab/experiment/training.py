@@ -15,7 +15,7 @@ from typing import Any, cast
 from flwr.serverapp import Grid
 
 from fedlab.audit import archive
-from fedlab.errors import FedlabError
+from fedlab.errors import FedlabError, UsageError
 from fedlab.experiment.cells import Cell, Parts, Trained
 from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.diary import Diary
@@ -106,6 +106,7 @@ class Training:
 
         Raises:
             FedlabError: no client ever sent a usable update.
+            UsageError: an interrupted training with noise, on a Grid of real clients.
             KeyboardInterrupt: the user stopped it; what was done is in a checkpoint.
         """
         total = self.scenario.strategy.rounds
@@ -113,6 +114,13 @@ class Training:
         resumable = self.resumable()
         if resumable:
             self._restore()
+        elif self.journal.events and not isinstance(self.grid, SimulationGrid):
+            # Real clients answer anew, and the same noise on other answers would give both away.
+            raise UsageError(
+                f"{self.title} was interrupted after it had spent privacy, and cannot go on from there: on a"
+                " deployed Grid its rounds would be run again, with the same noise on other updates. Start a"
+                " new run with another seed; what was spent stands in this one's privacy folder"
+            )
         for caution in self._cautions():
             self.diary.caution(caution)
         keeps = resumable and self.scenario.checkpoint.every > 0
