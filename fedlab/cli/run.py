@@ -13,7 +13,7 @@ import typer
 
 from fedlab.cli.output import as_json, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
-from fedlab.cli.tables import pace, summary
+from fedlab.cli.tables import makespan, pace, summary
 
 if TYPE_CHECKING:
     from fedlab.report import AuditReport
@@ -161,9 +161,9 @@ def _show(audit: AuditReport, *, json: bool) -> None:
     console.print()
     console.print(summary(audit.data))
     console.print()
-    paces = pace(audit.data)
-    if paces is not None:
-        console.print(paces)
-        console.print()
+    for table in (pace(audit.data), makespan(audit.data)):
+        if table is not None:
+            console.print(table)
+            console.print()
     plain(str(audit.directory))
     plain(str(audit.html))

@@ -48,20 +48,45 @@ def pace(data: dict[str, Any]) -> Any | None:
         return None
     target = (data["fleet"].get("target") or {}).items()
     goal = "".join(f" to {name} {value:g}" for name, value in target)
-    table = grid("strategy", f"time{goal}", "times sooner", "uploads", "times fewer")
+    # Totals that nobody aimed at are not compared.
+    sooner, fewer = (["times sooner"], ["times fewer"]) if target else ([], [])
+    table = grid("strategy", f"time{goal}", *sooner, "uploads", *fewer)
     for column in table.columns[1:]:
         column.justify = "right"
     for row in rows:
-        took = row["reached"] if target else row["total"]
+        took = (row["reached"] if target else row["total"]) or {}
+        seconds, uploads = took.get("seconds"), took.get("uploads")  # None if no seed met the target
         ratio = row.get("ratio") or {}
         table.add_row(
             str(row["name"]),
-            "not reached" if took is None else duration(took["seconds"]["mean"]),
-            _ratio(ratio.get("seconds")),
-            "–" if took is None else f"{took['uploads']['mean']:,.0f}",
-            _ratio(ratio.get("uploads")),
+            "not reached" if seconds is None else duration(seconds["mean"]) + _some(took, row),
+            *(_ratio(ratio.get("seconds")) for _ in sooner),
+            "–" if uploads is None else f"{uploads['mean']:,.0f}",
+            *(_ratio(ratio.get("uploads")) for _ in fewer),
         )
     return table
+
+
+def makespan(data: dict[str, Any]) -> Any | None:
+    """When each of several tasks met its target, and when the last one did; None without such tasks."""
+    rows = data.get("tasks") or []
+    labels = [one["label"] for one in rows[0]["tasks"] if one["target"]] if rows else []
+    if not labels:
+        return None
+    table = grid("strategy", *labels, "all", f"of {rows[0]['name']}'s time")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        met = [one["seconds"] for one in row["tasks"] if one["label"] in labels]
+        times = ["not reached" if one is None else duration(one) for one in (*met, row["makespan"])]
+        table.add_row(str(row["name"]), *times, _number(row["ratio"], ".0%", missing=""))
+    return table
+
+
+def _some(took: dict[str, Any], row: dict[str, Any]) -> str:
+    """How many seeds met the target, where not all did: the mean is theirs."""
+    met, seeds = took.get("seeds"), len(row["seeds"])
+    return "" if met in (None, seeds) else f" ({met} of {seeds} seeds)"
 
 
 def _ratio(found: dict[str, Any] | None) -> str:
