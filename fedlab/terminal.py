@@ -30,6 +30,9 @@ SILENCE = 30.0
 NARROW = 80
 """A terminal of fewer columns shows neither bars nor notes."""
 
+SHORTENED, LONGEST = 200, 2000
+"""Characters of a line about a job, and of a message."""
+
 
 @contextmanager
 def watch(*, quiet: bool = False, console: Console | None = None) -> Iterator[Progress]:
@@ -76,10 +79,10 @@ class Plain:
         self._line(f"{job}: done", note)
 
     def message(self, text: str) -> None:
-        self._line(text)
+        self._line(text, limit=LONGEST)  # a warning says at its end what to do
 
-    def _line(self, text: str, note: str = "") -> None:
-        print(one_line(f"{text}, {note}" if note else text), file=self.stream, flush=True)
+    def _line(self, text: str, note: str = "", limit: int = SHORTENED) -> None:
+        print(one_line(f"{text}, {note}" if note else text, limit), file=self.stream, flush=True)
         self.spoken = self.clock()
 
 
@@ -181,7 +184,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}:{whole % 3600 // 60:02} h"
 
 
-def one_line(text: str, limit: int = 200) -> str:
+def one_line(text: str, limit: int = SHORTENED) -> str:
     """Without line breaks and control characters: names and notes come from plugins."""
     clean = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

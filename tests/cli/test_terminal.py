@@ -56,6 +56,13 @@ def test_a_short_job_gets_two_lines_and_a_jump_one() -> None:
     ]
 
 
+def test_a_warning_is_never_cut_short_in_a_log() -> None:
+    stream = io.StringIO()
+    warning = "warning: " + "word " * 60 + "what to do about it"
+    Plain(stream).message(warning)
+    assert stream.getvalue() == warning + "\n"
+
+
 def test_a_log_is_never_silent_for_more_than_half_a_minute() -> None:
     """Steps of 7 s: the fifth is the first after 30 s, and the tenth the next; a tenth is 2,000 steps."""
     stream, now = io.StringIO(), [0.0]
