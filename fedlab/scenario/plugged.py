@@ -138,6 +138,26 @@ def _strategy(data: dict[str, Any]) -> Iterator[Mistake]:
     for key, kind in nested.items():
         faults += [(("strategy", "options", *path), text) for path, text in _inside(key, kind, options[key])]
     yield from (fault for fault in faults if not infinite(_at(data, fault[0])))
+    if not faults and "tasks" not in data:
+        yield from _assembled(data, name)
+
+
+def _assembled(data: dict[str, Any], name: str) -> Iterator[Mistake]:
+    """What a strategy refuses of the parts that it is to work with, all of which are sound by themselves."""
+    strategy = table(data, "strategy")
+    cohort = strategy.get("cohort", table(data, "clients").get("count", 10))
+    parts: dict[str, Any] = {
+        "aggregator": as_table(strategy.get("aggregator", "weighted-mean")),
+        "server_optimizer": as_table(strategy.get("server_optimizer", "sgd")),
+        "sampling": as_table(strategy.get("sampling", "uniform")),
+        "local_rule": as_table(strategy.get("local_rule", "fedavg")),
+    }
+    if not is_count(cohort) or not all(isinstance(one, dict) for one in parts.values()):
+        return
+    parts["server_optimizer"] = {"name": "sgd", **parts["server_optimizer"]}
+    settings = {**strategy, **parts, "name": name, "options": strategy.get("options", {})}
+    for path, text in trial.strategy(settings, cohort):
+        yield ("strategy", *path), text
 
 
 def _inside(key: str, kind: str, given: Any) -> Iterator[Mistake]:

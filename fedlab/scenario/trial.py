@@ -9,8 +9,9 @@ else that only the data can tell: a trial without a finding proves nothing.
 from __future__ import annotations
 
 import functools
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,46 @@ def cohort(
         f"the aggregator {aggregator['name']!r}{behind} combines at least {least} updates as it is set, but a"
         f" round asks {whom}; raise strategy.cohort, or expect fewer attackers (f)"
     )
+
+
+def strategy(settings: Mapping[str, Any], size: int) -> Iterator[Fault]:
+    """What one of fedlab's own strategies refuses of the parts that it is to work with.
+
+    Args:
+        settings: `[strategy]`, its plugins as tables; it and its options are otherwise sound.
+        size: clients that a round asks.
+    """
+    from fedlab.clients.config import ClientConfig
+    from fedlab.strategies.aggregators import as_aggregator
+
+    name = str(settings["name"])
+    if plugins.provider("strategies", name) != plugins.HOME:
+        return
+    factory = plugins.load("strategies", name)
+    taken = inspect.signature(factory).parameters
+    for key, default in (("over_selection", 1.0), ("quorum", 1)):
+        if settings.get(key, default) != default and key not in taken:
+            yield (key,), f"the strategy {name} has no {key}; leave it out"
+    arguments: dict[str, Any] = {"cohort": size, "seed": 0, "parameters": ["weight"], **settings["options"]}
+    try:
+        arguments["aggregator"] = as_aggregator(plugins.build("aggregators", settings["aggregator"]))
+        arguments["optimizer"] = plugins.build("server_optimizers", settings["server_optimizer"])
+        arguments["sampler"] = plugins.build("samplers", settings["sampling"])
+        arguments["server"] = plugins.build("local_rules", settings["local_rule"]).server
+        arguments["config"] = ClientConfig()
+    except Exception:  # told at its own place, or for the run to say
+        return
+    try:
+        factory(**{key: value for key, value in arguments.items() if key in taken})
+    except FedlabError as error:
+        text = str(error)
+        if text.startswith("the aggregator needs"):
+            return  # `cohort` tells it
+        places = {"the sampler": "sampling", "the local rule's": "local_rule", "strategy.cohort": "cohort"}
+        told = [key for start, key in places.items() if start in text]
+        yield tuple(told[:1] or ["options"]), text
+    except Exception:  # for the run to say
+        return
 
 
 def network(
