@@ -69,6 +69,11 @@ class Diary:
         self.event("caution", reason=what)
         self.progress.message(f"warning: {self.title}: {what}")
 
+    def ended(self, round: int, reason: str) -> None:
+        """Before all rounds were over: why."""
+        self.event("ended early", round=round, reason=reason)
+        self.progress.message(f"{self.title}: {reason}")
+
     def goes_on(self, round: int) -> None:
         self.event("goes on", round=round)
         self.progress.message(f"{self.title}: goes on after round {round}")

@@ -142,7 +142,7 @@ class Training:
                     break
             self.ended = self.ended or getattr(self.parts.strategy, "ended", "")
             if self.ended:
-                self.diary.event("ended early", round=self.done, reason=self.ended)
+                self.diary.ended(self.done, self.ended)
             if self.ended and not self.done:
                 raise FedlabError(f"{self.title}: not one model was made of all replies: {self.ended}")
             result = self._finish()
@@ -341,7 +341,13 @@ class Training:
         strategy, grid = self.parts.strategy, self.grid
         if not isinstance(strategy, Buffered) or not isinstance(grid, SimulationGrid):
             return []
-        return strategy.cautions(sample_nominal(grid.fleet, grid.seed, SAMPLED))
+        found = strategy.cautions(sample_nominal(grid.fleet, grid.seed, SAMPLED))
+        if strategy.concurrency > grid.fleet.count:
+            found.append(
+                f"concurrency = {strategy.concurrency} clients are to train at once, but there are"
+                f" {grid.fleet.count} (clients.count): updates will be less stale than expected"
+            )
+        return found
 
     def _rejected(self, round: int, client: int, kind: str, reason: str) -> None:
         self.diary.rejected(round, client, kind, reason)

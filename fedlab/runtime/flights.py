@@ -86,7 +86,10 @@ class Outlook:
         if not self.away:
             return "nothing is under way"
         if self.never:
-            return "no device that is waited for is ever there again"
+            return (
+                f"no device that is waited for is ever there again after virtual second {self.now:g}; let the"
+                " trace of their availability begin again (its period), or end the run before (fewer rounds)"
+            )
         return (
             f"no device that is waited for is there at virtual second {self.now:g};"
             f" the next is back at {self.back:g}"
