@@ -165,6 +165,8 @@ def strategy(settings: Mapping[str, Any], size: int) -> Iterator[Fault]:
     for key, default in (("over_selection", 1.0), ("quorum", 1)):
         if settings.get(key, default) != default and key not in taken:
             yield (key,), f"the strategy {name} has no {key}; leave it out"
+    if "personal" in taken:  # what stays with the clients, the network tells
+        return
     arguments: dict[str, Any] = {"cohort": size, "seed": 0, "parameters": ["weight"], **settings["options"]}
     try:
         arguments["aggregator"] = as_aggregator(plugins.build("aggregators", settings["aggregator"]))
