@@ -66,9 +66,11 @@ def test_where_nothing_was_recovered_the_verdict_keeps_its_limits(tmp_path: Path
 
 def test_a_run_without_attacks_claims_none(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", status="interrupted")  # what a finished one lacks is an error
-    for file in (run / "attacks").rglob("*.json"):
+    for file in (run / "attacks").rglob("*.*"):
         file.unlink()
-    data = build(run).data
+    report = build(run)
+    data, page = report.data, report.html.read_text()
+    assert "include_samples" not in page.partition('id="gallery"')[2].partition("</section>")[0]
     assert data["attacks"] == [] and data["verdict"]["headline"].startswith("No attack was tried")
     assert "No attack was tried: this run says nothing about what leaks." in data["limits"]
     assert not any("were attacked" in text or "Attacks tried" in text for text in data["limits"])
