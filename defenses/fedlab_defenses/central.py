@@ -175,7 +175,9 @@ def target(name: str, noise_multiplier: float | None, epsilon: float | None, del
         UsageError: they do.
     """
     if (noise_multiplier is None) == (epsilon is None):
-        raise UsageError(f"{name} takes either noise_multiplier or epsilon (a target): expected exactly one of them")
+        raise UsageError(
+            f"{name} takes either noise_multiplier or epsilon (a target): expected exactly one of them"
+        )
     if noise_multiplier is not None:
         bound(f"{name} noise_multiplier", noise_multiplier, zero=True)
     if epsilon is not None:

@@ -64,7 +64,9 @@ class DPSGD(Defense):
         max_grad_norm: float = 1.0,
     ) -> None:
         if (noise_multiplier is None) == (epsilon is None):
-            raise UsageError("dp-sgd takes either noise_multiplier or epsilon (a target): expected exactly one of them")
+            raise UsageError(
+                "dp-sgd takes either noise_multiplier or epsilon (a target): expected exactly one of them"
+            )
         if noise_multiplier is not None and not 0.0 <= noise_multiplier < math.inf:
             raise UsageError(f"dp-sgd noise_multiplier must be finite and >= 0, got {noise_multiplier}")
         if epsilon is not None and not 0.0 < epsilon < math.inf:
