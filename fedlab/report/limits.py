@@ -180,8 +180,8 @@ def _populations(run: Run, guarantees: list[Row]) -> list[str]:
         with malformed("metrics.json"):
             if metrics.get("per_client_of", "all") != "all":
                 found.append(
-                    f"{cell}: accuracy per client is that of {len(metrics['per_client'])} clients who took part,"
-                    f" of {int(metrics['population']):,}."
+                    f"{cell}: accuracy per client is that of {len(metrics['per_client'])} clients who took"
+                    f" part, of {int(metrics['population']):,}."
                 )
     return found
 
