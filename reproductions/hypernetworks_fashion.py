@@ -60,7 +60,7 @@ STUDY = Study(
     paper="as on digits",
     work="Fashion-MNIST (the first 3,000 images of each half), MLP 784-16-10 (12,560 in the extractor),"
     " 20 clients: 60 records each, 80 % from three classes (dominant), or two classes each (of 1,200"
-    " images); 20 rounds of 6 epochs, batches of 10, learning rate 0.05 (momentum 0.5). HyperFL:"
+    " images); 20 rounds of 6 epochs, batches of 10, learning rate 0.02 (momentum 0.5). HyperFL:"
     " hypernetwork 16-16; pFedHN: 8-32, all clients in each round, the server's learning rate 0.02."
     " Accuracy as on digits, tested every five rounds",
     variants={

@@ -69,9 +69,7 @@ def filled(record: Record, entries: Mapping[str, Any]) -> Record:
 
 def message_of(metadata: Metadata, content: RecordDict | None = None, error: Error | None = None) -> Message:
     """A message with all of its metadata given, as Flower makes one that comes over the wire."""
-    message = Message.__new__(
-        Message
-    )  # the constructor sorts its arguments out for long
+    message = Message.__new__(Message)  # the constructor sorts its arguments out for long
     metadata.delivered_at = ""
     message.__dict__.update(_metadata=metadata, _content=content, _error=error)
     return message

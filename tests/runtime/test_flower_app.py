@@ -144,7 +144,5 @@ def test_noise_is_not_used_again_on_other_answers_of_real_clients(tmp_path: Path
     with pytest.raises(Interrupted):
         fedlab.run(scenario, out=out, grid=grid, progress=Stop())
     assert (out / "privacy" / "dp-sgd-train-s7.journal.jsonl").read_text()
-    with pytest.raises(
-        UsageError, match="the same noise on other updates"
-    ):
+    with pytest.raises(UsageError, match="the same noise on other updates"):
         fedlab.resume(out, grid=grid)
