@@ -60,7 +60,14 @@ def course(measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "rounds": sum(int(one["rounds"][-1]["round"]) for one in measured if one.get("rounds")),
         "virtual_seconds": sum(seconds) / len(seconds) if seconds else None,
         "wire": _wire(measured),
+        "ended": _ended(measured),
     }
+
+
+def _ended(measured: Sequence[dict[str, Any]]) -> list[str]:
+    """Why training ended before its last round, where that was no success; each reason once."""
+    reasons = (one.get("ended") for one in measured if not one.get("reached"))
+    return list(dict.fromkeys(str(reason) for reason in reasons if reason))
 
 
 def _wire(measured: Sequence[dict[str, Any]]) -> dict[str, float] | None:
@@ -125,6 +132,12 @@ def told(utility: Sequence[dict[str, Any]], who: Callable[[dict[str, Any]], str]
         )
     found += _missing(utility, who)
     found += _skipped(utility, who)
+    ended = {who(row): " / ".join(row["ended"]) for row in utility if row["ended"]}
+    if ended:
+        found.append(
+            f"Training ended before its last round ({_counts(ended)}): the figures are of what was done by"
+            " then."
+        )
     return found
 
 

@@ -174,6 +174,19 @@ def test_updates_that_came_too_late_and_clients_that_never_contributed_are_told(
     assert rows["no-first-bias"]["late"] == 0 and rows["no-first-bias"]["never_contributed"] == []
 
 
+def test_training_that_ended_early_is_told_unless_it_had_met_its_target(run_dir: Path) -> None:
+    why = "every client was asked 2 times (max_participations)"
+
+    def ended(reached: object) -> list[str]:
+        change = {"ended": why, "reached": reached}
+        edit(run_dir / "metrics.json", lambda metrics: metrics["cells"][CELL].update(change))
+        return told(build(run_dir).data, "ended before its last round")
+
+    assert ended({"round": 3}) == []
+    (text,) = ended(None)
+    assert f"(none: {why})" in text
+
+
 def test_clients_that_never_contributed_are_those_of_any_seed(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", seeds=(7, 8), defenses=("none",))
     for seed, clients in ((7, [2, 4]), (8, [4])):
