@@ -277,5 +277,8 @@ def test_a_strategy_that_does_not_know_what_is_asked_of_it(
         return FedAvg()
 
     monkeypatch.setattr(plugins, "load", lambda kind, name: old if kind == "strategies" else real(kind, name))
+    with pytest.raises(UsageError, match="the strategy fedavg has no over_selection; leave it out"):
+        train(tmp_path / "own", strategy={"rounds": 2, "cohort": 2, "over_selection": 1.5})
+    monkeypatch.setattr(plugins, "provider", lambda kind, name: "somebody else's")  # not tried beforehand
     with pytest.raises(UsageError, match=r"'fedavg' .*cannot be called with .*unexpected keyword.*over_sel"):
         train(tmp_path / "x", strategy={"rounds": 2, "cohort": 2, "over_selection": 1.5})
