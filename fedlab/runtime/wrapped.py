@@ -79,7 +79,7 @@ class WrappedGrid(Grid):
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self._clocked: Clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
+        self._clocked = clock_of(grid)
 
     def _sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
         """`messages` went out under `ids`."""
@@ -219,3 +219,8 @@ class Deployed:
     ) -> list[Message]:
         """Push, then wait for all replies, for `enough` of them without error, or for `timeout` seconds."""
         return gather(self, list(self.grid.push_messages(list(messages))), timeout=timeout, enough=enough)
+
+
+def clock_of(grid: Grid) -> Clocked:
+    """The Grid itself, or a deployed one behind a clock."""
+    return grid if isinstance(grid, Clocked) else Deployed(grid)

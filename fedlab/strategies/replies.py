@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -50,3 +51,9 @@ def averages(metrics: Sequence[dict[str, float]], share: Tensor) -> dict[str, fl
 def finite(values: Tensor) -> bool:
     """NaN and infinity survive a sum, which is several times quicker than looking at each number."""
     return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
+
+
+def in_vain(reasons: Counter[str]) -> str:
+    """Why an asynchronous server gave up a step: what became of its latest replies, none of which counts."""
+    what = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return f"{reasons.total()} replies in a row brought nothing: {what}"

@@ -23,7 +23,7 @@ from fedlab import seeds
 from fedlab.clients import ClientConfig
 from fedlab.clients.rules import ServerSide
 from fedlab.errors import DataError, UsageError
-from fedlab.runtime.wrapped import Clocked, Deployed, numbered
+from fedlab.runtime.wrapped import Clocked, clock_of, numbered
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import Aggregator, minimum
 from fedlab.strategies.asynchronous.allocation import even
@@ -91,7 +91,7 @@ class SyncST(Unrounded):
             timeout: (virtual) seconds that a round waits for its replies.
             received: called with the round's number when its updates are in.
         """
-        clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
+        clocked = clock_of(grid)
         models = Models(arrays, self.tasks.labels)
         for number in range(first, last + 1):
             if not self.tasks.unfinished:

@@ -16,7 +16,6 @@ Only Flower's push and pull are used, so it runs on a deployed Grid as it does o
 
 from __future__ import annotations
 
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from flwr.serverapp import Grid
 from fedlab.errors import DataError, FedlabError, UsageError
 from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
-from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid, numbered
+from fedlab.runtime.wrapped import Clocked, WrappedGrid, clock_of, numbered
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.aggregators import called, mean, minimum
 from fedlab.strategies.asynchronous.expectation import cautions
@@ -37,6 +36,7 @@ from fedlab.strategies.asynchronous.staleness import Staleness, weighed
 from fedlab.strategies.asynchronous.trips import Trip, Trips
 from fedlab.strategies.learner import Arrival, Learner
 from fedlab.strategies.messages import Instructions, OutOfStep
+from fedlab.strategies.replies import in_vain
 from fedlab.strategies.rounds import Round
 from fedlab.strategies.unrounded import Unrounded
 from fedlab.tasks import State
@@ -130,11 +130,8 @@ class Buffered(Unrounded):
             )
         self.learner, self.recruiting, self.staleness = learner, recruiting, staleness
         self.buffer, self.concurrency, self.max_staleness = buffer, concurrency, max_staleness
-        self.division, self.max_participations, self.measured_from = (
-            division,
-            max_participations,
-            measured_from,
-        )
+        self.division, self.measured_from = division, measured_from
+        self.max_participations = max_participations
         self.why_skipped, self.ended = "", ""
         self.trips = Trips()
         self.held: list[Held] = []
@@ -191,7 +188,7 @@ class Buffered(Unrounded):
             received: called with the number when the clients' updates are in, before anything is made of
                 them.
         """
-        clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
+        clocked = clock_of(grid)
         if isinstance(grid, WrappedGrid):
             grid.expect(self.trips.messages(self._arrived))
         number, model = first, tensors(arrays)
@@ -237,7 +234,10 @@ class Buffered(Unrounded):
                 ids, size, busy.__contains__, len(busy), getattr(grid, "available", None)
             )
         else:
-            out: Callable[[int], bool] = lambda node: node in busy or taken[node] >= most  # noqa: E731
+
+            def out(node: int) -> bool:
+                return node in busy or taken[node] >= most
+
             chosen = self.recruiting(ids, size, out, len(taken), getattr(grid, "available", None))
         if not chosen and not len(self.trips):
             if most is None:
@@ -271,20 +271,11 @@ class Buffered(Unrounded):
 
     def _pulled(self, grid: Grid, clocked: Clocked, timeout: float | None) -> list[Message]:
         """What arrives next; whoever is waited for in vain is no longer waited for."""
-        deadline = math.inf if timeout is None else self.trips.oldest() + timeout
-        replies = clocked.pull_until(self.trips.ids(), deadline)
-        if replies:
-            return replies
-        if timeout is None:
-            outlook = getattr(grid, "outlook", None)
-            why = f": {outlook(self.trips.ids())}" if outlook is not None else ""
-            raise FedlabError(f"{len(self.trips)} clients train, and none of them will ever answer{why}")
-        late = self.trips.late(clocked.now, timeout)
-        clocked.cancel(late)
+        replies, late = self.trips.pulled(grid, clocked, timeout)
         for message_id in late:
             self.trips.end(message_id)
-        self._fruitless["late"] += len(late)
-        return []
+            self._fruitless["late"] += 1
+        return replies
 
     def _take(self, reply: Message, number: int) -> None:
         """Put what arrived into the buffer, if it is any good."""
@@ -311,8 +302,7 @@ class Buffered(Unrounded):
         """The next model out of the buffer, which is then empty."""
         self.why_skipped = ""
         if len(self.held) < self.buffer:
-            what = ", ".join(f"{count} {why}" for why, count in self._fruitless.items())
-            self.why_skipped = f"{self._fruitless.total()} replies in a row brought nothing: {what}"
+            self.why_skipped = in_vain(self._fruitless)
             self._fruitless.clear()
             return None
         arrivals = [

@@ -28,7 +28,7 @@ from fedlab.clients.several import task_of
 from fedlab.errors import DataError, FedlabError, UsageError
 from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
-from fedlab.runtime.wrapped import Clocked, Deployed, WrappedGrid, numbered
+from fedlab.runtime.wrapped import Clocked, WrappedGrid, clock_of, numbered
 from fedlab.snapshot import Snapshot
 from fedlab.strategies.asynchronous.allocation import buffer_of
 from fedlab.strategies.asynchronous.difficulties import Difficulties
@@ -36,7 +36,7 @@ from fedlab.strategies.asynchronous.recruiting import Recruiting
 from fedlab.strategies.asynchronous.requests import Requests
 from fedlab.strategies.asynchronous.trips import Trip, Trips
 from fedlab.strategies.learner import Arrival
-from fedlab.strategies.replies import only
+from fedlab.strategies.replies import in_vain, only
 from fedlab.strategies.rounds import Round
 from fedlab.strategies.several import Models, TaskServers
 from fedlab.strategies.unrounded import Unrounded
@@ -112,7 +112,7 @@ class FedAST(Unrounded):
             received: called with the number when the clients' updates are in, before anything is made of
                 them.
         """
-        clocked = grid if isinstance(grid, Clocked) else Deployed(grid)
+        clocked = clock_of(grid)
         if isinstance(grid, WrappedGrid):
             grid.expect(self.trips.messages(self._arrived))
         number, models = first, Models(arrays, self.tasks.labels)
@@ -130,8 +130,7 @@ class FedAST(Unrounded):
             received(number)
             made = None if label is None else self._combined(models, label, number)
             if label is None:
-                what = ", ".join(f"{count} {why}" for why, count in self._fruitless.items())
-                self.why_skipped = f"{self._fruitless.total()} replies in a row brought nothing: {what}"
+                self.why_skipped = in_vain(self._fruitless)
                 self._fruitless.clear()
             yield Round(number, models.arrays, made is not None, made, None)
             number += 1
@@ -181,20 +180,11 @@ class FedAST(Unrounded):
 
     def _pulled(self, grid: Grid, clocked: Clocked, timeout: float | None) -> list[Message]:
         """What arrives next; whoever is waited for in vain is no longer waited for."""
-        deadline = math.inf if timeout is None else self.trips.oldest() + timeout
-        replies = clocked.pull_until(self.trips.ids(), deadline)
-        if replies:
-            return replies
-        if timeout is None:
-            outlook = getattr(grid, "outlook", None)
-            why = f": {outlook(self.trips.ids())}" if outlook is not None else ""
-            raise FedlabError(f"{len(self.trips)} requests are under way, and none is ever answered{why}")
-        late = self.trips.late(clocked.now, timeout)
-        clocked.cancel(late)
+        replies, late = self.trips.pulled(grid, clocked, timeout)
         for message_id in late:
             self._end(message_id)
-        self._fruitless["late"] += len(late)
-        return []
+            self._fruitless["late"] += 1
+        return replies
 
     def _end(self, message_id: str) -> Trip | None:
         trip = self.trips.end(message_id)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import ItemsView, Iterable, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, Message
+from flwr.serverapp import Grid
 
+from fedlab.errors import FedlabError
 from fedlab.runtime.arrays import tensors
 from fedlab.runtime.storage import Reader, Writer
+from fedlab.runtime.wrapped import Clocked
 from fedlab.strategies.replies import only
 from fedlab.tasks import State
 
@@ -80,13 +84,25 @@ class Trips:
         answered = {reply.metadata.reply_to_message_id for reply in arrived}
         return {key: trip.message for key, trip in self._open.items() if key not in answered}
 
-    def oldest(self) -> float:
-        """When the trip started that is under way for longest; there is one."""
-        return next(iter(self._open.values())).since
+    def pulled(self, grid: Grid, clocked: Clocked, timeout: float | None) -> tuple[list[Message], list[str]]:
+        """What arrives next; or, if nothing does in time, the ids of those that are no longer waited for.
 
-    def late(self, now: float, timeout: float) -> list[str]:
-        """The trips that have taken so long; added up as deadlines are, or rounding may find none at one."""
-        return [message_id for message_id, trip in self._open.items() if trip.since + timeout <= now]
+        Raises:
+            FedlabError: nothing ever arrives.
+        """
+        oldest = next(iter(self._open.values())).since
+        replies = clocked.pull_until(self.ids(), math.inf if timeout is None else oldest + timeout)
+        if replies:
+            return replies, []
+        if timeout is None:
+            outlook = getattr(grid, "outlook", None)
+            why = f": {outlook(self.ids())}" if outlook is not None else ""
+            raise FedlabError(f"{len(self)} messages are under way, and none will ever be answered{why}")
+        # Added up as deadlines are: subtracted, rounding may find nobody late at one.
+        now = clocked.now
+        late = [message_id for message_id, trip in self._open.items() if trip.since + timeout <= now]
+        clocked.cancel(late)
+        return [], late
 
     def repeats(self, node: int, round: int) -> int:
         """How often the node was sent this round's model before."""
