@@ -11,6 +11,10 @@
     ├── BackendError            6  the machine, Ray or a file system refuses
     ├── BudgetExhausted         7  the privacy budget is spent; the run stopped before overspending
     ├── NotApplicable           1  an attack cannot answer this observation, and says why
+    │   ├── ForeignObservation  1  it is of another network
+    │   ├── UnusableUpdate      1  the update is not finite, or zero
+    │   ├── MissingBuffers      1  the attack lives on batch-norm statistics that did not arrive
+    │   └── Contradiction       1  batch size, labels and update cannot all be right
     └── MissingKnowledge        1  an attack needs knowledge that the threat model denies
 
 A message says what went wrong, what was got, what was expected, and what to do about it.
@@ -114,6 +118,22 @@ class BudgetExhausted(FedlabError):
 
 class NotApplicable(FedlabError):
     """An attack cannot answer this observation; the message says which condition fails."""
+
+
+class ForeignObservation(NotApplicable):
+    """The observation is of another network than the one that the attacker was given."""
+
+
+class UnusableUpdate(NotApplicable):
+    """The update says nothing: it is zero, or not finite."""
+
+
+class MissingBuffers(NotApplicable):
+    """The attack lives on batch-norm statistics that the observation lacks."""
+
+
+class Contradiction(NotApplicable):
+    """What is known of the batch (its size, its labels) and the update cannot all be right."""
 
 
 class MissingKnowledge(FedlabError):

@@ -31,8 +31,8 @@ from fedlab.audit.attack import Attack, Reconstruction, Report
 from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
-from fedlab.errors import NotApplicable
-from fedlab_attacks.reading import Seen, batch_size, probe, steps, unusable
+from fedlab.errors import Contradiction, NotApplicable
+from fedlab_attacks.reading import Seen, batch_size, probe, steps
 
 DUMMIES = 256
 
@@ -53,7 +53,7 @@ def recover_labels(
     """
     if threat.grants("labels") and observation.labels is not None:
         if len(observation.labels) != batch:
-            raise NotApplicable(f"{len(observation.labels)} labels are granted for a batch of {batch}")
+            raise Contradiction(f"{len(observation.labels)} labels are granted for a batch of {batch}")
         return observation.labels
     dummies = torch.rand(DUMMIES, *victim.input_shape, generator=generator)
     dummies = dummies * torch.rand(DUMMIES, *([1] * len(victim.input_shape)), generator=generator)
@@ -141,17 +141,16 @@ class LabelRecovery(Attack):
     def _one(
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
     ) -> Reconstruction:
-        refusal = unusable(observation, victim)
         batch = batch_size(observation, threat)
-        if refusal is None and batch is None:
-            refusal = "the batch size is unknown: the client uses all its records and does not say how many"
-        if refusal is not None or batch is None:
-            return Reconstruction(refusal=refusal)
+        if batch is None:
+            return Reconstruction.refused(
+                "the batch size is unknown: the client uses all its records and does not say how many"
+            )
         granted = threat.grants("labels") and observation.labels is not None
         try:
             labels = recover_labels(observation, threat, victim, batch, generator=generator)
         except NotApplicable as error:
-            return Reconstruction(refusal=str(error))
+            return Reconstruction.refused(error)
         return Reconstruction(
             labels=labels, details={"batch": batch, "labels": "granted" if granted else "inferred"}
         )

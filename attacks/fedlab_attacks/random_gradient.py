@@ -18,10 +18,10 @@ from fedlab.audit.observation import Observation, random_twin
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import UnknownName
-from fedlab_attacks.dropout_inversion import DropoutInversion
-from fedlab_attacks.inverting_gradients import InvertingGradients
+from fedlab_attacks.exact.linear_layer import LinearLayer
 from fedlab_attacks.label_recovery import LabelRecovery
-from fedlab_attacks.linear_layer import LinearLayer
+from fedlab_attacks.recipes.dropout_inversion import DropoutInversion
+from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
 
 INNER: Mapping[str, Callable[..., Attack]] = {
     "inverting-gradients": InvertingGradients,

@@ -1,4 +1,4 @@
-"""What an observation says before any optimisation: is it usable, how many records, which layers saw what.
+"""What an observation says before any attack: how many steps and records, which layers saw what.
 
 Nothing here is an attack. These are the questions that several attacks ask of one observation, answered from
 the update, the training configuration and a few probing passes through the public network.
@@ -18,24 +18,6 @@ from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.tasks import State
-
-
-def unusable(observation: Observation, victim: Victim) -> str | None:
-    """Why no attack can start from this observation, or None if one can."""
-    for name in victim.model.parameter_names:
-        sent, change = observation.before.get(name), observation.update.get(name)
-        if sent is None or change is None:
-            return f"the observation lacks the parameter {name}, which the network has"
-        if sent.shape != change.shape:
-            return f"the update of {name} has shape {tuple(change.shape)}, the parameter {tuple(sent.shape)}"
-    used = [observation.update[name] for name in victim.model.parameter_names]
-    if not all(bool(torch.isfinite(change).all()) for change in used):
-        return "the update is not finite"
-    if not all(bool(torch.isfinite(observation.before[n]).all()) for n in victim.model.parameter_names):
-        return "the parameters that the server sent are not finite"
-    if not any(bool(change.any()) for change in used):
-        return "the update is zero: it says nothing about the data"
-    return None
 
 
 def steps(observation: Observation) -> int:

@@ -3,6 +3,9 @@
 The author writes `run`; callers use the instance as a function, which checks what goes in and what
 comes out. An attack chooses among candidates with what an attacker has (the residual between the
 observed and the simulated update), never with the victim's data: no argument carries any.
+
+An observation that no attack could use (of another network, not finite, zero) never reaches `run`: it is
+answered with a refusal that names the error.
 """
 
 from __future__ import annotations
@@ -13,12 +16,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fedlab.audit.certificate import Certificate
+from fedlab.audit.checks import check_observation
 from fedlab.audit.observation import Observation
-from fedlab.audit.threat import Knowledge, ThreatModel
+from fedlab.audit.threat import Knowledge, Server, ThreatModel
 from fedlab.audit.victim import Victim
-from fedlab.errors import MissingKnowledge, PluginError
+from fedlab.errors import MissingKnowledge, NotApplicable, PluginError
+from fedlab.tasks import State
 
 Report = Callable[[int, int], None]
 """Called with (iterations done, iterations in all)."""
@@ -39,6 +45,7 @@ class Reconstruction:
             better, and it needs no ground truth. NaN where the attack computes none.
         refusal: why the attack cannot answer ("the network's first layer is no linear layer").
         details: what an expert wants to see: ranks, iterations, conditioning.
+        certificates: what closed forms proved about the answer, or why they do not apply; in the order tried.
     """
 
     images: Tensor | None = None
@@ -46,6 +53,14 @@ class Reconstruction:
     residual: float = float("nan")
     refusal: str | None = None
     details: dict[str, float | int | str] = field(default_factory=dict)
+    certificates: tuple[Certificate, ...] = ()
+
+    @classmethod
+    def refused(cls, error: Exception | str, *certificates: Certificate) -> Reconstruction:
+        """No answer, and why; an error is named."""
+        named = isinstance(error, Exception) and type(error) is not NotApplicable
+        text = f"{type(error).__name__}: {error}" if named else str(error)
+        return cls(refusal=text, certificates=certificates)
 
 
 class Attack(ABC):
@@ -54,10 +69,33 @@ class Attack(ABC):
     Class attributes:
         needs: knowledge without which the attack does not run.
         paper: citation of where the attack comes from.
+        server: "malicious" if clients must have been sent what `network` and `parameters` make of the model.
+        exact: whether it solves equations and certifies its answer; `fedlab inspect-model` asks those.
     """
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset()
     paper: ClassVar[str] = ""
+    server: ClassVar[Server] = "curious"
+    exact: ClassVar[bool] = False
+
+    def network(self, factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        """A malicious server's network instead of the agreed one; called only if `server` says so."""
+        return factory
+
+    def parameters(self, state: State, victim: Victim, *, generator: torch.Generator) -> State:
+        """What a malicious server sends instead of `state`, which is of `network`'s model."""
+        return state
+
+    def starting_from(self, starts: Sequence[Tensor]) -> Attack:
+        """The same, descending from given images (B, C, H, W), one per observation.
+
+        For the study of its basin of attraction, whose starts are made of the truth: what it then finds is no
+        attacker's success, and no score.
+
+        Raises:
+            NotApplicable: it does not descend.
+        """
+        raise NotApplicable(f"{type(self).__name__} does not start from images")
 
     @final
     def __call__(
@@ -83,18 +121,31 @@ class Attack(ABC):
                 f"{type(self).__name__} needs {', '.join(missing)}, which the threat model denies;"
                 " grant it in the threat model, or choose an attack that does without"
             )
-        if not observations:
-            return []
-        seen = [threat.view(one) for one in observations]
-        answers = list(self.run(seen, threat, victim, generator=generator, report=report))
-        if len(answers) != len(observations):
-            raise PluginError(
-                f"{type(self).__name__} answered {len(answers)} of {len(observations)} observations;"
-                " expected one Reconstruction each, in order"
+        if self.server == "malicious" and threat.server != "malicious":
+            raise MissingKnowledge(
+                f"{type(self).__name__} needs a server that sends altered models; the threat model says that"
+                ' it is curious: set threat.server = "malicious", or choose another attack'
             )
-        for answer in answers:
-            self._check(answer, victim)
-        return answers
+        answers: list[Reconstruction | None] = [None] * len(observations)
+        usable: dict[int, Observation] = {}
+        for position, observation in enumerate(observations):
+            try:
+                check_observation(observation, victim)
+                usable[position] = threat.view(observation)
+            except NotApplicable as error:
+                answers[position] = Reconstruction.refused(error)
+        if usable:
+            seen, known = list(usable.values()), threat.public(victim)
+            found = list(self.run(seen, threat, known, generator=generator, report=report))
+            if len(found) != len(seen):
+                raise PluginError(
+                    f"{type(self).__name__} answered {len(found)} of {len(seen)} observations;"
+                    " expected one Reconstruction each, in order"
+                )
+            for position, answer in zip(usable, found, strict=True):
+                self._check(answer, victim)
+                answers[position] = answer
+        return [answer for answer in answers if answer is not None]
 
     @abstractmethod
     def run(
@@ -123,6 +174,8 @@ class Attack(ABC):
             raise PluginError(f"{who} returned labels {labels!r}; expected a (B,) int64 tensor")
         if type(answer.residual) not in (float, int):
             raise PluginError(f"{who} returned the residual {answer.residual!r}; expected a float")
+        if not all(isinstance(one, Certificate) for one in answer.certificates):
+            raise PluginError(f"{who} returned certificates {answer.certificates!r}; expected Certificate")
         for key, value in answer.details.items():
             if type(key) is not str or type(value) not in (float, int, str, bool):
                 raise PluginError(

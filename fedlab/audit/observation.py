@@ -63,7 +63,9 @@ class Observation:
         buffers_before, buffers_after: batch-norm statistics around the round (empty without any).
         config: what is known of what the client was told to do.
         examples: how many records the client said that it holds.
-        labels: the batch's labels, only if the threat model grants them.
+        labels: labels of the records that were used, only if the threat model grants them: (B,) in ascending
+            order of the record's id, which is no order that the attacker could use.
+        masks: the dropout masks of each local step, by layer (rows of the step, ...), only if granted.
         repeat: how often the client had been sent the same model before.
         parts: whose updates are summed, ascending; empty for one client's own update.
     """
@@ -79,6 +81,7 @@ class Observation:
     labels: torch.Tensor | None = None
     repeat: int = 0
     parts: tuple[Part, ...] = ()
+    masks: tuple[State, ...] = ()
 
     def gradient(self) -> State:
         """-update / (learning rate * steps): the gradient of one plain step, the mean over several.

@@ -1,11 +1,18 @@
-"""What an attacker is assumed to know, and the errors when an attack asks for more."""
+"""What an attacker is assumed to know, and how that is taken away from an observation.
+
+The ladder, from the least to the most: what is on the wire (`weights`), what the server itself told the
+clients (`protocol`, the default), data of the same kind (`proxy`), and what no server knows but an upper
+bound may assume (`labels`, `oracle`). The levels follow A. Carletti et al., "SoK: Gradient Inversion Attacks
+in Federated Learning", USENIX Security 2025, in spirit; theirs are letters, and mix knowledge with means.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from fedlab.audit.observation import Observation
+from fedlab.audit.victim import Victim
 from fedlab.clients.config import Mode
 
 Knowledge = Literal[
@@ -13,24 +20,35 @@ Knowledge = Literal[
     "batch_size",
     "learning_rate",
     "local_steps",
+    "momentum",
     "client_mode",
     "dropout_rate",
+    "dropout_masks",
     "batch_norm_buffers",
+    "proxy_data",
 ]
+KNOWLEDGE: tuple[Knowledge, ...] = get_args(Knowledge)
+Server = Literal["curious", "malicious"]
 
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """An honest-but-curious server's knowledge; every field is printed in the report.
+    """A server's knowledge and its manners; every field is printed in the report.
 
     The defaults are what a server that wrote the training configuration holds: it chose the batch
     size, the learning rate, the number of steps and the network (hence its dropout rates), but it
-    sees neither labels nor dropout masks.
+    sees neither labels nor dropout masks, and has no data of its own.
 
     Attributes:
         client_mode: how the client ran its network, or None if that is unknown.
         labels, batch_size, learning_rate, local_steps, dropout_rate, batch_norm_buffers: whether
             the attacker is granted each.
+        momentum: whether it knows the clients' momentum and weight decay.
+        dropout_masks: whether it knows which units were dropped: nobody does; an upper bound.
+        proxy_data: whether it has data of the same kind.
+        server: "curious" follows the protocol; "malicious" may send clients a network or parameters of its
+            own making, and is then one of the attacks that say so.
+        sums: whether it sees only the sum of a round's updates (secure aggregation), whatever the defense.
     """
 
     client_mode: Mode | None = "train"
@@ -38,8 +56,13 @@ class ThreatModel:
     batch_size: bool = True
     learning_rate: bool = True
     local_steps: bool = True
+    momentum: bool = True
     dropout_rate: bool = True
+    dropout_masks: bool = False
     batch_norm_buffers: bool = True
+    proxy_data: bool = False
+    server: Server = "curious"
+    sums: bool = False
 
     def grants(self, knowledge: Knowledge) -> bool:
         """Whether the attacker has that piece of knowledge."""
@@ -58,7 +81,49 @@ class ThreatModel:
                 learning_rate=config.learning_rate if self.learning_rate else None,
                 local_steps=config.local_steps if self.local_steps else None,
                 local_epochs=config.local_epochs if self.local_steps else None,
+                momentum=config.momentum if self.momentum else None,
+                weight_decay=config.weight_decay if self.momentum else None,
             ),
             buffers_after=observation.buffers_after if self.batch_norm_buffers else {},
             labels=observation.labels if self.labels else None,
+            masks=observation.masks if self.dropout_masks else (),
         )
+
+    def public(self, victim: Victim) -> Victim:
+        """The victim as this attacker has it."""
+        return victim if self.proxy_data else replace(victim, proxy=None)
+
+
+_DENIED: dict[str, Any] = {
+    "labels": False,
+    "batch_size": False,
+    "learning_rate": False,
+    "local_steps": False,
+    "momentum": False,
+    "client_mode_known": False,
+    "dropout_rate": False,
+    "dropout_masks": False,
+    "batch_norm_buffers": False,
+    "proxy_data": False,
+}
+_PROTOCOL = _DENIED | dict.fromkeys(
+    (
+        "batch_size",
+        "learning_rate",
+        "local_steps",
+        "momentum",
+        "client_mode_known",
+        "dropout_rate",
+        "batch_norm_buffers",
+    ),
+    True,
+)
+
+LADDER: dict[str, dict[str, Any]] = {
+    "weights": _DENIED,
+    "protocol": _PROTOCOL,
+    "proxy": _PROTOCOL | {"proxy_data": True},
+    "labels": _PROTOCOL | {"labels": True},
+    "oracle": dict.fromkeys(_DENIED, True),
+}
+"""Levels by name, in the words of a scenario's `[threat]`, from the least knowledge to the most."""

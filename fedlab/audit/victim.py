@@ -11,6 +11,14 @@ from torch import Tensor
 from fedlab.tasks import FunctionalModel, State
 
 
+@dataclass(frozen=True, eq=False)
+class Proxy:
+    """Records of the same kind as the clients', none of theirs: (N, C, H, W) in [0, 1], (N,) labels."""
+
+    images: Tensor
+    labels: Tensor
+
+
 @dataclass(frozen=True)
 class Victim:
     """The public half of a federation.
@@ -20,12 +28,22 @@ class Victim:
         loss: per-example loss (B,) for labels (B,) or probabilities (B, classes).
         input_shape: (C, H, W); pixels lie in [0, 1].
         classes: number of labels.
+        personal: parameters that never leave a client: no update has them, and `before` has the server's own
+            values, which are nobody's.
+        proxy: similar data that the attacker holds; None unless the threat model grants it.
     """
 
     model: FunctionalModel
     loss: Callable[[Tensor, Tensor], Tensor]
     input_shape: tuple[int, ...]
     classes: int
+    personal: frozenset[str] = frozenset()
+    proxy: Proxy | None = None
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """Names of the parameters that clients send, in the module's order."""
+        return tuple(name for name in self.model.parameter_names if name not in self.personal)
 
     def gradient(
         self,

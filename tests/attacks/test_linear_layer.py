@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from attack_scene import convnet, mlp, scene, stream
-from fedlab_attacks.linear_layer import LinearLayer, agreeing
+from fedlab_attacks.exact.linear_layer import LinearLayer, agreeing
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn

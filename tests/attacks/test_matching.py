@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from attack_scene import Scene, convnet, mlp, scene, small_mlp, stream
-from fedlab_attacks.dropout_inversion import DropoutInversion, mask_readers
-from fedlab_attacks.inverting_gradients import InvertingGradients
-from fedlab_attacks.matching import CosineDistance, Matching, total_variation
+from fedlab_attacks.optimise.matching import CosineDistance, Matching, total_variation
+from fedlab_attacks.recipes.dropout_inversion import DropoutInversion, mask_readers
+from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
 from torch import nn
 
 from fedlab.audit.threat import ThreatModel

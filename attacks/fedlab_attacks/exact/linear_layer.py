@@ -36,7 +36,7 @@ from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable
-from fedlab_attacks.reading import Seen, batch_size, probe, unusable
+from fedlab_attacks.reading import Seen, batch_size, probe
 
 AGREE = 1e-3
 """Root mean square difference, in pixels, below which two rows give the same image."""
@@ -65,13 +65,10 @@ class LinearLayer(Attack):
     ) -> list[Reconstruction]:
         answers = []
         for done, observation in enumerate(observations, start=1):
-            refusal = unusable(observation, victim)
             try:
-                if refusal is not None:
-                    raise NotApplicable(refusal)
                 answers.append(self._solve(observation, threat, victim, generator))
             except NotApplicable as error:
-                answers.append(Reconstruction(refusal=str(error)))
+                answers.append(Reconstruction.refused(error))
             report(done, len(observations))
         return answers
 

@@ -38,9 +38,14 @@ from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import UsageError
 from fedlab.tasks import State
-from fedlab_attacks.inverting_gradients import POLISH_DECAYS, GradientMatching, InvertingGradients, Setting
-from fedlab_attacks.matching import Candidates, Descent, Matching, like
+from fedlab_attacks.optimise.matching import Candidates, Descent, Matching, like
 from fedlab_attacks.reading import Ticker, probe
+from fedlab_attacks.recipes.inverting_gradients import (
+    POLISH_DECAYS,
+    GradientMatching,
+    InvertingGradients,
+    Setting,
+)
 
 EXPLAINED = 1e-4
 """A residual below this (an angle of 0.8 degrees) needs no other masks, only polish."""

@@ -28,8 +28,15 @@ from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
 from fedlab_attacks.label_recovery import recover_labels
-from fedlab_attacks.matching import Candidates, Descent, Matching, keep_freed_memory, own_generator, parallel
-from fedlab_attacks.reading import Ticker, batch_size, unusable
+from fedlab_attacks.optimise.matching import (
+    Candidates,
+    Descent,
+    Matching,
+    keep_freed_memory,
+    own_generator,
+    parallel,
+)
+from fedlab_attacks.reading import Ticker, batch_size
 
 POLISH_DECAYS = (1 / 4, 1 / 2, 3 / 4)
 
@@ -98,7 +105,7 @@ class GradientMatching(Attack):
             try:
                 labels = self._labels(observation, threat, victim, own)
             except NotApplicable as error:
-                answers[position] = Reconstruction(refusal=str(error))
+                answers[position] = Reconstruction.refused(error)
             else:
                 ready.setdefault(len(labels), []).append((position, labels, own))
         size = max(1, parallel(victim) // self.restarts)
@@ -125,9 +132,6 @@ class GradientMatching(Attack):
     def _labels(
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
     ) -> Tensor:
-        refusal = unusable(observation, victim)
-        if refusal is not None:
-            raise NotApplicable(refusal)
         batch = batch_size(observation, threat)
         if batch is None:
             raise NotApplicable(

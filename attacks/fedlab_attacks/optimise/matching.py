@@ -126,7 +126,7 @@ class Matching:
     def of(
         victim: Victim, observations: Sequence[Observation], labels: Tensor, *, training: bool
     ) -> Matching:
-        """Stack usable observations (see `reading.unusable`) with their labels (V, B)."""
+        """Stack observations with their labels (V, B)."""
         model = victim.model
         targets = []
         for observation in observations:

@@ -1,0 +1,1 @@
+"""Was this record used? What a server can tell from updates."""

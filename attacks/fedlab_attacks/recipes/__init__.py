@@ -1,0 +1,1 @@
+"""Attacks that optimise, as short recipes: an objective, priors, variables, an optimiser, a start."""
