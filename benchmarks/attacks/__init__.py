@@ -1,0 +1,1 @@
+"""Attacks on real images, each figure beside its bar: `python -m benchmarks.attacks [NAME ...]`."""
