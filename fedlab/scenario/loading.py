@@ -11,8 +11,9 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedlab.errors import Problem, ScenarioError, did_you_mean
+from fedlab.scenario import map_rules, places, plugged, rules, source, tasks
 from fedlab.scenario import overrides as changes
-from fedlab.scenario import places, plugged, rules, source, tasks
+from fedlab.scenario.given import Mistake
 from fedlab.scenario.places import Path
 from fedlab.scenario.schema import SCHEMA, Scenario
 from fedlab.scenario.variants import distinct, entries
@@ -41,16 +42,23 @@ def load(given: str | FilePath | Mapping[str, Any] | Scenario, overrides: Sequen
     else:
         name, data = "scenario", dict(given)
     data, touched, problems = changes.apply(_plain(data), overrides)
+    scenario, mistakes = _checked(data)
+    mistakes += map_rules.mistakes(data, lambda changed: _checked(changed)[1])
+    problems += _located(mistakes, lines, touched)
+    if problems or scenario is None:
+        raise ScenarioError(name, problems)
+    return scenario
+
+
+def _checked(data: dict[str, Any]) -> tuple[Scenario | None, list[Mistake]]:
+    """The scenario, if its types are sound, and every mistake that can be found."""
     scenario, mistakes = None, []
     try:
         scenario = Scenario.model_validate(data)
     except ValidationError as error:
         mistakes = _structural(error, data)
     mistakes += [*_infinities(data), *rules.mistakes(data), *plugged.mistakes(data), *tasks.mistakes(data)]
-    problems += _located(mistakes, lines, touched)
-    if problems or scenario is None:
-        raise ScenarioError(name, problems)
-    return scenario
+    return scenario, mistakes
 
 
 def resolved_toml(scenario: Scenario) -> str:
@@ -66,6 +74,10 @@ def _tables(scenario: Scenario) -> dict[str, Any]:
     data["strategies"] = [distinct(one, data["strategy"]) for one in data["strategies"]]
     if not scenario.strategies:
         del data["strategies"]
+    data["threats"] = [threats.distinct(one, data["threat"]) for one in data["threats"]]
+    data["threat"] = threats.plain(data["threat"])
+    if not scenario.threats:
+        del data["threats"]
     if not scenario.strategy.options:
         del data["strategy"]["options"]
     if scenario.devices.trace is not None:
@@ -120,13 +132,16 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
 
 
 def _taken_over(location: tuple[str | int, ...], data: dict[str, Any]) -> bool:
-    """Whether pydantic speaks of a key that an entry of [[strategies]] has from [strategy], or [task] from
-    [[tasks]], which is told."""
+    """Whether pydantic speaks of a key that an entry of [[strategies]] has from [strategy] (of [[threats]] from
+    [threat]), or [task] from [[tasks]], which is told."""
     match location:
         case ("task", *_):
             return "task" not in data and bool(data.get("tasks"))
         case ("strategies", int(index), key, *_):
             entry = entries(data)[index]
+            return isinstance(entry, dict) and key not in entry
+        case ("threats", int(index), key, *_):
+            entry = threats.entries(data)[index]
             return isinstance(entry, dict) and key not in entry
     return False
 

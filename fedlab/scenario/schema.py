@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from fedlab.errors import UnknownName
 from fedlab.scenario.devices import Devices
 from fedlab.scenario.given import is_count, table
+from fedlab.scenario.map import Map
 from fedlab.scenario.sections import (
     Count,
     Momentum,
@@ -28,6 +29,9 @@ from fedlab.scenario.sections import (
 from fedlab.scenario.strategy import Strategy as Strategy
 from fedlab.scenario.strategy import Variant as Variant
 from fedlab.scenario.tasks import NamedTask, Task, first
+from fedlab.scenario.threats import Threat as Threat
+from fedlab.scenario.threats import ThreatVariant as ThreatVariant
+from fedlab.scenario.threats import merged as merged_threats
 from fedlab.scenario.variants import merged
 
 Mode = Literal["train", "eval"]
@@ -160,25 +164,6 @@ class Audit(Section):
     """The most megabytes that observations may take."""
 
 
-class Threat(Section):
-    """What the attacker is granted to know besides the model and the updates."""
-
-    labels: bool = False
-    """The labels of the batch."""
-    batch_size: bool = True
-    """How many records a step takes."""
-    learning_rate: bool = True
-    """The clients' learning rate."""
-    local_steps: bool = True
-    """How many steps a client takes per round."""
-    dropout_rate: bool = True
-    """The rates of the dropout layers."""
-    batch_norm_buffers: bool = True
-    """The running statistics before and after."""
-    client_mode_known: bool = True
-    """Whether clients train in train or in eval mode."""
-
-
 class Scenario(Section):
     """One experiment: what is learned, by whom, where it runs, who attacks it, and what defends it."""
 
@@ -207,6 +192,8 @@ class Scenario(Section):
     runtime: Runtime = Runtime()
     audit: Audit = Audit()
     threat: Threat = Threat()
+    threats: Annotated[tuple[ThreatVariant, ...], Field(strict=False)] = ()
+    """Each `[[threats]]` is tried with every attack, beside `[threat]`."""
     attacks: Annotated[tuple[Labelled, ...], Field(strict=False)] = ()
     """Each `[[attacks]]` is scored against each defense: `fedlab list attacks`."""
     defenses: Annotated[tuple[Labelled, ...], Field(min_length=1, strict=False)] = (
@@ -215,6 +202,8 @@ class Scenario(Section):
     """Each `[[defenses]]` is trained once per mode and seed: `fedlab list defenses`."""
     adversaries: Annotated[tuple[Adversary, ...], Field(strict=False)] = ()
     """Each `[[adversaries]]` are clients that attack the training: `fedlab list adversaries`."""
+    map: Map | None = None
+    """The same attacks while one setting after another is turned; none unless given."""
 
     @property
     def seeds(self) -> list[int]:
@@ -225,6 +214,11 @@ class Scenario(Section):
     def labels(self) -> list[str]:
         """The labels of `[[strategies]]`; only "" where there are none."""
         return [one.label for one in self.strategies] or [""]
+
+    @property
+    def assumed(self) -> dict[str, Threat]:
+        """The threats by label; that of `[threat]` is ""."""
+        return {"": self.threat, **{one.label: one.alone for one in self.threats}}
 
     def under(self, label: str) -> Scenario:
         """The same with one of `labels` for its only strategy.
@@ -272,6 +266,8 @@ class Scenario(Section):
         if cohorts and isinstance(rounds, list | tuple):
             filled["audit"].setdefault("victims", min(8, min(cohorts) * max(1, len(rounds))))
         data = data | {key: found for key, found in filled.items() if isinstance(data.get(key, {}), dict)}
+        threats = merged_threats(data)
+        data = data | ({"threats": threats} if threats else {})
         return data | ({"strategies": strategies} if strategies else {})
 
 
