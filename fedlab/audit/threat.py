@@ -1,19 +1,17 @@
 """What an attacker is assumed to know, and how that is taken away from an observation.
 
-The ladder, from the least to the most: what is on the wire (`weights`), what the server itself told the
-clients (`protocol`, the default), data of the same kind (`proxy`), and what no server knows but an upper
-bound may assume (`labels`, `oracle`). The levels follow A. Carletti et al., "SoK: Gradient Inversion Attacks
-in Federated Learning", USENIX Security 2025, in spirit; theirs are letters, and mix knowledge with means.
+How much of it goes by one name is said in `fedlab.ladder`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from fedlab.audit.observation import Observation
 from fedlab.audit.victim import Victim
 from fedlab.clients.config import Mode
+from fedlab.ladder import LADDER as LADDER
 
 Knowledge = Literal[
     "labels",
@@ -92,38 +90,3 @@ class ThreatModel:
     def public(self, victim: Victim) -> Victim:
         """The victim as this attacker has it."""
         return victim if self.proxy_data else replace(victim, proxy=None)
-
-
-_DENIED: dict[str, Any] = {
-    "labels": False,
-    "batch_size": False,
-    "learning_rate": False,
-    "local_steps": False,
-    "momentum": False,
-    "client_mode_known": False,
-    "dropout_rate": False,
-    "dropout_masks": False,
-    "batch_norm_buffers": False,
-    "proxy_data": False,
-}
-_PROTOCOL = _DENIED | dict.fromkeys(
-    (
-        "batch_size",
-        "learning_rate",
-        "local_steps",
-        "momentum",
-        "client_mode_known",
-        "dropout_rate",
-        "batch_norm_buffers",
-    ),
-    True,
-)
-
-LADDER: dict[str, dict[str, Any]] = {
-    "weights": _DENIED,
-    "protocol": _PROTOCOL,
-    "proxy": _PROTOCOL | {"proxy_data": True},
-    "labels": _PROTOCOL | {"labels": True},
-    "oracle": dict.fromkeys(_DENIED, True),
-}
-"""Levels by name, in the words of a scenario's `[threat]`, from the least knowledge to the most."""

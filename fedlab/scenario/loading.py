@@ -11,7 +11,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedlab.errors import Problem, ScenarioError, did_you_mean
-from fedlab.scenario import map_rules, places, plugged, rules, source, tasks
+from fedlab.scenario import map_rules, places, plugged, rules, source, tasks, threats
 from fedlab.scenario import overrides as changes
 from fedlab.scenario.given import Mistake
 from fedlab.scenario.places import Path

@@ -10,10 +10,12 @@ import re
 from typing import Any
 
 from fedlab import plugins
+from fedlab.ladder import LADDER
 from fedlab.scenario import plugged
 from fedlab.scenario.overrides import alternatives
 from fedlab.scenario.places import Path
 from fedlab.scenario.schema import Scenario
+from fedlab.scenario.threats import START
 from fedlab.signature import describe, shown
 
 INTRODUCTION = """\
@@ -69,10 +71,25 @@ over_selection = 1.3
 An entry takes a key of `[strategy]` over as a whole or gives its own, and it cannot take a key back: what
 only one of them has stands in its entry. `options` are taken over by entries of the same `name` alone.
 `--set strategy.rounds=50` changes what they share, `--set strategies.hasty.cohort=5` one of them.
+
+What a piece of knowledge is worth to an attacker is measured with `[[threats]]`: every attack runs under
+`[threat]`, and under each entry as well, on the same victims with the same random draws:
+
+```toml
+[[threats]]
+level = "weights"
+
+[[threats]]
+label = "blind"
+batch_size = false
+```
 """
 
 STRATEGIES = ("Strategy", "Variant")
 """Definitions of the schema that hold the keys of a strategy."""
+
+THREATS = ("Threat", "ThreatVariant")
+"""Definitions of the schema that hold the keys of a threat, most of which follow its level."""
 
 BESIDE: dict[Path, tuple[str, ...]] = {
     ("strategy",): STRATEGIES,
@@ -84,7 +101,8 @@ BESIDE: dict[Path, tuple[str, ...]] = {
 
 HANGING = (
     *((one, "cohort") for one in STRATEGIES),
-    *((one, "label") for one in ("Variant", "Labelled", "Adversary")),
+    *((one, "label") for one in ("Variant", "Labelled", "Adversary", "ThreatVariant")),
+    *((one, key) for one in THREATS for key in LADDER[START]),
 )
 """Keys whose default hangs on another key."""
 
@@ -126,7 +144,7 @@ def markdown() -> str:
             if leaf.get("type") == "object":
                 listed = "items" in node
                 title = f"`[[{key}]]`" if listed else f"`[{key}]`"
-                if key == "strategies":
+                if key in ("strategies", "threats"):
                     leaf = leaf | {"properties": {"label": leaf["properties"]["label"]}}
                 sections.append(f"## {title}\n\n{leaf['description']}\n\n{_rows(leaf, schema)}")
     return "\n".join(sections)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from fedlab.scenario import device_rules
+from fedlab.scenario import device_rules, threats
 from fedlab.scenario.given import Mistake, is_count, is_number, table
 from fedlab.scenario.schema import Scenario, Stragglers
 from fedlab.scenario.variants import across, merged
@@ -19,7 +19,7 @@ from fedlab.scenario.variants import across, merged
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """All broken rules, each with the path that should change."""
-    checks = (_exclusive, _adversaries, _runtime, _twice)
+    checks = (_exclusive, _adversaries, _runtime, _nameless, _twice)
     found = [mistake for check in checks for mistake in check(data)] + device_rules.mistakes(data)
     for check in (_cohort, _stragglers, _target, _audit):
         found += across(data, check)
@@ -190,11 +190,22 @@ def _audit(data: dict[str, Any]) -> Iterator[Mistake]:
             )
 
 
+def _nameless(data: dict[str, Any]) -> Iterator[Mistake]:
+    """An entry of [[threats]] that files could not be named after."""
+    for index, item in enumerate(threats.merged(data)):
+        if isinstance(item, dict) and "label" not in item:
+            yield (
+                ("threats", index),
+                'expected a label, as in label = "blind", or a level, as in level = "oracle"',
+            )
+
+
 def _twice(data: dict[str, Any]) -> Iterator[Mistake]:
     """Labels name files, so they differ; a seed, a mode or a round given twice is a slip."""
-    for key in ("attacks", "defenses", "adversaries", "strategies"):
+    filled = {"strategies": merged, "threats": threats.merged}
+    for key in ("attacks", "defenses", "adversaries", "strategies", "threats"):
         seen: set[str] = set()
-        items = merged(data) if key == "strategies" else data.get(key)
+        items = filled[key](data) if key in filled else data.get(key)
         for index, item in enumerate(items if isinstance(items, list) else []):
             label = item.get("label", item.get("name")) if isinstance(item, dict) else None
             if isinstance(label, str):
