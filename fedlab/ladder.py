@@ -1,4 +1,4 @@
-"""What an attacker may be assumed to know, from the least to the most, in the words of a scenario's `[threat]`.
+"""What an attacker may be assumed to know, least first, in the words of a scenario's `[threat]`.
 
 The levels: what is on the wire (`weights`), what the server itself told the clients (`protocol`, the
 default), data of the same kind (`proxy`), and what no server knows but an upper bound may assume (`labels`,

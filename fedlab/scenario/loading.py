@@ -132,8 +132,8 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
 
 
 def _taken_over(location: tuple[str | int, ...], data: dict[str, Any]) -> bool:
-    """Whether pydantic speaks of a key that an entry of [[strategies]] has from [strategy] (of [[threats]] from
-    [threat]), or [task] from [[tasks]], which is told."""
+    """Whether pydantic speaks of a key that an entry of [[strategies]] has from [strategy] (or one of
+    [[threats]] from [threat]), or of [task], which is from [[tasks]], where it is told."""
     match location:
         case ("task", *_):
             return "task" not in data and bool(data.get("tasks"))

@@ -18,9 +18,9 @@ class Threat(Section):
     defaults are those of the level `protocol`."""
 
     level: Level = START
-    """Where to start from, least knowledge first: `weights` (what is on the wire), `protocol` (what the server
-    told its clients), `proxy` (and data of the same kind), `labels` (the protocol and the labels), `oracle`
-    (everything). The keys below then grant or deny one piece each."""
+    """Where to start from, least knowledge first: `weights` (what is on the wire), `protocol` (what the
+    server told its clients), `proxy` (and data of the same kind), `labels` (the protocol and the labels),
+    `oracle` (everything). The keys below then grant or deny one piece each."""
     labels: bool = False
     """The labels of the batch."""
     batch_size: bool = True
@@ -42,7 +42,7 @@ class Threat(Section):
     proxy_data: bool = False
     """Up to 512 of the held-out records, drawn by the seed: data of the same kind, of no client."""
     server: Literal["curious", "malicious"] = "curious"
-    """`"curious"` follows the protocol, `"malicious"` may send clients a network or weights of its own making."""
+    """`"curious"` follows the protocol; `"malicious"` may send clients a network or weights of its own."""
     sums: bool = False
     """Whether the server sees only the sum of each round's updates, as under secure aggregation, whatever the
     defense."""
@@ -86,7 +86,7 @@ def merged(data: dict[str, Any]) -> list[Any]:
 
 
 def over(shared: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry over the `[threat]` that it starts from; a level of its own stands in place of its knowledge."""
+    """An entry over the `[threat]` that it starts from, of whose knowledge a level of its own takes the place."""
     if "level" in entry:
         shared = {key: value for key, value in shared.items() if key not in LADDER[START]}
         return {"label": entry["level"], **shared, **entry}
