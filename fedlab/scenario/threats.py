@@ -86,7 +86,7 @@ def merged(data: dict[str, Any]) -> list[Any]:
 
 
 def over(shared: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
-    """An entry over the `[threat]` that it starts from, of whose knowledge a level of its own takes the place."""
+    """An entry over the `[threat]` that it starts from; its own level takes the place of that knowledge."""
     if "level" in entry:
         shared = {key: value for key, value in shared.items() if key not in LADDER[START]}
         return {"label": entry["level"], **shared, **entry}
