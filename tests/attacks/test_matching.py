@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from attack_scene import Scene, convnet, mlp, scene, small_mlp, stream
-from fedlab_attacks.optimise.matching import CosineDistance, Matching, total_variation
+from fedlab_attacks.optimise.objectives import CosineDistance, cosine
+from fedlab_attacks.optimise.priors import variation
+from fedlab_attacks.optimise.problem import Problem
+from fedlab_attacks.optimise.simulate import simulate
+from fedlab_attacks.optimise.variables import Variables
 from fedlab_attacks.recipes.dropout_inversion import DropoutInversion, mask_readers
 from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
 from torch import nn
@@ -25,7 +29,7 @@ def test_the_distance_and_its_derivative_agree_with_autograd() -> None:
     targets = unit([torch.randn(3, 4, 5, generator=generator), torch.randn(3, 6, generator=generator)])
     ours = [torch.randn(t.shape, generator=generator, requires_grad=True) for t in targets]
     theirs = [g.detach().clone().requires_grad_() for g in ours]
-    distance = CosineDistance.apply([-t for t in targets], [torch.empty_like(t) for t in targets], *ours)
+    distance = CosineDistance.apply(targets, [torch.empty_like(t) for t in targets], *ours)
     flat, goal = (torch.cat([t.flatten(1) for t in ts], dim=1) for ts in (theirs, targets))
     reference = 1.0 - torch.nn.functional.cosine_similarity(flat, goal, dim=1)
     torch.testing.assert_close(distance, reference)
@@ -42,7 +46,7 @@ def test_the_distance_does_not_cancel_when_it_is_small() -> None:
     """At an angle of 1e-5, 1 - cos is 5e-11: float32 has lost that in 1 - cos, but not in ‖u - t‖² / 2."""
     target = torch.tensor([[1.0, 0.0]])
     near = torch.tensor([[1.0, 1e-5]], requires_grad=True)
-    distance = CosineDistance.apply([-target], [torch.empty_like(target)], near)
+    distance = CosineDistance.apply([target], [torch.empty_like(target)], near)
     assert float(distance.detach()) == pytest.approx(5e-11, rel=1e-3)
     (slope,) = torch.autograd.grad(distance.sum(), near)
     assert float(slope[0, 1]) == pytest.approx(1e-5, rel=1e-3)
@@ -51,14 +55,15 @@ def test_the_distance_does_not_cancel_when_it_is_small() -> None:
 def test_total_variation_by_hand() -> None:
     """Rows (0, 1), (1, 1): across |1|, |0| -> 1/2; down |1|, |0| -> 1/2; one pixel alone -> 0."""
     image = torch.tensor([[0.0, 1.0], [1.0, 1.0]]).view(1, 1, 1, 2, 2)
-    assert total_variation(image).tolist() == [1.0]
-    assert total_variation(torch.zeros(2, 1, 1, 1, 1)).tolist() == [0.0, 0.0]
+    assert variation(image).tolist() == [1.0]
+    assert variation(torch.zeros(2, 1, 1, 1, 1)).tolist() == [0.0, 0.0]
 
 
 def test_the_truth_has_no_residual() -> None:
     real = scene(victims=3, mode="eval")
-    matching = Matching.of(real.victim, real.observations, torch.stack(real.labels), training=False)
-    assert float(matching.distance(torch.stack(real.images), {}).detach().max()) < 1e-10
+    problem = Problem.of(real.victim, real.observations, torch.stack(real.labels), training=False)
+    truth = Variables(torch.stack(real.images))
+    assert float(cosine(problem, truth, simulate(problem, truth)).max()) < 1e-10
 
 
 def test_inverting_gradients_succeeds_on_clients_in_evaluation_mode() -> None:

@@ -28,6 +28,7 @@ Deviations; where stages compete, the residual decides:
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -38,21 +39,22 @@ from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import UsageError
 from fedlab.tasks import State
-from fedlab_attacks.optimise.matching import Candidates, Descent, Matching, like
+from fedlab_attacks.optimise.descent import Descent, Prior, Recipe
+from fedlab_attacks.optimise.inversion import Inversion, Setting
+from fedlab_attacks.optimise.optimisers import POLISH, Adam
+from fedlab_attacks.optimise.priors import mask_rates, total_variation
+from fedlab_attacks.optimise.problem import Problem, like, pick
+from fedlab_attacks.optimise.variables import Kind, Variables
 from fedlab_attacks.reading import Ticker, probe
-from fedlab_attacks.recipes.inverting_gradients import (
-    POLISH_DECAYS,
-    GradientMatching,
-    InvertingGradients,
-    Setting,
-)
+from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
 
 EXPLAINED = 1e-4
 """A residual below this (an angle of 0.8 degrees) needs no other masks, only polish."""
 PROBES = 32
+BOTH: frozenset[Kind] = frozenset({"images", "masks"})
 
 
-class DropoutInversion(GradientMatching):
+class DropoutInversion(Inversion):
     """Joint optimisation of images and keep-masks.
 
     Args:
@@ -62,6 +64,7 @@ class DropoutInversion(GradientMatching):
         mask_rate: weight of |1 - mean(mask) - rate|, summed over dropout layers.
         step: Adam's first step, for pixels and masks.
         read_masks: look for exactly zero columns before descending.
+        device: where to compute, in torch's words ("cpu", "cuda").
 
     Raises:
         UsageError: a parameter is out of range.
@@ -79,8 +82,9 @@ class DropoutInversion(GradientMatching):
         mask_rate: float = 1e-4,
         step: float = 0.1,
         read_masks: bool = True,
+        device: str = "cpu",
     ) -> None:
-        super().__init__(iterations=iterations, restarts=restarts)
+        super().__init__(iterations=iterations, restarts=restarts, device=device)
         if not (total_variation >= 0.0 and mask_rate >= 0.0 and step > 0.0):
             raise UsageError(
                 f"DropoutInversion: total_variation = {total_variation}, mask_rate = {mask_rate}, step ="
@@ -90,7 +94,11 @@ class DropoutInversion(GradientMatching):
         self.read_masks = read_masks
         self.reading, self.polish = max(1, iterations * 3 // 10), max(1, iterations // 10)
         self.without = InvertingGradients(
-            iterations=iterations, restarts=restarts, total_variation=total_variation, step=step
+            iterations=iterations,
+            restarts=restarts,
+            total_variation=total_variation,
+            step=step,
+            device=device,
         )
 
     def budget(self, victim: Victim, threat: ThreatModel) -> int:
@@ -103,16 +111,16 @@ class DropoutInversion(GradientMatching):
 
     def solve(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
-    ) -> tuple[Candidates, list[str]]:
+    ) -> tuple[Variables, list[str]]:
         if not self._dropout_possible(victim, threat):
             found, _ = self.without.solve(setting, threat, victim, ticker)
-            return found, ["matching without dropout"] * len(setting.positions)
+            return found, ["matching without dropout"] * len(setting)
         found, stages = self._with_dropout(setting, threat, victim, ticker)
         if self._dropout_certain(victim, threat):
             return found, stages
         plain, _ = self.without.solve(setting, threat, victim, ticker)
         wins = plain.residual < found.residual
-        found = found.or_better(Candidates(plain.images, found.masks, plain.residual))
+        found = found.or_better(replace(found, images=plain.images, residual=plain.residual))
         return found, [
             "matching without dropout" if win else stage
             for win, stage in zip(wins.tolist(), stages, strict=True)
@@ -126,14 +134,18 @@ class DropoutInversion(GradientMatching):
 
     def _with_dropout(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
-    ) -> tuple[Candidates, list[str]]:
-        matching = Matching.of(
-            victim, setting.observations, setting.labels, training=threat.client_mode == "train"
+    ) -> tuple[Variables, list[str]]:
+        problem = Problem.of(
+            victim,
+            setting.observations,
+            setting.labels,
+            training=threat.client_mode == "train",
+            device=self.device,
         )
-        drawn = self._draw(setting, victim)
+        drawn = setting.draw_masks(victim, self.restarts)
         noise = setting.noise(victim, self.restarts)
         used = self._read(setting, victim)
-        everyone = torch.arange(len(setting.positions))
+        everyone = torch.arange(len(setting))
         first = everyone * self.restarts
         known = torch.tensor([setting.batch == 1 and set(one) == set(drawn) for one in used])
         for i, one in enumerate(used):
@@ -141,43 +153,33 @@ class DropoutInversion(GradientMatching):
                 own = slice(i * self.restarts, (i + 1) * self.restarts)
                 drawn[name][own] = drawn[name][own] * units if setting.batch > 1 else units
         # The masks of a victim whose reading is about to be tried must differ if that fails.
-        fresh = self._draw(setting, victim)
-        found = matching.start(noise[first], {name: mask[first] for name, mask in drawn.items()})
-        rows = everyone[known]
+        fresh = setting.draw_masks(victim, self.restarts)
+        found = Variables(noise[first], masks=pick(drawn, first)).to(self.device)
+        rows = everyone[known].to(self.device)
+        smooth = Prior(self.total_variation, total_variation, fades=True)
+        adam = Adam(self.step, signed=True)
         if len(rows):
-            fixed = Descent(self.reading, step=self.step, total_variation=self.total_variation)
-            found = found.put(rows, fixed(matching.pick(rows), found.pick(rows), ticker))
+            fixed = Descent(Recipe(self.reading, priors=[smooth], optimiser=adam))
+            found = found.put(rows, fixed(problem.pick(rows), found.pick(rows), ticker))
         else:
             ticker.advance(self.reading)
-        explained = found.residual < EXPLAINED
+        explained = (found.residual < EXPLAINED).cpu()
         left = everyone[~explained]
         if len(left):
             repeated = left.repeat_interleave(self.restarts)
             rows = (left[:, None] * self.restarts + torch.arange(self.restarts)).flatten()
             tried = known[repeated]
             masks = {n: torch.where(like(tried, m[rows]), fresh[n][rows], m[rows]) for n, m in drawn.items()}
-            joint = Descent(
-                self.iterations,
-                step=self.step,
-                total_variation=self.total_variation,
-                rates=victim.model.dropout_rates,
-                mask_rate=self.mask_rate,
-            )
-            new = joint(matching.pick(repeated), matching.start(noise[rows], masks), ticker)
+            rates = Prior(self.mask_rate, mask_rates(victim.model.dropout_rates))
+            joint = Descent(Recipe(self.iterations, priors=[smooth, rates], vary=BOTH, optimiser=adam))
+            left = left.to(self.device)
+            start = Variables(noise[rows], masks=masks).to(self.device)
+            new = joint(problem.pick(left).repeat(self.restarts), start, ticker)
             found = found.put(left, found.pick(left).or_better(new.best_of(self.restarts)))
         else:
             ticker.advance(self.iterations)
         stages = ["masks read off" if flag else "joint masks" for flag in explained.tolist()]
-        return self._polish(matching, found, victim, ticker), stages
-
-    def _draw(self, setting: Setting, victim: Victim) -> State:
-        """Random keep-masks (V * restarts, B, ...), from each victim's own stream."""
-        count = setting.batch * self.restarts
-        each = [victim.model.draw_masks(count, generator) for generator in setting.generators]
-        return {
-            name: torch.cat([one[name] for one in each]).reshape(-1, setting.batch, *shape)
-            for name, shape in victim.model.mask_shapes.items()
-        }
+        return self._polish(problem, found, ticker), stages
 
     def _read(self, setting: Setting, victim: Victim) -> list[State]:
         """Per victim, the units (1) that some record used, by dropout layer, where the update shows it."""
@@ -194,20 +196,12 @@ class DropoutInversion(GradientMatching):
             result.append(used)
         return result
 
-    def _polish(self, matching: Matching, found: Candidates, victim: Victim, ticker: Ticker) -> Candidates:
-        step = self.step / 10
-        rounded = matching.start(found.images, {name: mask.round() for name, mask in found.masks.items()})
-        fixed = Descent(self.polish, step=step, total_variation=0.0, decays=POLISH_DECAYS)
-        found = found.or_better(fixed(matching, rounded, ticker))
-        free = Descent(
-            self.polish,
-            step=step,
-            total_variation=0.0,
-            rates=victim.model.dropout_rates,
-            mask_rate=0.0,
-            decays=POLISH_DECAYS,
-        )
-        return found.or_better(free(matching, found, ticker))
+    def _polish(self, problem: Problem, found: Variables, ticker: Ticker) -> Variables:
+        rounded = Variables(found.images, masks={name: mask.round() for name, mask in found.masks.items()})
+        fixed = Recipe(self.polish, optimiser=Adam(self.step / 10, signed=True), schedule=POLISH)
+        found = found.or_better(Descent(fixed)(problem, rounded, ticker))
+        free = replace(fixed, vary=BOTH)
+        return found.or_better(Descent(free)(problem, found, ticker))
 
 
 def mask_readers(victim: Victim, observation: Observation) -> dict[str, str]:
