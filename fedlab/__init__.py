@@ -23,6 +23,7 @@ for _name, _value in QUIET.items():
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fedlab.experiment import inspect_model as inspect_model
     from fedlab.experiment import resume as resume
     from fedlab.experiment import run as run
     from fedlab.report import AuditReport as AuditReport
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "AuditReport": "fedlab.report",
     "Scenario": "fedlab.scenario",
+    "inspect_model": "fedlab.experiment",
     "resume": "fedlab.experiment",
     "run": "fedlab.experiment",
 }

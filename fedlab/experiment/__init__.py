@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedlab.experiment.inspecting import inspect_model as inspect_model
     from fedlab.experiment.launch import resume as resume
     from fedlab.experiment.launch import run as run
 
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from fedlab.experiment import launch
 
         return getattr(launch, name)
+    if name == "inspect_model":
+        from fedlab.experiment import inspecting
+
+        return inspecting.inspect_model
     raise AttributeError(f"module 'fedlab.experiment' has no attribute {name!r}")
