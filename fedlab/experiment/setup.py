@@ -21,6 +21,7 @@ from fedlab import plugins, seeds
 from fedlab.adversaries import Adversary, Group, Recruits, groups
 from fedlab.adversaries.contract import poisoned
 from fedlab.audit import Attack, Defense
+from fedlab.audit.defense import NetworkFactory
 from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.cells import Cell, Parts, assemble, check_disk
 from fedlab.experiment.combining import combiner
@@ -32,6 +33,8 @@ from fedlab.scenario.schema import Adversary as AdversarySettings
 from fedlab.strategies import Aggregator
 from fedlab.tasks import Dataset, FunctionalModel, LazyOwners, Records, Task
 from fedlab.tasks.partition import PARTITIONS
+
+Tampering = Callable[[NetworkFactory], NetworkFactory]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Setup:
         model: the undefended network.
         objects: names of what came from Python and stands in no file.
         own: the parts of the algorithm among them, beside the aggregator.
+        again: builds the same for another scenario, with what came from Python.
         grid: makes the Grid on which a cell's clients are; a `SimulationGrid` if None.
     """
 
@@ -57,6 +61,7 @@ class Setup:
     aggregators: Mapping[str, Aggregator]
     model: FunctionalModel = field(repr=False)
     objects: Mapping[str, str]
+    again: Callable[[Scenario], Setup] = field(repr=False)
     grid: Callable[[Cell], Grid] | None = None
     own: Own = field(default_factory=Own)
     adversaries: Mapping[int, Sequence[Group]] = field(default_factory=dict)
@@ -71,13 +76,13 @@ class Setup:
         """The scenario with the cell's strategy for its only one."""
         return self.scenario.under(cell.strategy)
 
-    def parts(self, cell: Cell) -> Parts:
-        """What the cell is made of."""
+    def parts(self, cell: Cell, tampered: Tampering | None = None) -> Parts:
+        """What the cell is made of; `tampered` is what a malicious server makes of its network."""
         scenario, aggregator = self.under(cell), self.aggregators[cell.strategy]
         if self.several:
             each = {label: one._alone(cell, scenario, label) for label, one in self.several.items()}
             return together(cell, scenario, each, aggregator, self.own)
-        return self._assembled(cell, scenario, cell.seed, aggregator, self.own)
+        return self._assembled(cell, scenario, cell.seed, aggregator, self.own, tampered)
 
     def _alone(self, cell: Cell, scenario: Scenario, label: str) -> Parts:
         """What one of several tasks is made of; it draws from a branch of the seed tree that is its own."""
@@ -89,7 +94,13 @@ class Setup:
         )
 
     def _assembled(
-        self, cell: Cell, scenario: Scenario, seed: int, aggregator: Aggregator, own: Own
+        self,
+        cell: Cell,
+        scenario: Scenario,
+        seed: int,
+        aggregator: Aggregator,
+        own: Own,
+        tampered: Tampering | None = None,
     ) -> Parts:
         return assemble(
             cell,
@@ -100,6 +111,7 @@ class Setup:
             aggregator,
             own,
             self.adversaries[seed],
+            tampered or (lambda factory: factory),
         )
 
     @property
@@ -134,6 +146,8 @@ def set_up(
             for one in settings.tasks
         }
         return replace(next(iter(each.values())), scenario=settings, several=each)
+    if settings.map is not None and grid is not None:
+        raise UsageError("[map] turns the settings of simulated clients; leave it out on a deployed Grid")
     learned = task or build_task(settings)
     if (settings.attacks or settings.audit.include_samples) and not learned.train.pixels:
         raise UsageError(
@@ -168,6 +182,14 @@ def set_up(
         combine,
         model,
         objects,
+        functools.partial(
+            set_up,
+            task=task,
+            aggregator=aggregator,
+            local_rule=local_rule,
+            server_optimizer=server_optimizer,
+            strategy=strategy,
+        ),
         grid,
         mine,
         recruit(settings, learned),

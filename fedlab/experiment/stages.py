@@ -27,6 +27,7 @@ from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.checkpoints import clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now, recorded
+from fedlab.experiment.mapping import fill
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.training import Training, checkpoints_of, trained
@@ -44,9 +45,16 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
     """
     with recorded(directory) as stop, single_thread():
         with _executor(setup.scenario, progress) as executor, stop.installed():
-            cells = [_train(cell, setup, directory, executor, progress, stop) for cell in setup.cells]
-            directory.update_manifest(weights_sha256=_joint_hashes(cells))
-            _attack(directory, setup, cells, executor, progress)
+
+            def work(place: RunDirectory, what: Setup, listener: Progress) -> list[Trained]:
+                cells = [_train(cell, what, place, executor, listener, stop) for cell in what.cells]
+                place.update_manifest(weights_sha256=_joint_hashes(cells))
+                _attack(place, what, cells, executor, listener)
+                return cells
+
+            cells = work(directory, setup, progress)
+            if setup.scenario.map is not None:
+                fill(directory, setup, cells, work, executor, progress)
         report = build(directory.path, status="finished")
         directory.event("finished")
         directory.update_manifest(status="finished", finished=now())

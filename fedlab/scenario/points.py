@@ -29,14 +29,13 @@ class Point:
         return ", ".join(assignment(key, value) for key, value in self.overrides.items()) or BASE
 
     def of(self, scenario: Scenario) -> Scenario:
-        """The scenario at this point: without a map, and without keeping pictures.
+        """The scenario at this point: without a map, without keeping pictures, and under `[threat]` alone.
 
         Raises:
             ScenarioError: the values are sound one by one and not together.
         """
-        plain = scenario.model_copy(
-            update={"map": None, "audit": scenario.audit.model_copy(update={"include_samples": False})}
-        )
+        audit = scenario.audit.model_copy(update={"include_samples": False})
+        plain = scenario.model_copy(update={"map": None, "threats": (), "audit": audit})
         return load(plain, [assignment(key, value) for key, value in self.overrides.items()])
 
 
