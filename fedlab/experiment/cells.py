@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedlab import plugins, seeds
 from fedlab.adversaries import Group, poison
 from fedlab.audit import Defense
+from fedlab.audit.defense import NetworkFactory
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
@@ -143,8 +144,12 @@ def assemble(
     aggregator: Aggregator,
     own: Own = Own(),  # noqa: B008 (frozen)
     adversaries: Sequence[Group] = (),
+    tampered: Callable[[NetworkFactory], NetworkFactory] = lambda factory: factory,
 ) -> Parts:
-    """The cell's clients and its strategy, with the defense in its places and the adversaries' records."""
+    """The cell's clients and its strategy, with the defense in its places and the adversaries' records.
+
+    `tampered` is what a malicious server makes of the network that was agreed on.
+    """
     settings, clients = scenario.strategy, scenario.clients
     config = defense.config(
         ClientConfig(
@@ -169,7 +174,7 @@ def assemble(
             f"the records of {task.name} are no pixels in [0, 1], and the local rule"
             f" {settings.local_rule.name} moves pixels; take images, or another rule"
         )
-    task = replace(task, network=rule.network(defense.network(task.network)))
+    task = replace(task, network=tampered(rule.network(defense.network(task.network))))
     federation = federated(scenario, owners, config, cell.seed, whole=own.strategy is not None)
     rule = defense.local_rule(rule, federation)
     defended = defense.aggregator(aggregator, federation)
