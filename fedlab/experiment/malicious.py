@@ -2,8 +2,9 @@
 
 Training is left as it was: at each victim's round, the same client, with the same records, defense and
 mods, is sent what the attack makes of the model (`Attack.network`, `Attack.parameters`) instead, and what it
-answers is what the attack gets. A client that refuses (`fedlab_defenses.model_inspection`) is not attacked, and the
-report says why. What a rule remembers from earlier rounds is left out: the client meets this server once.
+answers is what the attack gets. A client that refuses (`fedlab_defenses.model_inspection`) is not attacked,
+and the report says why. What a rule remembers from earlier rounds is left out: the client meets this server
+once.
 """
 
 from __future__ import annotations
