@@ -1,8 +1,11 @@
 """The contract of membership inference: was this record among a client's? One method to write.
 
 A server that holds candidate records asks of each whether the client trained on it. It gets the client's
-observations over rounds and the candidates, half of which (nobody says which half) are the client's own;
-it answers with a score each, higher for "member". Scores are ranked, so any monotone scale will do.
+observations over rounds and the candidates, at most half of which (nobody says which) are the client's own;
+it answers with a score each, higher for "member". Scores of one client are ranked; those of several clients
+are brought to a common scale by median and interquartile range before they are pooled.
+
+Observations that say nothing (not finite, zero) are left out; if none is left, the attack is not asked.
 """
 
 from __future__ import annotations
@@ -77,11 +80,12 @@ class MembershipAttack(ABC):
             )
         if not observations:
             raise NotApplicable("the target client sent no update in the observed rounds")
-        for one in (*observations, *others):
-            check_observation(one, victim)
+        usable, errors = _usable(observations, victim)
+        if not usable:
+            raise errors[0]
         scores = self.run(
-            [threat.view(one) for one in observations],
-            [threat.view(one) for one in others],
+            [threat.view(one) for one in usable],
+            [threat.view(one) for one in _usable(others, victim)[0]],
             candidates,
             threat,
             threat.public(victim),
@@ -91,9 +95,9 @@ class MembershipAttack(ABC):
         found: object = scores
         if not isinstance(found, Tensor) or found.shape != (len(candidates),):
             raise PluginError(f"{who} returned {found!r}; expected a ({len(candidates)},) tensor of scores")
-        if bool(torch.isnan(scores).any()):
-            raise PluginError(f"{who} returned scores that are not a number; rank such records last instead")
-        return scores.double()
+        if not bool(torch.isfinite(scores).all()):
+            raise PluginError(f"{who} returned scores that are not finite; rank such records last instead")
+        return scores.detach().cpu().double()
 
     @abstractmethod
     def run(
@@ -108,3 +112,17 @@ class MembershipAttack(ABC):
         report: Report,
     ) -> Tensor:
         """(N,) scores. All randomness comes from `generator`."""
+
+
+def _usable(
+    observations: Sequence[Observation], victim: Victim
+) -> tuple[list[Observation], list[NotApplicable]]:
+    """The observations that can be used, and why the others cannot."""
+    usable, errors = [], []
+    for one in observations:
+        try:
+            check_observation(one, victim)
+            usable.append(one)
+        except NotApplicable as error:
+            errors.append(error)
+    return usable, errors
