@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedlab import seeds
-from fedlab.audit import Attack, Observation, Part, Reconstruction, ThreatModel, Victim, random_twin
+from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victim, random_twin
 from fedlab.audit.scoring import Choice, choose_victims, score
 from fedlab.audit.truth import Truth
-from fedlab.clients import ClientConfig, plan_batches
 from fedlab.errors import MissingKnowledge, NotApplicable
 from fedlab.experiment.cells import Trained
+from fedlab.experiment.granting import folded, masks_of, proxy_of, steps_of
 from fedlab.scenario import Scenario
 from fedlab.tasks import State
 
@@ -36,10 +36,12 @@ class AttackJob:
     threat: ThreatModel
     victim: Victim
     seed: int
+    under: str = ""
+    """Label of the threat; "" for the one of `[threat]`."""
 
     @property
     def title(self) -> str:
-        return f"attack {self.cell} with {self.label}"
+        return f"attack {self.cell} with {self.label}" + (f" under {self.under}" if self.under else "")
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,11 @@ def choose(trained: Trained, observations: Sequence[Observation], scenario: Scen
     Under Poisson sampling with an expected batch of one record, only rounds whose realised batch was
     one record are eligible: the case that suits the attacker best. The attacker does not see which. (Of sums
     of several clients' updates, all are.) Of a client that was sent one model several times, only the first
-    update is.
+    update is. What the scenario's `[threat]` grants comes with them.
     """
-    config, seed = trained.config, trained.cell.seed
+    config, seed, threat = trained.config, trained.cell.seed, scenario.threat
+    if threat.sums:
+        observations = folded(observations, config)
     observations = [one for one in observations if not one.repeat]
     used = [_records(trained, one) for one in observations]
     summed = any(one.parts for one in observations)
@@ -139,9 +143,19 @@ def choose(trained: Trained, observations: Sequence[Observation], scenario: Scen
     )
     chosen = [observations[index] for index in choice.indices]
     truths = [_truth(trained, one, used[index]) for one, index in zip(chosen, choice.indices, strict=True)]
-    if scenario.threat.labels:
+    if threat.labels:
         chosen = [replace(one, labels=truth.labels) for one, truth in zip(chosen, truths, strict=True)]
+    if threat.dropout_masks:
+        chosen = [replace(one, masks=masks_of(trained, one)) for one in chosen]
     return Victims(choice, chosen, truths)
+
+
+def public(trained: Trained, victims: Victims, scenario: Scenario) -> tuple[Victim, ThreatModel]:
+    """What anybody knows of a cell, and what this attacker does; data of its own only if there are any."""
+    task, threat = trained.task, threat_model(scenario, trained)
+    proxy = proxy_of(trained, victims.truths) if threat.proxy_data else None
+    victim = Victim(trained.model, task.loss, task.input_shape, task.classes, proxy=proxy)
+    return victim, replace(threat, proxy_data=proxy is not None)
 
 
 def scored(job: AttackJob, answer: AttackAnswer, truths: Sequence[Truth]) -> dict[str, Any]:
@@ -151,7 +165,10 @@ def scored(job: AttackJob, answer: AttackAnswer, truths: Sequence[Truth]) -> dic
         "attack": job.label,
         "paper": attack.paper,
         "needs": sorted(attack.needs),
+        "server": attack.server,
         "threat": asdict(job.threat),
+        "threat_label": job.under,
+        "chosen": len(truths),
         "error": answer.error,
         "failed": answer.failed,
         "victims": _scores(answer.victims, truths),
@@ -175,36 +192,17 @@ def images_of(answer: AttackAnswer, truths: Sequence[Truth]) -> State:
 
 
 def threat_model(scenario: Scenario, trained: Trained) -> ThreatModel:
-    """What the scenario grants the attacker against this cell's clients."""
-    granted = scenario.threat
+    """What the scenario's `[threat]` grants the attacker against this cell's clients."""
+    granted = scenario.threat.model_dump(exclude={"level", "client_mode_known"})
     return ThreatModel(
-        client_mode=trained.cell.mode if granted.client_mode_known else None,
-        labels=granted.labels,
-        batch_size=granted.batch_size,
-        learning_rate=granted.learning_rate,
-        local_steps=granted.local_steps,
-        dropout_rate=granted.dropout_rate,
-        batch_norm_buffers=granted.batch_norm_buffers,
+        client_mode=trained.cell.mode if scenario.threat.client_mode_known else None, **granted
     )
 
 
 def _records(trained: Trained, one: Observation) -> NDArray[np.int64]:
     """Ids of the records behind an observation, each once; of a sum, those of all its clients."""
-    if one.parts:
-        return np.unique(np.concatenate([_used(trained, part) for part in one.parts]))
-    config = trained.config
-    if one.config.local_epochs is not None:  # fewer, if it was a straggler
-        config = replace(config, local_steps=one.config.local_steps, local_epochs=one.config.local_epochs)
-    return _used(trained, Part(one.client, one.round, one.repeat), config)
-
-
-def _used(trained: Trained, part: Part, config: ClientConfig | None = None) -> NDArray[np.int64]:
-    """Ids of the records that one client used, each once."""
-    mine, config = trained.owners[part.client], config or trained.config
-    if part.epochs:
-        config = replace(config, local_steps=None, local_epochs=part.epochs)
-    plan = plan_batches(len(mine), config, trained.cell.seed, part.round, part.client, part.repeat)
-    return np.asarray(np.unique(mine[np.concatenate(plan)]), dtype=np.int64)
+    steps = [ids for part in one.parts or (one,) for ids in steps_of(trained, part)]
+    return np.asarray(np.unique(np.concatenate(steps)), dtype=np.int64)
 
 
 def _truth(trained: Trained, one: Observation, ids: NDArray[np.int64]) -> Truth:

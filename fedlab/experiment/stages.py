@@ -10,27 +10,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from fedlab import seeds
-from fedlab.audit import Attack, Victim, archive
 from fedlab.errors import DataError
-from fedlab.experiment.attacking import (
-    AttackJob,
-    Victims,
-    attack,
-    choose,
-    images_of,
-    lost,
-    scored,
-    threat_model,
-)
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.checkpoints import clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now, recorded
 from fedlab.experiment.mapping import fill
-from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.training import Training, checkpoints_of, trained
+from fedlab.experiment.trials import attack_cells, trials_of
 from fedlab.progress import Progress
 from fedlab.report import AuditReport, build
 from fedlab.runtime import Executor, InlineExecutor, single_thread
@@ -49,7 +37,7 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
             def work(place: RunDirectory, what: Setup, listener: Progress) -> list[Trained]:
                 cells = [_train(cell, what, place, executor, listener, stop) for cell in what.cells]
                 place.update_manifest(weights_sha256=_joint_hashes(cells))
-                _attack(place, what, cells, executor, listener)
+                attack_cells(place, cells, trials_of(what), what.scenario, executor, listener)
                 return cells
 
             cells = work(directory, setup, progress)
@@ -100,88 +88,6 @@ def _train(
     progress.message(f"train {cell.name}: done before")
     clear(checkpoints_of(directory, cell))  # a kill may have come in between
     return trained(cell, setup, setup.parts(cell), metrics, str(entry["weights_sha256"]))
-
-
-def _attack(
-    directory: RunDirectory,
-    setup: Setup,
-    cells: Sequence[Trained],
-    executor: Executor,
-    progress: Progress,
-) -> None:
-    """Run the attacks that are left wherever there is room, and write each answer's scores as it comes."""
-    left = [
-        (label, one)
-        for label in setup.attacks
-        for one in cells
-        if not directory.has(f"{_attack_path(one.cell, label)}.json")
-    ]
-    open_cells = {one.cell.name: one for _, one in left}
-    # Without attacks, the truth is still written: the report says what was observed.
-    due = [
-        one
-        for one in cells
-        if one.cell.name in open_cells or not directory.has(f"truth/{one.cell.name}.json")
-    ]
-    victims = {one.cell.name: _victims(directory, one, setup.scenario) for one in due}
-    jobs = [
-        _job(label, setup.attacks[label], one, victims[one.cell.name], setup.scenario) for label, one in left
-    ]
-    cell_of = {one.cell.name: one.cell for one in cells}
-    plugin = {spec.label: spec.name for spec in setup.scenario.attacks}
-    started: set[int] = set()
-    finished: set[int] = set()
-
-    def tick(index: int, done: int, total: int) -> None:
-        if index in finished:  # news from a worker may come after its answer
-            return
-        if index not in started:
-            started.add(index)
-            progress.start(jobs[index].title, total)
-        progress.advance(jobs[index].title, done)
-
-    for index, answer in executor.map(attack, jobs, tick, lost):
-        finished.add(index)
-        job, truths = jobs[index], victims[jobs[index].cell].truths
-        cell = cell_of[job.cell]
-        path = _attack_path(cell, job.label)
-        about = {"plugin": plugin[job.label], **cell.about}
-        images = images_of(answer, truths) if setup.scenario.audit.include_samples else {}
-        if images:
-            directory.write_tensors(f"{path}.safetensors", images)
-        directory.write_json(f"{path}.json", scored(job, answer, truths) | about)
-        directory.event("attacked", cell=job.cell, attack=job.label, error=answer.error)
-        if index not in started:
-            progress.start(job.title, 1)
-        progress.finish(job.title, answer.error or "")
-
-
-def _attack_path(cell: Cell, label: str) -> str:
-    return f"attacks/{cell.name}/{label}"
-
-
-def _victims(directory: RunDirectory, trained: Trained, scenario: Scenario) -> Victims:
-    """Choose a cell's victims among the observations on disk, and write the truth beside them."""
-    name = trained.cell.name
-    victims = choose(trained, archive.load(directory.path / "observations" / name), scenario)
-    if scenario.audit.include_samples:
-        directory.write_tensors(f"truth/{name}.safetensors", victims.images())
-    directory.write_json(f"truth/{name}.json", victims.to_dict(record_hashes))
-    return victims
-
-
-def _job(label: str, instance: Attack, trained: Trained, victims: Victims, scenario: Scenario) -> AttackJob:
-    """One attack on one cell, with what that attacker holds."""
-    task, threat = trained.task, threat_model(scenario, trained)
-    return AttackJob(
-        cell=trained.cell.name,
-        label=label,
-        attack=instance,
-        observations=victims.observations,
-        threat=threat,
-        victim=Victim(trained.model, task.loss, task.input_shape, task.classes),
-        seed=seeds.derive(trained.cell.seed, "attacker", trained.cell.name),
-    )
 
 
 def _joint_hashes(cells: Sequence[Trained]) -> dict[str, str]:

@@ -220,6 +220,16 @@ class Scenario(Section):
         """The threats by label; that of `[threat]` is ""."""
         return {"": self.threat, **{one.label: one.alone for one in self.threats}}
 
+    def facing(self, label: str) -> Scenario:
+        """The same with one of `assumed` for its only threat.
+
+        Raises:
+            UnknownName: it has no such threat.
+        """
+        if label not in self.assumed:
+            raise UnknownName("threat of this scenario", label, self.assumed)
+        return self.model_copy(update={"threat": self.assumed[label], "threats": ()})
+
     def under(self, label: str) -> Scenario:
         """The same with one of `labels` for its only strategy.
 

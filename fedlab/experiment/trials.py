@@ -1,0 +1,130 @@
+"""Every attack on every cell under every threat: what is left of it is done, each answer scored as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedlab import seeds
+from fedlab.audit import Attack, Observation, ThreatModel, Victim, archive
+from fedlab.experiment.attacking import AttackJob, Victims, attack, choose, images_of, lost, public, scored
+from fedlab.experiment.cells import Cell, Trained
+from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.provenance import record_hashes
+from fedlab.experiment.setup import Setup
+from fedlab.progress import Progress
+from fedlab.runtime import Executor
+from fedlab.scenario import Scenario
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attack under one threat.
+
+    Attributes:
+        label, plugin: of the attack.
+        under: label of the threat; "" for that of `[threat]`.
+    """
+
+    label: str
+    plugin: str
+    attack: Attack
+    under: str = ""
+
+    def path(self, cell: Cell) -> str:
+        """Where its answer lies, without a suffix: attacks/CELL/LABEL or attacks/CELL/LABEL@THREAT."""
+        return f"attacks/{cell.name}/{self.label}" + (f"@{self.under}" if self.under else "")
+
+
+def trials_of(setup: Setup) -> list[Trial]:
+    """All that a scenario asks for."""
+    plugin = {spec.label: spec.name for spec in setup.scenario.attacks}
+    return [
+        Trial(label, plugin[label], instance, under)
+        for label, instance in setup.attacks.items()
+        for under in setup.scenario.assumed
+    ]
+
+
+def attack_cells(
+    directory: RunDirectory,
+    cells: Sequence[Trained],
+    trials: Sequence[Trial],
+    scenario: Scenario,
+    executor: Executor,
+    progress: Progress,
+) -> None:
+    """Run the trials that are left wherever there is room."""
+    left = [
+        (trial, one) for trial in trials for one in cells if not directory.has(f"{trial.path(one.cell)}.json")
+    ]
+    open_cells = {one.cell.name for _, one in left}
+    # Without attacks, the truth is still written: the report says what was observed.
+    due = [one for one in cells if one.cell.name in open_cells or not directory.has(_truth(one.cell))]
+    observed = {one.cell.name: archive.load(directory.path / "observations" / one.cell.name) for one in due}
+    victims: dict[tuple[str, str], Victims] = {}
+    known: dict[tuple[str, str], tuple[Victim, ThreatModel]] = {}
+    for one in due:
+        victims[one.cell.name, ""] = _base(directory, one, observed[one.cell.name], scenario)
+    jobs = []
+    for trial, one in left:
+        faced, key = scenario.facing(trial.under), (one.cell.name, trial.under)
+        if key not in victims:
+            victims[key] = choose(one, observed[one.cell.name], faced)
+        if key not in known:
+            known[key] = public(one, victims[key], faced)
+        jobs.append(_job(trial, one, victims[key], *known[key]))
+    started: set[int] = set()
+    finished: set[int] = set()
+
+    def tick(index: int, done: int, total: int) -> None:
+        if index in finished:  # news from a worker may come after its answer
+            return
+        if index not in started:
+            started.add(index)
+            progress.start(jobs[index].title, total)
+        progress.advance(jobs[index].title, done)
+
+    for index, answer in executor.map(attack, jobs, tick, lost):
+        finished.add(index)
+        job, (trial, one) = jobs[index], left[index]
+        truths, path = victims[job.cell, job.under].truths, trial.path(one.cell)
+        images = images_of(answer, truths) if scenario.audit.include_samples else {}
+        if images:
+            directory.write_tensors(f"{path}.safetensors", images)
+        about = {"plugin": trial.plugin, **one.cell.about}
+        directory.write_json(f"{path}.json", scored(job, answer, truths) | about)
+        threat = {"threat": job.under} if job.under else {}
+        directory.event("attacked", cell=job.cell, attack=job.label, error=answer.error, **threat)
+        if index not in started:
+            progress.start(job.title, 1)
+        progress.finish(job.title, answer.error or "")
+
+
+def _truth(cell: Cell) -> str:
+    return f"truth/{cell.name}.json"
+
+
+def _base(
+    directory: RunDirectory, trained: Trained, observed: Sequence[Observation], scenario: Scenario
+) -> Victims:
+    """Choose a cell's victims among its observations, and write the truth beside them."""
+    victims = choose(trained, observed, scenario)
+    if scenario.audit.include_samples:
+        directory.write_tensors(f"truth/{trained.cell.name}.safetensors", victims.images())
+    directory.write_json(_truth(trained.cell), victims.to_dict(record_hashes))
+    return victims
+
+
+def _job(trial: Trial, trained: Trained, victims: Victims, victim: Victim, threat: ThreatModel) -> AttackJob:
+    """One attack on one cell, with what that attacker holds; every threat gets the same random draws."""
+    return AttackJob(
+        cell=trained.cell.name,
+        label=trial.label,
+        attack=trial.attack,
+        observations=victims.observations,
+        threat=threat,
+        victim=victim,
+        seed=seeds.derive(trained.cell.seed, "attacker", trained.cell.name),
+        under=trial.under,
+    )
