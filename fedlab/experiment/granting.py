@@ -61,8 +61,8 @@ def masks_of(trained: Trained, one: Observation) -> tuple[State, ...]:
 def proxy_of(trained: Trained, truths: Sequence[Truth]) -> Proxy | None:
     """Held-out records, drawn by the seed; none that a client has too.
 
-    Where training records are too many to list, those that a victim has are left out. None if nothing is left,
-    or if the records are no images.
+    Where training records are too many to list, those that a victim has are left out. None if nothing is
+    left, or if the records are no images.
     """
     train, test = trained.task.train, trained.task.test
     if not test.pixels:
@@ -90,8 +90,8 @@ def _digests(images: Tensor) -> list[bytes]:
 def folded(observations: Sequence[Observation], config: ClientConfig) -> list[Observation]:
     """The sum of each round's updates, as a server behind secure aggregation would see it.
 
-    Updates are averaged by the number of records that their clients hold, as `fedlab.experiment.sums` has them
-    of a server that really sees no more. What is a sum already stays as it is.
+    Updates are averaged by the number of records that their clients hold, as FedAvg does. What is a sum
+    already stays as it is.
     """
     if any(one.parts for one in observations):
         return list(observations)
@@ -107,13 +107,10 @@ def _sum(group: Sequence[Observation], config: ClientConfig) -> Observation:
     weights /= weights.sum()
 
     def mean(states: Sequence[State]) -> State:
+        stacked = {name: torch.stack([one[name] for one in states]) for name in states[0]}
         return {
-            name: torch.stack(
-                [weight * one[name].double() for weight, one in zip(weights, states, strict=True)]
-            )
-            .sum(0)
-            .to(value.dtype)
-            for name, value in states[0].items()
+            name: torch.tensordot(weights, value.double(), 1).to(value.dtype)
+            for name, value in stacked.items()
         }
 
     epochs = [0 if one.config.local_steps is not None else one.config.local_epochs or 0 for one in group]

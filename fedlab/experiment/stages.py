@@ -37,7 +37,7 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
             def work(place: RunDirectory, what: Setup, listener: Progress) -> list[Trained]:
                 cells = [_train(cell, what, place, executor, listener, stop) for cell in what.cells]
                 place.update_manifest(weights_sha256=_joint_hashes(cells))
-                attack_cells(place, cells, trials_of(what), what.scenario, executor, listener)
+                attack_cells(place, what, cells, trials_of(what), executor, listener)
                 return cells
 
             cells = work(directory, setup, progress)

@@ -1,4 +1,4 @@
-"""Every attack on every cell under every threat: what is left of it is done, each answer scored as it comes."""
+"""Every attack on every cell under every threat, as far as that is left; answers are scored as they come."""
 
 from __future__ import annotations
 
@@ -48,13 +48,14 @@ def trials_of(setup: Setup) -> list[Trial]:
 
 def attack_cells(
     directory: RunDirectory,
+    setup: Setup,
     cells: Sequence[Trained],
     trials: Sequence[Trial],
-    scenario: Scenario,
     executor: Executor,
     progress: Progress,
 ) -> None:
     """Run the trials that are left wherever there is room."""
+    scenario = setup.scenario
     left = [
         (trial, one) for trial in trials for one in cells if not directory.has(f"{trial.path(one.cell)}.json")
     ]
