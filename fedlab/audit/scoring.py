@@ -36,6 +36,7 @@ class VictimScore:
         labels_correct: labels named rightly, of `labels` asked; None if the attack names none.
         residual: the attack's own distance, without ground truth.
         refusal: why it did not answer.
+        certificates: what closed forms proved about the answer, as `Certificate.to_dict` writes it.
     """
 
     round: int
@@ -49,6 +50,7 @@ class VictimScore:
     residual: float | None = None
     refusal: str | None = None
     details: dict[str, float | int | str | None] = field(default_factory=dict)
+    certificates: tuple[dict[str, Any], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers for strict JSON: non-finite numbers are None."""
@@ -78,6 +80,7 @@ class VictimScore:
                 residual=_number(data.get("residual")),
                 refusal=None if refusal is None else str(refusal),
                 details=dict(data.get("details") or {}),
+                certificates=tuple(dict(one) for one in data.get("certificates") or []),
                 **scores,
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -136,6 +139,7 @@ def score(reconstruction: Reconstruction, truth: Truth) -> VictimScore:
         residual=_number(reconstruction.residual),
         refusal=reconstruction.refusal,
         details=details,
+        certificates=tuple(one.to_dict() for one in reconstruction.certificates),
         **scores,
     )
 
@@ -179,7 +183,7 @@ def summarise(scores: Sequence[VictimScore], threshold_db: float) -> Summary:
         psnr_median=float(np.median(answered)) if answered else None,
         psnr_max=max(answered) if answered else None,
         psnr_mean=float(np.mean(answered)) if answered else None,
-        psnr_ci95=_bootstrap([[v for v in one.psnr if v is not None] for one in scores]),
+        psnr_ci95=bootstrap([[v for v in one.psnr if v is not None] for one in scores]),
         ssim_median=float(np.median(similar)) if similar else None,
         label_accuracy=sum(one.labels_correct or 0 for one in labelled) / asked if asked else None,
         fraction_recovered=metrics.fraction_recovered(values, threshold_db) if answered else None,
@@ -241,7 +245,7 @@ def choose_victims(
     )
 
 
-def _bootstrap(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+def bootstrap(groups: Sequence[Sequence[float]]) -> tuple[float, float] | None:
     """95 % percentile interval of the mean over `groups` resampled whole; None for fewer than two."""
     groups = [group for group in groups if group]
     if len(groups) < 2:

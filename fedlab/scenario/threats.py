@@ -69,7 +69,7 @@ class ThreatVariant(Threat):
 def level(table: dict[str, Any]) -> dict[str, Any]:
     """What the level of a table grants; nothing for one that does not exist."""
     named = table.get("level", START)
-    return dict(LADDER[named]) if isinstance(named, str) and named in LADDER else {}
+    return next((dict(granted) for one, granted in LADDER.items() if one == named), {})
 
 
 def entries(data: dict[str, Any]) -> list[Any]:
