@@ -22,6 +22,7 @@ from fedlab.adversaries import Adversary, Group, Recruits, groups
 from fedlab.adversaries.contract import poisoned
 from fedlab.audit import Attack, Defense
 from fedlab.audit.defense import NetworkFactory
+from fedlab.audit.membership import MembershipAttack
 from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.cells import Cell, Parts, assemble, check_disk
 from fedlab.experiment.combining import combiner
@@ -57,7 +58,7 @@ class Setup:
     task: Task
     owners: Mapping[int, Sequence[NDArray[np.int64]]]
     defenses: Mapping[str, Defense]
-    attacks: Mapping[str, Attack]
+    attacks: Mapping[str, Attack | MembershipAttack]
     aggregators: Mapping[str, Aggregator]
     model: FunctionalModel = field(repr=False)
     objects: Mapping[str, str]

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedlab import seeds
 from fedlab.audit import Attack, Observation, ThreatModel, Victim, archive
-from fedlab.experiment.attacking import AttackJob, Victims, attack, choose, images_of, lost, public, scored
+from fedlab.audit.membership import MembershipAttack
+from fedlab.experiment import membership
+from fedlab.experiment.attacking import (
+    AttackAnswer,
+    AttackJob,
+    Victims,
+    attack,
+    choose,
+    images_of,
+    lost,
+    public,
+    scored,
+)
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.membership import MembershipAnswer, MembershipJob, Questions
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.setup import Setup
 from fedlab.progress import Progress
 from fedlab.runtime import Executor
 from fedlab.scenario import Scenario
+
+Job = AttackJob | MembershipJob
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Trial:
 
     label: str
     plugin: str
-    attack: Attack
+    attack: Attack | MembershipAttack
     under: str = ""
 
     def path(self, cell: Cell) -> str:
@@ -65,16 +81,23 @@ def attack_cells(
     observed = {one.cell.name: archive.load(directory.path / "observations" / one.cell.name) for one in due}
     victims: dict[tuple[str, str], Victims] = {}
     known: dict[tuple[str, str], tuple[Victim, ThreatModel]] = {}
+    asked: dict[tuple[str, str], Questions] = {}
     for one in due:
         victims[one.cell.name, ""] = _base(directory, one, observed[one.cell.name], scenario)
-    jobs = []
+    jobs: list[Job] = []
     for trial, one in left:
         faced, key = scenario.facing(trial.under), (one.cell.name, trial.under)
         if key not in victims:
             victims[key] = choose(one, observed[one.cell.name], faced)
         if key not in known:
             known[key] = public(one, victims[key], faced)
-        jobs.append(_job(trial, one, victims[key], *known[key]))
+        if not isinstance(trial.attack, MembershipAttack):
+            jobs.append(_job(trial, trial.attack, one, victims[key], *known[key]))
+            continue
+        if key not in asked:
+            seen, whom = observed[one.cell.name], victims[key].observations
+            asked[key] = membership.questions(one, seen, whom, *known[key], faced)
+        jobs.append(_question(trial, trial.attack, one, asked[key]))
     started: set[int] = set()
     finished: set[int] = set()
 
@@ -86,20 +109,36 @@ def attack_cells(
             progress.start(jobs[index].title, total)
         progress.advance(jobs[index].title, done)
 
-    for index, answer in executor.map(attack, jobs, tick, lost):
+    for index, answer in executor.map(work, jobs, tick, gone):
         finished.add(index)
         job, (trial, one) = jobs[index], left[index]
-        truths, path = victims[job.cell, job.under].truths, trial.path(one.cell)
-        images = images_of(answer, truths) if scenario.audit.include_samples else {}
-        if images:
-            directory.write_tensors(f"{path}.safetensors", images)
+        path, key = trial.path(one.cell), (job.cell, job.under)
+        found: dict[str, Any] = {}
+        if isinstance(job, MembershipJob) and isinstance(answer, MembershipAnswer):
+            found = membership.scored(job, answer, asked[key].members)
+        elif isinstance(job, AttackJob) and isinstance(answer, AttackAnswer):
+            truths = victims[key].truths
+            images = images_of(answer, truths) if scenario.audit.include_samples else {}
+            if images:
+                directory.write_tensors(f"{path}.safetensors", images)
+            found = scored(job, answer, truths)
         about = {"plugin": trial.plugin, **one.cell.about}
-        directory.write_json(f"{path}.json", scored(job, answer, truths) | about)
+        directory.write_json(f"{path}.json", found | about)
         threat = {"threat": job.under} if job.under else {}
         directory.event("attacked", cell=job.cell, attack=job.label, error=answer.error, **threat)
         if index not in started:
             progress.start(job.title, 1)
         progress.finish(job.title, answer.error or "")
+
+
+def work(job: Job, report: Callable[[int, int], None]) -> AttackAnswer | MembershipAnswer:
+    """Run one job of either kind."""
+    return membership.infer(job, report) if isinstance(job, MembershipJob) else attack(job, report)
+
+
+def gone(job: Job, reason: str) -> AttackAnswer | MembershipAnswer:
+    """The answer of a job that took its worker down with it."""
+    return membership.lost(reason) if isinstance(job, MembershipJob) else lost(job, reason)
 
 
 def _truth(cell: Cell) -> str:
@@ -117,15 +156,30 @@ def _base(
     return victims
 
 
-def _job(trial: Trial, trained: Trained, victims: Victims, victim: Victim, threat: ThreatModel) -> AttackJob:
+def _job(
+    trial: Trial, attack: Attack, trained: Trained, victims: Victims, victim: Victim, threat: ThreatModel
+) -> AttackJob:
     """One attack on one cell, with what that attacker holds; every threat gets the same random draws."""
     return AttackJob(
         cell=trained.cell.name,
         label=trial.label,
-        attack=trial.attack,
+        attack=attack,
         observations=victims.observations,
         threat=threat,
         victim=victim,
+        seed=seeds.derive(trained.cell.seed, "attacker", trained.cell.name),
+        under=trial.under,
+    )
+
+
+def _question(trial: Trial, attack: MembershipAttack, trained: Trained, asked: Questions) -> MembershipJob:
+    return MembershipJob(
+        cell=trained.cell.name,
+        label=trial.label,
+        attack=attack,
+        targets=asked.targets,
+        threat=asked.threat,
+        victim=asked.victim,
         seed=seeds.derive(trained.cell.seed, "attacker", trained.cell.name),
         under=trial.under,
     )
