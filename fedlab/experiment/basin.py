@@ -27,7 +27,7 @@ from fedlab.audit import Attack, Reconstruction, Victim, archive, metrics
 from fedlab.audit.scoring import score
 from fedlab.audit.truth import Truth
 from fedlab.errors import NotApplicable
-from fedlab.experiment.attacking import AttackAnswer, AttackJob, choose, lost, threat_model
+from fedlab.experiment.attacking import AttackAnswer, AttackJob, attack, choose, lost, threat_model
 from fedlab.experiment.cells import Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.setup import Setup
@@ -45,8 +45,8 @@ def study(
         raise ValueError("the scenario has no [map]")
     label = settings.basin_attack or next(iter(setup.attacks))
     found: dict[str, Any] = {"attack": label, "shares": sorted(settings.basin), "refusal": None, "curves": []}
-    attack = setup.attacks[label]
-    if not isinstance(attack, Attack):
+    descending = setup.attacks[label]
+    if not isinstance(descending, Attack):
         return found | {"refusal": f"{label} asks whether records were used, and starts from no image"}
     granted = setup.scenario.model_copy(
         update={"threat": setup.scenario.threat.model_copy(update={"labels": True})}
@@ -57,7 +57,7 @@ def study(
         for share in found["shares"]:
             noisy = starts(victims.truths, share, one.cell.seed)
             try:
-                started = attack.starting_from(noisy)
+                started = descending.starting_from(noisy)
             except NotApplicable as error:
                 return found | {"refusal": str(error)}
             truths.append(victims.truths)
