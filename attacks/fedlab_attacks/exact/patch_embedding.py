@@ -14,10 +14,11 @@ Deviations: APRIL's closed form reads the attention's input off the first attent
 the embedding; this system asks nothing of what follows the positions. The network is recognised by trying,
 not by name: the first linear or convolutional layer must be fed with pixels, and some parameter must, on
 random weights and random dropout masks, have exactly the cotangents of that layer's output as its gradient
-(rows for further tokens, such as a class token's, are left out). Several steps on the same one record obey the
-same equations; steps on other records, or a batch, do not, and then nothing is answered. Where the system has a
-null space, the answer is its solution nearest to grey, and the certificate gives the dimension. Equations are
-weighted by what rounding leaves of them: without dropout cotangents are nearly equal, and it matters.
+(rows for further tokens, such as a class token's, are left out). Several steps on the same one record obey
+the same equations; steps on other records, or a batch, do not, and then nothing is answered. Where the system
+has a null space, the answer is its solution nearest to grey, and the certificate gives the dimension.
+Equations are weighted by what rounding leaves of them: without dropout cotangents are nearly equal, and it
+matters.
 """
 
 from __future__ import annotations
@@ -219,7 +220,7 @@ def recognise(victim: Victim, generator: torch.Generator) -> Embedding:
                 continue
             distance, rows = torch.cdist(cotangents, table).min(dim=1)
             same = bool((distance <= SAME * cotangents.norm(dim=1)).all())
-            if same and len(rows.unique()) == tokens:
+            if same and len(set(rows.tolist())) == tokens:
                 bias = f"{first.name}.bias" in victim.shared
                 return Embedding(first.name, bias, name, rows, width, channels_first, pixels)
     raise NotApplicable(
@@ -231,7 +232,7 @@ def recognise(victim: Victim, generator: torch.Generator) -> Embedding:
 def _gradients(
     victim: Victim, name: str, layer: nn.Module, state: State, generator: torch.Generator
 ) -> tuple[Tensor, State]:
-    """Of a random function of the outputs for a random image: (T, d) by the layer's output, and by parameter."""
+    """Gradients of a random function of the outputs for a random image: (T, d) by that layer's, and by name."""
     model = victim.model
     learned = {key: state[key].clone().requires_grad_() for key in victim.shared}
     image = torch.rand(1, *victim.input_shape, generator=generator, dtype=torch.float64)

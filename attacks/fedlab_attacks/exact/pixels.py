@@ -46,7 +46,7 @@ class PixelMap:
                 "the first layer is not fed with the pixels themselves (something mixes, drops or bends them"
                 " before it)"
             )
-        missing = count - len(index[used].unique())
+        missing = count - len(set(index[used].tolist()))
         if missing:
             raise NotApplicable(f"the first layer does not see {missing} of {count} pixels")
         return cls(scale, shift, index, shape)
