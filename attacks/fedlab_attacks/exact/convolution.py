@@ -23,7 +23,7 @@ LARGEST = 8192
 
 @dataclass(frozen=True)
 class LinearMap:
-    """Weights (O, K), bias (O,), and which entry of the input (n,) each place of a patch is; n for padding."""
+    """Weights (O, K), bias (O,), and which entry of the input (n,) each place of a patch is (n: padding)."""
 
     weight: Tensor
     bias: Tensor
@@ -158,7 +158,8 @@ class Factor:
         """(n,) of the size of the solution's errors, for equations with independent errors of size 1."""
         assert self.lower is not None
         noise = torch.randn(len(self.lower), 1, generator=generator, dtype=self.lower.dtype)
-        return torch.linalg.solve_triangular(self.lower.T, noise, upper=True)[:, 0]
+        found: Tensor = torch.linalg.solve_triangular(self.lower.T, noise, upper=True)
+        return found[:, 0]
 
 
 def _largest(apply: Callable[[Tensor], Tensor], size: int, iterations: int = 30) -> float:

@@ -13,13 +13,13 @@ label is needed, and neither the loss nor the learning rate: δ and ∂L/∂W ma
 
 Deviations from the paper: the cotangent comes from the linear layer's own bias gradient instead of from the
 logits and the label, so that dropout behind that layer does not matter and no ambiguity of the loss's
-derivative arises. Dropout in front of it leaves columns of zeros: those values are unknown, their cotangent is
-zero, and the rest is solved if the rank allows. Gradient constraints are used only where weight constraints
-alone are singular, ill conditioned or incomplete, because the latter can be factorised once for all victims of
-a round; each constraint counts by its rounding. The activation must be injective, and nothing may lie between
-layers but it (no pooling, norm, or skip connection). The certificate is that of the layer that is hardest to
-undo; at the end every peeled layer's gradient is computed from the answer and compared with the observed one,
-which no noise survives.
+derivative arises. Dropout in front of it leaves columns of zeros: those values are unknown, their cotangent
+is zero, and the rest is solved if the rank allows. Gradient constraints are used where weight constraints
+alone are singular, ill conditioned or incomplete, because the latter can be factorised once for all victims
+of a round; each constraint counts by its rounding. The activation must be injective, and nothing may lie
+between layers but it (no pooling, norm, or skip connection). The certificate is that of the layer that is
+hardest to undo, with the worst residual of any: every peeled layer's gradient is computed from the answer and
+compared with the observed one, which no noise survives.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def recognise(victim: Victim, generator: torch.Generator) -> Embedding:
 def _gradients(
     victim: Victim, name: str, layer: nn.Module, state: State, generator: torch.Generator
 ) -> tuple[Tensor, State]:
-    """Gradients of a random function of the outputs for a random image: (T, d) by that layer's, and by name."""
+    """Gradients of a random function of the network: (T, d) by that layer's output, and by parameter."""
     model = victim.model
     learned = {key: state[key].clone().requires_grad_() for key in victim.shared}
     image = torch.rand(1, *victim.input_shape, generator=generator, dtype=torch.float64)
