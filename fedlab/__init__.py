@@ -23,6 +23,7 @@ for _name, _value in QUIET.items():
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fedlab.experiment import attack as attack
     from fedlab.experiment import inspect_model as inspect_model
     from fedlab.experiment import resume as resume
     from fedlab.experiment import run as run
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "AuditReport": "fedlab.report",
     "Scenario": "fedlab.scenario",
+    "attack": "fedlab.experiment",
     "inspect_model": "fedlab.experiment",
     "resume": "fedlab.experiment",
     "run": "fedlab.experiment",

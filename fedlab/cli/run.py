@@ -59,7 +59,7 @@ def run(
         audit = run_scenario(
             settings, out=out, progress=progress, command=_command(scenario, overrides or [])
         )
-    _show(audit, json=json)
+    show(audit, json=json)
 
 
 def resume(
@@ -88,7 +88,7 @@ def resume(
 
         if not quiet:
             stderr().print(f"{directory} is finished; nothing is left to do", markup=False, soft_wrap=True)
-        _show(AuditReport.load(directory), json=json)
+        show(AuditReport.load(directory), json=json)
         return
     if not quiet:
         stderr().print(f"opening {directory}", markup=False, soft_wrap=True)
@@ -97,7 +97,7 @@ def resume(
 
     with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
         audit = resume_run(directory, overrides=overrides or [], force=force, progress=progress)
-    _show(audit, json=json)
+    show(audit, json=json)
 
 
 def _is_finished(path: Path) -> bool:
@@ -126,7 +126,7 @@ def report(
     from fedlab.report import build
 
     audit = build(directory)
-    _show(audit, json=json)
+    show(audit, json=json)
     if status := _unfinished(audit.data):
         stderr().print(
             f"note: this run is marked {status}: parts of it are missing; {_remedy(status, directory)}",
@@ -153,7 +153,8 @@ def _command(scenario: str, overrides: Sequence[str]) -> str:
     return shlex.join(["fedlab", "run", scenario, *(word for item in overrides for word in ("--set", item))])
 
 
-def _show(audit: AuditReport, *, json: bool) -> None:
+def show(audit: AuditReport, *, json: bool) -> None:
+    """The table of scores and where the report lies, or all of it as JSON."""
     if json:
         as_json({"directory": str(audit.directory), "html": str(audit.html), "report": audit.data})
         return

@@ -11,16 +11,17 @@ from fedlab.terminal import duration
 def summary(data: dict[str, Any]) -> Any:
     """One row per attack on what was trained; what belongs to the defense stands in its first row only.
 
-    The strategy has a column where there are several.
+    The strategy has a column where there are several, and so has what the attacker was assumed to know.
     """
     from fedlab.report.reading import epsilon as rounded_up
     from fedlab.report.reading import key, several
 
     strategies = ["strategy"] if several(data["utility"], "strategy") else []
-    titles = ["defense", "clients", "accuracy", "ε", "attack", "PSNR dB", "null dB", "recovered"]
-    table = grid(*strategies, *titles)
+    threats = ["threat"] if any(row.get("threat_label") for row in data["attacks"]) else []
+    numbers = ["PSNR dB", "null dB", "recovered"]
+    table = grid(*strategies, "defense", "clients", "accuracy", "ε", "attack", *threats, *numbers)
     for column in table.columns:
-        column.justify = "right" if column.header in ("accuracy", "ε", *titles[5:]) else "left"
+        column.justify = "right" if column.header in ("accuracy", "ε", *numbers) else "left"
     guarantees = {key(row): row for row in data["guarantees"]}
     for trained in data["utility"]:
         epsilon = guarantees.get(key(trained), {}).get("epsilon")
@@ -33,7 +34,8 @@ def summary(data: dict[str, Any]) -> Any:
         ]
         rows = [row for row in data["attacks"] if key(row) == key(trained)]
         for row in rows or [{}]:
-            table.add_row(*first, *_scores(row))
+            attack, *scores = _scores(row)
+            table.add_row(*first, attack, *(str(row.get("threat_label") or "") for _ in threats), *scores)
             first = [""] * len(first)
     return table
 

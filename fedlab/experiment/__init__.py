@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedlab.experiment.again import attack as attack
     from fedlab.experiment.inspecting import inspect_model as inspect_model
     from fedlab.experiment.launch import resume as resume
     from fedlab.experiment.launch import run as run
@@ -16,6 +17,10 @@ def __getattr__(name: str) -> Any:
         from fedlab.experiment import launch
 
         return getattr(launch, name)
+    if name == "attack":
+        from fedlab.experiment import again
+
+        return again.attack
     if name == "inspect_model":
         from fedlab.experiment import inspecting
 

@@ -32,7 +32,7 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
         FedlabError: see `fedlab.errors`; the manifest says how the run ended.
     """
     with recorded(directory) as stop, single_thread():
-        with _executor(setup.scenario, progress) as executor, stop.installed():
+        with executor_of(setup.scenario, progress) as executor, stop.installed():
 
             def work(place: RunDirectory, what: Setup, listener: Progress) -> list[Trained]:
                 cells = [_train(cell, what, place, executor, listener, stop) for cell in what.cells]
@@ -50,7 +50,8 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
 
 
 @contextmanager
-def _executor(scenario: Scenario, progress: Progress) -> Iterator[Executor]:
+def executor_of(scenario: Scenario, progress: Progress) -> Iterator[Executor]:
+    """Where the scenario's jobs run, for as long as the block does."""
     runtime = scenario.runtime
     executor: Executor
     if runtime.executor == "inline":

@@ -38,7 +38,7 @@ def load(given: str | FilePath | Mapping[str, Any] | Scenario, overrides: Sequen
         data, lines = source.parse(text, name), places.lines(text)
         data.setdefault("name", re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).lstrip(".-")[:64] or "scenario")
     elif isinstance(given, Scenario):
-        name, data = f"scenario {given.name}", _tables(given)
+        name, data = f"scenario {given.name}", tables(given)
     else:
         name, data = "scenario", dict(given)
     data, touched, problems = changes.apply(_plain(data), overrides)
@@ -63,10 +63,11 @@ def _checked(data: dict[str, Any]) -> tuple[Scenario | None, list[Mistake]]:
 
 def resolved_toml(scenario: Scenario) -> str:
     """The scenario with every default filled in, as TOML; `load` gives the same scenario back."""
-    return tomli_w.dumps(_tables(scenario))
+    return tomli_w.dumps(tables(scenario))
 
 
-def _tables(scenario: Scenario) -> dict[str, Any]:
+def tables(scenario: Scenario) -> dict[str, Any]:
+    """The same as `resolved_toml`, before it is text."""
     data = scenario.model_dump(mode="json", by_alias=True, exclude_none=True)
     if scenario.clients.local_steps is not None:
         del data["clients"]["local_epochs"]  # of the two, a scenario gives one
