@@ -117,12 +117,21 @@ class Inversion(Attack):
         Raises:
             NotApplicable: how many they are, or which labels they have, cannot be known.
         """
+        batch = self.records(observation, threat)
+        return recover_labels(observation, threat, victim, batch, generator=generator)
+
+    def records(self, observation: Observation, threat: ThreatModel) -> int:
+        """How many records to look for.
+
+        Raises:
+            NotApplicable: that cannot be known.
+        """
         batch = batch_size(observation, threat)
         if batch is None:
             raise NotApplicable(
                 "the batch size is unknown: the client uses all its records and does not say how many"
             )
-        return recover_labels(observation, threat, victim, batch, generator=generator)
+        return batch
 
     def starting_from(self, starts: Sequence[Tensor]) -> Inversion:
         """The same, descending from given images (R, C, H, W), one per observation.

@@ -5,6 +5,11 @@
     l2        ‖u - g‖² / ‖g‖²          L. Zhu, Z. Liu and S. Han, "Deep Leakage from Gradients", NeurIPS 2019,
                                        https://arxiv.org/abs/1906.08935; theirs is not divided by ‖g‖², which
                                        makes residuals of different updates comparable
+    sign      1 - <u, sign g> / ‖u‖₁   twice the share of ‖u‖₁ where signs differ: for updates that were
+                                       compressed to signs
+
+`layered` and `masked` make an objective of an objective: with weights per parameter, and on the coordinates
+that were sent.
 
 Deviation: the cosine distance is computed as ‖u/‖u‖ - g/‖g‖‖² / 2, which equals 1 - cos, but has no
 cancellation when that gets small.
@@ -12,12 +17,15 @@ cancellation when that gets small.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedlab_attacks.optimise.capture import Simulated
+from fedlab_attacks.optimise.capture import Simulated, Term
 from fedlab_attacks.optimise.problem import Problem, like
 from fedlab_attacks.optimise.variables import Variables
 
@@ -69,6 +77,60 @@ def l2(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
         for name, target in problem.target.items()
     ]
     return torch.stack(parts).sum(0)
+
+
+def sign(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
+    """In [0, 2]; 0 where all signs agree. Coordinates that were sent as zero have no sign."""
+    agreed, size = torch.zeros_like(problem.norm), torch.zeros_like(problem.norm)
+    for name, target in problem.target.items():
+        signs = target.sign()
+        update = simulated.update[name] * signs
+        agreed = agreed + update.flatten(1).sum(1)
+        size = size + update.abs().flatten(1).sum(1)
+    return 1 - agreed / size.clamp_min(TINY)
+
+
+def masked(objective: Term) -> Term:
+    """The objective on the coordinates that were sent: what is exactly zero in the update was left out.
+
+    For pruned and sparsified updates, whose missing coordinates say nothing about the gradient there.
+    """
+
+    def term(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
+        sent = {name: simulated.update[name] * (target != 0) for name, target in problem.target.items()}
+        return objective(problem, variables, simulated._replace(update=sent))
+
+    return term
+
+
+@dataclass(frozen=True)
+class layered:  # noqa: N801  (used as a function is)
+    """The objective with both updates multiplied by the root of a weight per parameter.
+
+    Attributes:
+        weights: by parameter; without any, exp(-depth) in the module's order, so that early layers, which see
+            the image, count most (J. Deng et al., "TAG: Gradient Attack on Transformer-based Language
+            Models", 2021, https://arxiv.org/abs/2103.06819, has such a scale).
+    """
+
+    objective: Term
+    weights: Mapping[str, float] | None = None
+
+    def __call__(self, problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
+        names = list(problem.target)
+        given = self.weights or {name: math.exp(-depth) for depth, name in enumerate(names)}
+        roots = {name: math.sqrt(given[name]) for name in names}
+        target = {name: value * roots[name] for name, value in problem.target.items()}
+        length = torch.stack([_squares(value) for value in target.values()]).sum(0).sqrt().clamp_min(TINY)
+        return self.objective(
+            replace(
+                problem,
+                target={name: value / like(length, value) for name, value in target.items()},
+                norm=problem.norm * length,
+            ),
+            variables,
+            simulated._replace(update={name: simulated.update[name] * roots[name] for name in names}),
+        )
 
 
 def _squares(value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -41,10 +42,12 @@ class Adam:
     Attributes:
         step: the first one, in units of the variables.
         signed: whether it is fed the sign of the gradient, for pixels only.
+        soft: feed it tanh of the gradient over `soft` times its mean size instead of the sign; 0 is the sign.
     """
 
     step: float = 0.1
     signed: bool = False
+    soft: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
 
     def start(self, flat: Tensor) -> State:
@@ -54,7 +57,11 @@ class Adam:
         self, state: State, flat: Tensor, value: Tensor, slope: Tensor, *, i: int, factor: float, pixels: int
     ) -> Tensor:
         if self.signed:
-            slope[:, :pixels].sign_()
+            own = slope[:, :pixels]
+            if self.soft:
+                own.div_(own.abs().mean(1, keepdim=True).mul_(self.soft).clamp_min_(1e-30)).tanh_()
+            else:
+                own.sign_()
         (first, second), mean, square = self.betas, state["mean"], state["square"]
         mean.lerp_(slope, 1 - first)
         square.mul_(second).addcmul_(slope, slope, value=1 - second)
@@ -78,6 +85,19 @@ class Decays:
 
     def __call__(self, i: int, iterations: int) -> float:
         return 0.1 ** sum(i >= int(fraction * iterations) for fraction in self.fractions)
+
+
+@dataclass(frozen=True)
+class WarmCosine:
+    """From nothing to the full step over the first `warm` of the iterations, then down along a cosine."""
+
+    warm: float = 0.05
+
+    def __call__(self, i: int, iterations: int) -> float:
+        first = max(1, round(self.warm * iterations))
+        if i < first:
+            return (i + 1) / first
+        return 0.5 * (1 + math.cos(math.pi * (i + 1 - first) / max(iterations - first, 1)))
 
 
 POLISH = Decays((1 / 4, 1 / 2, 3 / 4))

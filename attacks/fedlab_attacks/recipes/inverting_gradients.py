@@ -27,6 +27,7 @@ from fedlab_attacks.optimise.inversion import Inversion, Setting
 from fedlab_attacks.optimise.optimisers import POLISH, Adam
 from fedlab_attacks.optimise.priors import total_variation
 from fedlab_attacks.optimise.problem import Problem
+from fedlab_attacks.optimise.starts import start_named
 from fedlab_attacks.optimise.variables import Variables
 from fedlab_attacks.reading import Ticker
 
@@ -41,10 +42,11 @@ class InvertingGradients(Inversion):
             to try. Small images and smooth networks want 1e-5, photographs 1e-1.
         step: Adam's first step, in pixels.
         mode: of the attacker's batch norm, "eval" (as published) or "train"; dropout is ignored in both.
+        start: of the images: "uniform" noise, "normal" noise, "patterned" or "constant".
         device: where to compute, in torch's words ("cpu", "cuda").
 
     Raises:
-        UsageError: a parameter is out of range.
+        UsageError: a parameter is out of range, or there is no such start or device.
     """
 
     paper: ClassVar[str] = "Geiping, Bauermeister, Dröge and Moeller, Inverting Gradients, NeurIPS 2020"
@@ -57,6 +59,7 @@ class InvertingGradients(Inversion):
         total_variation: float | Sequence[float] = 1e-5,
         step: float = 0.1,
         mode: Literal["eval", "train"] = "eval",
+        start: str = "uniform",
         device: str = "cpu",
     ) -> None:
         weights = [total_variation] if isinstance(total_variation, int | float) else list(total_variation)
@@ -69,6 +72,7 @@ class InvertingGradients(Inversion):
                 " weights of at least 0 and a step above 0"
             )
         self.weights, self.step, self.mode = torch.tensor(weights, dtype=torch.float32), step, mode
+        self.start = start_named(start)
         self.polish = max(1, iterations // 10)
 
     def budget(self, victim: Victim, threat: ThreatModel) -> int:
@@ -82,7 +86,7 @@ class InvertingGradients(Inversion):
             victim, setting.observations, setting.labels, training=training, device=self.device
         )
         masks = setting.identity_masks(victim, self.restarts) if training else {}
-        start = Variables(setting.noise(victim, self.restarts), masks=masks).to(self.device)
+        start = Variables(setting.noise(victim, self.restarts, self.start), masks=masks).to(self.device)
         weights = self.weights.repeat(len(start) // len(self.weights)).to(self.device)
         smooth = Prior(weights, total_variation, fades=True)
         published = Recipe(self.iterations, priors=[smooth], optimiser=Adam(self.step, signed=True))
