@@ -9,6 +9,7 @@ from fedlab.audit.metrics import METRICS
 from fedlab.report.fleet import fleet
 from fedlab.report.integrity import integrity_rows
 from fedlab.report.limits import limits, threat_models
+from fedlab.report.membership import membership_rows, with_membership
 from fedlab.report.reading import LEVELS
 from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
@@ -30,12 +31,15 @@ def assemble(run: Run) -> dict[str, Any]:
     attacks = attack_rows(run)
     utility = utility_rows(run, undefended)
     guarantees = guarantee_rows(run)
+    membership = membership_rows(run)
+    found = verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run))
     return {
         "schema_version": 1,
         "threshold_db": run.threshold,
-        "verdict": verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run)),
+        "verdict": with_membership(found, membership, attacks),
         "limits": limits(run, attacks, utility, guarantees),
         "attacks": attacks,
+        "membership": membership,
         "utility": utility,
         "guarantees": guarantees,
         "integrity": integrity_rows(run),

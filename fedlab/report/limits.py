@@ -7,28 +7,28 @@ from typing import Any
 
 from fedlab.audit.scoring import binomial_interval
 from fedlab.report.course import told
-from fedlab.report.reading import UNTRIED, listed, mode_word, namer, percent, plural, several
+from fedlab.report.knowledge import KNOWLEDGE, granted
+from fedlab.report.reading import LEVELS, UNTRIED, assumed, listed, mode_word, namer, percent, plural, several
 from fedlab.report.rundir import Run, malformed
 
 Row = dict[str, Any]
 
-KNOWLEDGE = {
-    "labels": "the labels of the batch",
-    "batch_size": "the batch size",
-    "learning_rate": "the learning rate",
-    "local_steps": "the number of local steps",
-    "dropout_rate": "the dropout rates",
-    "batch_norm_buffers": "batch-norm statistics before and after",
-}
-
+MEMBERSHIP = "Membership inference: was this person's record used?"
 POISONING = "Poisoning and backdoors: attacks on what is learned, not on what leaks."
 
+MALICIOUS = "A malicious server that sends altered weights or an altered network to make clients leak more."
+PROXY = "An attacker with similar data of its own."
+SUMS = "Secure aggregation: each client's own update was visible to the server."
+
 NEVER_TESTED = (
-    "A malicious server that sends altered weights or an altered network to make clients leak more.",
+    SUMS,
+    MALICIOUS,
     "Clients that collude with the server or with each other, and clients that attack other clients.",
     "An attacker that combines many rounds of one client.",
-    "An attacker with similar data of its own, or with a generative model of such images.",
-    "Membership inference (was this person's record used?) and inference of attributes or properties.",
+    PROXY,
+    "An attacker with a generative model of such images.",
+    MEMBERSHIP,
+    "Inference of attributes of people, or of properties of a client's records as a whole.",
     "Outsiders who see only the trained model, or can only query it.",
     POISONING,
 )
@@ -42,11 +42,13 @@ def limits(run: Run, attacks: list[Row], utility: list[Row], guarantees: list[Ro
         found.append(f"This run is marked “{status}”: parts of it are missing, and so are their findings.")
     who = namer(run.cells)
     found += _failed(attacks, who)
+    found += _stronger(attacks, who)
+    attacks = assumed(attacks)
     dataset = run.manifest.get("dataset") or {}
     if dataset.get("synthetic"):
         found.append("The data is synthetic: this report supports no claim about real people's privacy.")
     images = max((row["images"] for row in attacks), default=0)
-    names = list(dict.fromkeys(row["attack"] for row in attacks))
+    names = list(dict.fromkeys(row["attack"] for row in (*attacks, *run.memberships)))
     if images:
         found.append(
             f"Each row rests on at most {plural(images, 'attacked image')}. If 0 of {images} are recovered, a"
@@ -115,6 +117,10 @@ def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:
         if row["level"] in UNTRIED:
             continue
         tested.setdefault(_describe(row["threat"], row["client_mode"]), []).append(row["attack"])
+    asked = [one for one in run.memberships if any(who["scores"] for who in one.get("targets") or [])]
+    for one in asked:
+        mode = str(one.get("client_mode") or "")
+        tested.setdefault(_describe(one.get("threat") or {}, mode), []).append(one["attack"])
     sentences = [f"{text} Attacks: {', '.join(dict.fromkeys(names))}." for text, names in tested.items()]
     modes = {cell["client_mode"] for cell in run.cells}
     missing = [
@@ -126,25 +132,59 @@ def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:
         missing.append(
             "An attacker that knows the labels beforehand, which is the upper bound for several attacks."
         )
-    missing.append("Secure aggregation: each client's own update was visible to the server.")
     poisoned = any(one.get("adversaries") for one in run.metrics.values())
-    never = [text for text in NEVER_TESTED if not (poisoned and text == POISONING)]
+    covered = {POISONING} if poisoned else set()
+    covered |= {MEMBERSHIP} if asked else set()
+    for row in attacks:
+        covered |= _covered(row["threat"], row["server"]) if row["level"] not in UNTRIED else set()
+    victims = [one for truth in run.truth.values() for one in truth.get("victims") or []]
+    covered |= {SUMS} if any("clients" in one for one in victims) else set()
+    never = [text for text in NEVER_TESTED if text not in covered]
     return {"tested": sentences, "not_tested": [*missing, *never]}
+
+
+def _covered(threat: Row, server: str) -> set[str]:
+    """What an attack tests that is not tested as a rule."""
+    found = {PROXY} if threat.get("proxy_data") else set()
+    found |= {SUMS} if threat.get("sums") else set()
+    return found | ({MALICIOUS} if server == "malicious" == threat.get("server") else set())
 
 
 def _describe(threat: Row, mode: str) -> str:
     if not threat:
         return f"A curious server; what it knows was not recorded (clients in {mode_word(mode)})."
-    knows = [text for key, text in KNOWLEDGE.items() if threat.get(key)]
-    lacks = [text for key, text in KNOWLEDGE.items() if not threat.get(key)]
-    known_mode = threat.get("client_mode") is not None
-    (knows if known_mode else lacks).append("how clients run their network")
+    asked = [piece for piece in KNOWLEDGE if piece in threat]  # older runs knew of fewer
+    knows = [KNOWLEDGE[piece] for piece in asked if granted(threat, piece)]
+    lacks = [KNOWLEDGE[piece] for piece in asked if not granted(threat, piece)]
+    seen = (
+        "the sum of each round's updates, and no single one" if threat.get("sums") else "each client's update"
+    )
     text = (
-        f"Honest-but-curious server: follows the protocol, keeps and studies each client's update (clients"
-        f" in {mode_word(mode)}). It holds the network and its weights before and after, and knows"
-        f" {listed(knows) if knows else 'nothing else'}."
+        "Malicious server: may send clients a network or weights of its own making, keeps and studies"
+        if threat.get("server") == "malicious"
+        else "Honest-but-curious server: follows the protocol, keeps and studies"
+    )
+    text += (
+        f" {seen} (clients in {mode_word(mode)}). It holds the network and its weights before and after, and"
+        f" knows {listed(knows) if knows else 'nothing else'}."
     )
     return text + (f" It does not know {listed(lacks)}." if lacks else "")
+
+
+def _stronger(attacks: list[Row], who: Callable[[Row], str]) -> list[str]:
+    """Where another threat than that of the verdict leads to more, for the verdict does not say it."""
+    base = {(row["attack"], who(row)): row for row in assumed(attacks)}
+    more = []
+    for row in attacks:
+        first = base.get((row["attack"], who(row)))
+        if row["threat_label"] and first and LEVELS[row["level"]].rank > LEVELS[first["level"]].rank > 0:
+            more.append(f"{row['attack']} on {who(row)} under {row['threat_label']} ({row['reading']})")
+    if not more:
+        return []
+    return [
+        "The verdict is about one attacker. One who is assumed to know or do more got further:"
+        f" {', '.join(more)}; see “What knowledge is worth”."
+    ]
 
 
 def _failed(attacks: list[Row], who: Callable[[Row], str]) -> list[str]:
@@ -154,6 +194,7 @@ def _failed(attacks: list[Row], who: Callable[[Row], str]) -> list[str]:
         return []
     where = ", ".join(
         f"{row['attack']} on {who(row)}"
+        + (f" under the threat {row['threat_label']}" if row["threat_label"] else "")
         + (f" ({row['failed']} of {row['models']} trained models)" if row["failed"] < row["models"] else "")
         for row in broken
     )

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedlab.report import course, figures, fleet_figures, reading
+from fedlab.report import course, figures, fleet_figures, membership, reading
 from fedlab.report.gallery import Sheet, Strip
 from fedlab.report.verdict import strongest_of
 
@@ -66,6 +66,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
             "clients": figures.clients(data),
         },
         fleet=fleet_figures.panels(data["fleet"]),
+        membership=membership.shown(data),
         near_identical=reading.NEAR_IDENTICAL_DB,
         ceiling=figures.CEILING_DB,
         most_clients=figures.MOST_CLIENTS,

@@ -36,6 +36,7 @@ class Run:
         manifest, scenario: as parsed; a missing scenario.toml is {}.
         metrics, privacy, truth: by cell name.
         attacks: one dictionary per (cell, attack) file, with its "cell", ordered as the scenario names them.
+        memberships: the same for attacks that score records instead of reconstructing them.
         hashes: sha256 of each file that the report rests on, by relative path.
     """
 
@@ -47,6 +48,7 @@ class Run:
     truth: dict[str, dict[str, Any]]
     attacks: list[dict[str, Any]]
     hashes: dict[str, str] = field(default_factory=dict)
+    memberships: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -126,12 +128,24 @@ def read_run(directory: Path) -> Run:
     attacks = [one for name in names for one in _attacks(run, name)]
     order = labels(scenario.get("attacks"))
     attacks.sort(key=lambda one: order.index(one["attack"]) if one["attack"] in order else len(order))
+    memberships = [one for one in attacks if one.get("kind") == "membership"]
+    attacks = [one for one in attacks if one.get("kind") != "membership"]
     for name in names:
         weights = run.file("models", name, "model.safetensors")
         if weights.is_file():
             hashes[f"models/{name}/model.safetensors"] = _sha256(weights)
     hashes = dict(sorted(hashes.items()))
-    return Run(directory, manifest, scenario, metrics, parts["privacy"], parts["truth"], attacks, hashes)
+    return Run(
+        directory,
+        manifest,
+        scenario,
+        metrics,
+        parts["privacy"],
+        parts["truth"],
+        attacks,
+        hashes,
+        memberships=memberships,
+    )
 
 
 def parse_json(content: bytes, path: Path) -> Any:
