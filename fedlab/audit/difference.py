@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
@@ -29,14 +30,19 @@ class Difference:
 
 
 def difference(
-    ours: Mapping[Hashable, VictimScore], base: Mapping[Hashable, VictimScore], *, paired: bool = True
+    ours: Mapping[Hashable, VictimScore],
+    base: Mapping[Hashable, VictimScore],
+    *,
+    ceiling: float = math.inf,
+    paired: bool = True,
 ) -> Difference | None:
     """Of victims by key; None where no victim was answered on both sides.
 
     Args:
+        ceiling: a higher PSNR, in dB, counts as that.
         paired: victims of one key are the same; those that one side did not answer are left out.
     """
-    mine, theirs = ({key: _mean(one) for key, one in side.items()} for side in (ours, base))
+    mine, theirs = ({key: _mean(one, ceiling) for key, one in side.items()} for side in (ours, base))
     if paired:
         both = [(mine[key], theirs.get(key)) for key in mine]
         gains = [a - b for a, b in both if a is not None and b is not None]
@@ -57,7 +63,7 @@ def difference(
     return Difference(float(np.mean(found[0]) - np.mean(found[1])), interval, least, False)
 
 
-def _mean(one: VictimScore) -> float | None:
+def _mean(one: VictimScore, ceiling: float) -> float | None:
     """Mean PSNR of a victim's images that were answered."""
-    values = [value for value in one.psnr if value is not None]
+    values = [min(value, ceiling) for value in one.psnr if value is not None]
     return float(np.mean(values)) if values else None

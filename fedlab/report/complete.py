@@ -32,10 +32,14 @@ def require_complete(run: Run) -> None:
 def _needed(run: Run) -> Iterator[Path]:
     yield run.file("scenario.toml")
     yield run.file("metrics.json")
+    if run.scenario.get("map"):
+        yield run.file("map.json")
     for cell in run.cells:
         yield run.file("truth", f"{cell['name']}.json")
         for label in labels(run.scenario.get("attacks")):
             yield run.file("attacks", cell["name"], f"{label}.json")
+            for threat in labels(run.scenario.get("threats")):
+                yield run.file("attacks", cell["name"], f"{label}@{threat}.json")
 
 
 def _incomplete(run: Run, what: str) -> DataError:

@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 from fedlab.audit.metrics import METRICS
+from fedlab.report.client_map import client_map
 from fedlab.report.fleet import fleet
 from fedlab.report.integrity import integrity_rows
+from fedlab.report.knowledge import knowledge
 from fedlab.report.limits import limits, threat_models
 from fedlab.report.membership import membership_rows, with_membership
-from fedlab.report.reading import LEVELS
+from fedlab.report.reading import LEVELS, assumed
 from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.tasks import task_rows
@@ -32,19 +34,21 @@ def assemble(run: Run) -> dict[str, Any]:
     utility = utility_rows(run, undefended)
     guarantees = guarantee_rows(run)
     membership = membership_rows(run)
-    found = verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run))
+    found = verdict(assumed(attacks), utility, guarantees, undefended, run.threshold, _settings(run))
     return {
         "schema_version": 1,
         "threshold_db": run.threshold,
         "verdict": with_membership(found, membership, attacks),
         "limits": limits(run, attacks, utility, guarantees),
         "attacks": attacks,
+        "knowledge": knowledge(run, attacks),
         "membership": membership,
         "utility": utility,
         "guarantees": guarantees,
         "integrity": integrity_rows(run),
         "fleet": fleet(run),
         "tasks": task_rows(run),
+        "map": client_map(run),
         "threat_models": threat_models(run, attacks),
         "metrics": {
             name: {

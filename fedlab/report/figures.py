@@ -9,7 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedlab.report.reading import LEVELS, NEAR_IDENTICAL_DB, key, namer
+from fedlab.report.reading import LEVELS, NEAR_IDENTICAL_DB, assumed, key, namer
 from fedlab.report.svg import BAD, CALM, INK, LINE, MUTED, PAPER, inline
 from fedlab.report.verdict import strongest_of
 
@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 def every_image(data: Row) -> Markup | None:
     """One dot per attacked image, its control beneath; None if no attack answered with images."""
-    rows = [row for row in data["attacks"] if row["psnr"]]
+    rows = [row for row in assumed(data["attacks"]) if row["psnr"]]
     if not rows:
         return None
     name = namer(data["run"]["cells"], ", ")
@@ -70,7 +70,7 @@ def leakage_against_cost(data: Row) -> Markup | None:
     costed = all(row["accuracy_cost"] is not None for row in data["utility"])
     found = []
     for row in data["utility"]:
-        strongest = strongest_of([one for one in data["attacks"] if key(one) == key(row)])
+        strongest = strongest_of([one for one in assumed(data["attacks"]) if key(one) == key(row)])
         if strongest is not None:
             x = 100 * (row["accuracy_cost"] if costed else 1 - row["accuracy"])
             found.append((x, strongest, row))

@@ -81,7 +81,7 @@ def _sheet(run: Run, cell: dict[str, Any], truth: dict[str, NDArray[Any]]) -> Sh
     ][:MOST_IMAGES]
     strips = []
     for one in run.attacks:
-        if one["cell"] != cell["name"]:
+        if one["cell"] != cell["name"] or one["threat_label"]:
             continue
         kept = run.file("attacks", cell["name"], f"{one['file']}.safetensors")
         images = _load(kept) if kept.is_file() else {}

@@ -14,8 +14,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedlab.report import course, figures, fleet_figures, membership, reading
+from fedlab.report import course, figures, fleet_figures, map_figures, membership, reading
 from fedlab.report.gallery import Sheet, Strip
+from fedlab.report.knowledge import CEILING_DB
 from fedlab.report.verdict import strongest_of
 
 _HERE = Path(__file__).parent
@@ -40,6 +41,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         interval=reading.interval,
         protects=reading.protects,
         small=reading.small,
+        span=reading.span,
         mode_word=reading.mode_word,
         duration=course.duration,
         quantity=course.quantity,
@@ -66,7 +68,10 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
             "clients": figures.clients(data),
         },
         fleet=fleet_figures.panels(data["fleet"]),
+        map_panels=map_figures.panels(data["map"], data["threshold_db"]),
+        map_basin=map_figures.basin(data["map"], data["threshold_db"]),
         membership=membership.shown(data),
+        knowledge_ceiling=CEILING_DB,
         near_identical=reading.NEAR_IDENTICAL_DB,
         ceiling=figures.CEILING_DB,
         most_clients=figures.MOST_CLIENTS,
@@ -81,8 +86,9 @@ def _timed(data: dict[str, Any]) -> bool:
 
 def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:
     """One table per strategy and client mode: attacks down, defenses across; a cell is a row, or None."""
-    names = list(dict.fromkeys(row["attack"] for row in data["attacks"]))
-    cells = {(row["attack"], *reading.key(row)): row for row in data["attacks"]}
+    scored = reading.assumed(data["attacks"])
+    names = list(dict.fromkeys(row["attack"] for row in scored))
+    cells = {(row["attack"], *reading.key(row)): row for row in scored}
     tables = []
     for strategy, mode in dict.fromkeys((row["strategy"], row["client_mode"]) for row in data["guarantees"]):
         pools = [
@@ -99,7 +105,7 @@ def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _hero(data: dict[str, Any], sheets: list[Sheet]) -> tuple[Sheet, Strip] | None:
     """The strongest leak in pictures, for the first screen; None without pixels or without a leak."""
-    strongest = strongest_of(data["attacks"])
+    strongest = strongest_of(reading.assumed(data["attacks"]))
     if strongest is None or not strongest["recovered"]:
         return None
     for sheet in sheets:

@@ -135,6 +135,14 @@ def interval(bounds: list[float] | tuple[float, float] | None, scale: float = 1.
     return DASH if bounds is None else f"{bounds[0] * scale:.{digits}f} to {bounds[1] * scale:.{digits}f}"
 
 
+def span(bounds: list[float] | None) -> str:
+    """36, or 36 to 40: the smallest and the largest of several figures."""
+    if bounds is None:
+        return DASH
+    low, high = (f"{value:.3g}" for value in bounds)
+    return low if low == high else f"{low} to {high}"
+
+
 def plural(count: int, one: str, many: str | None = None) -> str:
     """1 image, 2 images."""
     return f"{count} {one if count == 1 else many or one + 's'}"
@@ -158,6 +166,11 @@ def key(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Where a row stands on each axis; rows of older versions name no strategy."""
     strategy, defense, mode = (str(row.get(axis) or "") for axis in AXES)
     return strategy, defense, mode
+
+
+def assumed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose attacker is that of `[threat]`, which verdicts are about; older runs have no other."""
+    return [row for row in rows if not row.get("threat_label")]
 
 
 def several(rows: Iterable[Mapping[str, Any]], axis: str) -> bool:

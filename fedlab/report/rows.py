@@ -11,6 +11,7 @@ from scipy.stats import t
 
 from fedlab.audit.scoring import Summary, VictimScore, binomial_interval, summarise
 from fedlab.report.course import course
+from fedlab.report.proofs import proofs
 from fedlab.report.reading import AXES, key, level
 from fedlab.report.rundir import Run, malformed
 
@@ -23,18 +24,20 @@ _SHARED = ("ssim_median", "label_accuracy", "fraction_recovered", "fraction_ci95
 
 
 def attack_rows(run: Run) -> list[dict[str, Any]]:
-    """One row per attack and pool: scores over all victims of all seeds, the control beside them."""
+    """One row per attack, threat and pool: scores over all victims of all seeds, the control beside them."""
     groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     cells = {cell["name"]: cell for cell in run.cells}
     for one in run.attacks:
-        groups.setdefault((one["attack"], *key(cells[one["cell"]])), []).append(one)
+        groups.setdefault((one["attack"], one["threat_label"], *key(cells[one["cell"]])), []).append(one)
     return [
-        _attack_row(run, attack, dict(zip(AXES, axes, strict=True)), files)
-        for (attack, *axes), files in groups.items()
+        _attack_row(run, attack, label, dict(zip(AXES, axes, strict=True)), files)
+        for (attack, label, *axes), files in groups.items()
     ]
 
 
-def _attack_row(run: Run, attack: str, axes: dict[str, str], files: list[dict[str, Any]]) -> dict[str, Any]:
+def _attack_row(
+    run: Run, attack: str, label: str, axes: dict[str, str], files: list[dict[str, Any]]
+) -> dict[str, Any]:
     with malformed(f"attacks of {attack} on {_place(axes)}"):
         scores = [VictimScore.from_dict(one) for file in files for one in file.get("victims") or []]
         null = [VictimScore.from_dict(one) for file in files for one in file.get("control") or []]
@@ -66,6 +69,7 @@ def _attack_row(run: Run, attack: str, axes: dict[str, str], files: list[dict[st
         "plugin": str(files[0].get("plugin") or attack),
         "paper": str(files[0].get("paper") or ""),
         "needs": [str(item) for item in files[0].get("needs") or []],
+        "server": str(files[0].get("server") or "curious"),
         **axes,
         **numbers,
         "victims": found.victims + absent,
@@ -78,11 +82,13 @@ def _attack_row(run: Run, attack: str, axes: dict[str, str], files: list[dict[st
         "control": {**control_numbers, "victims": control.victims, "psnr": _values(null)},
         "seeds": sorted({int(file["seed"]) for file in files}),
         "threat": threat,
+        "threat_label": label,
         "labels_granted": granted,
         "level": reading.key,
         "symbol": reading.symbol,
         "reading": reading.word,
         "psnr": _values(scores),
+        "certificates": proofs(scores),
     }
 
 
@@ -98,6 +104,8 @@ def _failed(file: dict[str, Any]) -> bool:
 
 def _chosen(run: Run, file: dict[str, Any]) -> int:
     """How many victims were drawn in the trained model that `file` is about."""
+    if "chosen" in file:
+        return int(file["chosen"])
     return len(run.truth.get(file["cell"], {}).get("victims") or [])
 
 

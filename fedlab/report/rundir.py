@@ -24,7 +24,7 @@ from fedlab.report import reading
 
 LONGEST_TEXT = 4000
 LARGEST_FILE = 256 * 2**20
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_NAME = re.compile(r"[A-Za-z0-9._@-]{1,200}")
 _JOINER = "\u200d"  # holds emoji together; the other format characters can reorder or hide text
 
 
@@ -38,6 +38,7 @@ class Run:
         attacks: one dictionary per (cell, attack) file, with its "cell", ordered as the scenario names them.
         memberships: the same for attacks that score records instead of reconstructing them.
         hashes: sha256 of each file that the report rests on, by relative path.
+        map: what map.json holds; None without a map.
     """
 
     directory: Path
@@ -48,6 +49,7 @@ class Run:
     truth: dict[str, dict[str, Any]]
     attacks: list[dict[str, Any]]
     hashes: dict[str, str] = field(default_factory=dict)
+    map: dict[str, Any] | None = None
     memberships: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -127,13 +129,15 @@ def read_run(directory: Path) -> Run:
         }
     attacks = [one for name in names for one in _attacks(run, name)]
     order = labels(scenario.get("attacks"))
-    attacks.sort(key=lambda one: order.index(one["attack"]) if one["attack"] in order else len(order))
+    threats = ["", *labels(scenario.get("threats"))]
+    attacks.sort(key=lambda one: (_index(order, one["attack"]), _index(threats, one["threat_label"])))
     memberships = [one for one in attacks if one.get("kind") == "membership"]
     attacks = [one for one in attacks if one.get("kind") != "membership"]
     for name in names:
         weights = run.file("models", name, "model.safetensors")
         if weights.is_file():
             hashes[f"models/{name}/model.safetensors"] = _sha256(weights)
+    mapped = _json(run, "map.json") if run.file("map.json").exists() else None
     hashes = dict(sorted(hashes.items()))
     return Run(
         directory,
@@ -144,7 +148,8 @@ def read_run(directory: Path) -> Run:
         parts["truth"],
         attacks,
         hashes,
-        memberships=memberships,
+        mapped,
+        memberships,
     )
 
 
@@ -199,8 +204,14 @@ def _attacks(run: Run, cell: str) -> list[dict[str, Any]]:
         data = _json(run, "attacks", cell, path.name)
         with malformed(f"attacks/{cell}/{path.name}"):
             data["attack"], data["cell"], data["file"] = str(data["attack"]), cell, path.stem
+            data["threat_label"] = str(data.get("threat_label") or "")
             found.append(data)
     return found
+
+
+def _index(order: list[str], name: str) -> int:
+    """Where a name stands; what the scenario does not have comes last."""
+    return order.index(name) if name in order else len(order)
 
 
 def _scenario(run: Run) -> dict[str, Any]:
@@ -229,7 +240,7 @@ def _json(run: Run, *parts: str) -> dict[str, Any]:
 
 
 def labels(entries: Any) -> list[str]:
-    """Labels of [[attacks]] or [[defenses]], in order."""
+    """Labels of [[attacks]], [[defenses]] or [[threats]], in order."""
     listed = entries if isinstance(entries, list) else []
     return [str(e.get("label") or e.get("name")) for e in listed if isinstance(e, dict)]
 
