@@ -7,11 +7,13 @@ base is the run itself.
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fedlab import files
+from fedlab.audit import Attack
 from fedlab.errors import BackendError, DataError, FedlabError
 from fedlab.experiment import basin
 from fedlab.experiment.cells import Cell, Trained
@@ -19,9 +21,11 @@ from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.setup import Setup
 from fedlab.progress import Progress
 from fedlab.runtime import Executor
+from fedlab.scenario import Scenario
 from fedlab.scenario.points import Point, axes, points
 
 NAME = "map.json"
+TITLE = "map"
 FOLDER = "map"
 """Where the point at hand lies."""
 
@@ -47,51 +51,58 @@ def fill(
     Raises:
         BackendError, DataError: the machine or the run directory is to blame, not a point.
     """
-    scenario = setup.scenario
-    settings = scenario.map
+    settings = setup.scenario.map
     if settings is None:
         return
-    listed = points(scenario)
-    found: dict[str, Any] = (
-        directory.read_json(NAME)
-        if directory.has(NAME)
-        else {
-            "schema": 1,
-            "design": settings.design,
-            "axes": [vars(axis) for axis in axes(scenario)],
-            "modes": scenario.clients.modes,
-            "attacks": list(setup.attacks),
-            "listed": [point.name for point in listed],
-            "points": [],
-            "basin": None,
-        }
+    # Whether a record was used is another question, and another scale.
+    labels = [label for label, one in setup.attacks.items() if isinstance(one, Attack)]
+    plain = setup.scenario.model_copy(
+        update={"attacks": tuple(spec for spec in setup.scenario.attacks if spec.label in labels)}
     )
+    listed = points(plain)
+    found = directory.read_json(NAME) if directory.has(NAME) else _begun(plain, labels, listed)
     done = {point["name"] for point in found["points"]}
-    each = len(setup.cells) * (1 + len(setup.attacks))
-    title = "map"
-    progress.start(title, each * len(listed))
+    each = len(setup.cells) * (1 + len(labels))
+    progress.start(TITLE, each * len(listed))
     for number, point in enumerate(listed):
         if point.name not in done:
-            listener = Within(progress, title, each * number, point.name)
-            entry = (
-                _base(directory, setup) if number == 0 else _visit(directory, setup, point, work, listener)
-            )
-            found["points"].append({"name": point.name, "overrides": point.overrides, **entry})
+            entry: dict[str, Any] = {"name": point.name, "overrides": point.overrides, "failure": None}
+            if point.overrides:
+                listener = Within(progress, each * number, point.name)
+                make = functools.partial(point.of, plain)
+                entry |= _visit(_place(directory, point), setup, make, work, listener)
+            else:
+                entry["cells"] = _results(directory, setup.cells, labels)
+            found["points"].append(entry)
             directory.write_json(NAME, found)
             directory.event("mapped", point=point.name, failure=entry["failure"])
-        shutil.rmtree(directory.path / FOLDER, ignore_errors=True)
-        progress.advance(title, each * (number + 1), point.name)
-    progress.finish(title)
+            shutil.rmtree(directory.path / FOLDER, ignore_errors=True)
+        progress.advance(TITLE, each * (number + 1), point.name)
+    progress.finish(TITLE)
     if settings.basin and found["basin"] is None:
         found["basin"] = basin.study(directory, setup, cells, executor, progress)
         directory.write_json(NAME, found)
 
 
+def _begun(scenario: Scenario, labels: Sequence[str], listed: Sequence[Point]) -> dict[str, Any]:
+    """map.json before there is a point."""
+    return {
+        "schema": 1,
+        "design": scenario.map.design if scenario.map else "",
+        "axes": [{**vars(axis), "points": [point.name for point in axis.points]} for axis in axes(scenario)],
+        "modes": scenario.clients.modes,
+        "attacks": labels,
+        "listed": [point.name for point in listed],
+        "points": [],
+        "basin": None,
+    }
+
+
 class Within:
     """Listens to one point, and lets the whole map's bar advance with each of its jobs that ends."""
 
-    def __init__(self, progress: Progress, title: str, before: int, note: str) -> None:
-        self.progress, self.title, self.done, self.note = progress, title, before, note
+    def __init__(self, progress: Progress, before: int, note: str) -> None:
+        self.progress, self.done, self.note = progress, before, note
 
     def start(self, job: str, total: int) -> None: ...
 
@@ -99,29 +110,24 @@ class Within:
 
     def finish(self, job: str, note: str = "") -> None:
         self.done += 1
-        self.progress.advance(self.title, self.done, self.note)
+        self.progress.advance(TITLE, self.done, self.note)
 
     def message(self, text: str) -> None:
         self.progress.message(f"{self.note}: {text}")
 
 
-def _base(directory: RunDirectory, setup: Setup) -> dict[str, Any]:
-    return {"cells": [_result(directory, setup, cell) for cell in setup.cells], "failure": None}
-
-
 def _visit(
-    directory: RunDirectory, setup: Setup, point: Point, work: Work, listener: Progress
+    place: RunDirectory, setup: Setup, scenario: Callable[[], Scenario], work: Work, listener: Progress
 ) -> dict[str, Any]:
     """Train and attack one point; what it found, or why there is nothing to find."""
     try:
-        there = setup.again(point.of(setup.scenario))
-        place = _place(directory, point)
+        there = setup.again(scenario())
         work(place, there, listener)
     except (BackendError, DataError):
         raise
     except FedlabError as error:
         return {"cells": [], "failure": str(error)}
-    return {"cells": [_result(place, there, cell) for cell in there.cells], "failure": None}
+    return {"cells": _results(place, there.cells, list(there.attacks))}
 
 
 def _place(directory: RunDirectory, point: Point) -> RunDirectory:
@@ -132,32 +138,36 @@ def _place(directory: RunDirectory, point: Point) -> RunDirectory:
         place.repair()
         return place
     shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
     place = RunDirectory(path, {"schema": 1, "status": "running"})
     place.update_manifest(name=point.name, cells=[])
     return place
 
 
-def _result(place: RunDirectory, setup: Setup, cell: Cell) -> dict[str, Any]:
-    """What the attacks found in one cell, without their reconstructions."""
-    truth = place.read_json(f"truth/{cell.name}.json")
-    accuracy = place.read_json("metrics.json")["cells"][cell.name]["accuracy"]
-    attacks = {}
-    for label in setup.attacks:
-        scores = place.read_json(f"attacks/{cell.name}/{label}.json")
-        attacks[label] = {
-            "error": scores["error"],
-            "failed": scores["failed"],
-            "victims": [_kept(one) for one in scores["victims"]],
-            "control": [_kept(one) for one in scores["control"]],
-        }
-    return {
-        "client_mode": cell.mode,
-        "seed": cell.seed,
-        "accuracy": accuracy,
-        "records": [one["record_ids"] for one in truth["victims"]],
-        "attacks": attacks,
-    }
+def _results(place: RunDirectory, cells: Sequence[Cell], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """What the attacks found in each cell, without their reconstructions."""
+    metrics = place.read_json("metrics.json")["cells"]
+    found = []
+    for cell in cells:
+        truth = place.read_json(f"truth/{cell.name}.json")
+        scores = {label: place.read_json(f"attacks/{cell.name}/{label}.json") for label in labels}
+        found.append(
+            {
+                "client_mode": cell.mode,
+                "seed": cell.seed,
+                "accuracy": metrics[cell.name]["accuracy"],
+                "records": [one["record_ids"] for one in truth["victims"]],
+                "attacks": {
+                    label: {
+                        "error": one["error"],
+                        "failed": one["failed"],
+                        "victims": [_kept(score) for score in one["victims"]],
+                        "control": [_kept(score) for score in one["control"]],
+                    }
+                    for label, one in scores.items()
+                },
+            }
+        )
+    return found
 
 
 def _kept(score: dict[str, Any]) -> dict[str, Any]:

@@ -47,6 +47,11 @@ class Axis:
     values: tuple[Any, ...]
     base: Any
 
+    @property
+    def points(self) -> list[Point]:
+        """With nothing else turned, one for each value."""
+        return [Point({} if same(value, self.base) else {self.key: value}) for value in self.values]
+
 
 def axes(scenario: Scenario) -> list[Axis]:
     """Of the scenario's map, each with the base's value, first unless it is listed."""
@@ -60,10 +65,7 @@ def axes(scenario: Scenario) -> list[Axis]:
 
 def points(scenario: Scenario) -> list[Point]:
     """The base first, then in the order of the axes and their values."""
-    turned = [
-        [{}, *({axis.key: value} for value in axis.values if not same(value, axis.base))]
-        for axis in axes(scenario)
-    ]
+    turned = [[{}, *(point.overrides for point in axis.points if point.overrides)] for axis in axes(scenario)]
     if scenario.map and scenario.map.design == "grid":
         return [Point(functools.reduce(operator.or_, chosen)) for chosen in itertools.product(*turned)]
     return [Point(), *(Point(one) for along in turned for one in along if one)]
