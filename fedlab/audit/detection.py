@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.stats import nhypergeom, norm
+from scipy.special import gammaln
+from scipy.stats import norm
 
 from fedlab.audit.scoring import binomial_interval
 from fedlab.errors import UsageError
@@ -145,10 +146,16 @@ def chance_rate(members: int, non_members: int, false_alarms: int) -> float | No
     Of randomly ordered records, the members ahead of the false alarm that is one too many follow a negative
     hypergeometric distribution, exactly; the threshold's own uncertainty is in it.
     """
-    law = nhypergeom(members + non_members, members, false_alarms + 1)
-    found = np.arange(members + 1)
-    unlikely = law.sf(found - 1) <= 1.0 - CONFIDENCE + 1e-12
+    found, others = np.arange(members + 1), non_members - false_alarms
+    ways = _choose(found + false_alarms, found) + _choose(members - found + others - 1, members - found)
+    exactly = np.exp(ways - _choose(np.array(members + non_members), np.array(members)))
+    unlikely = np.cumsum(exactly[::-1])[::-1] <= 1.0 - CONFIDENCE + 1e-9
     return float(found[unlikely][0]) / members if unlikely.any() else None
+
+
+def _choose(among: NDArray[np.int64], taken: NDArray[np.int64]) -> Floats:
+    """Logarithm of the number of ways."""
+    return np.asarray(gammaln(among + 1) - gammaln(taken + 1) - gammaln(among - taken + 1))
 
 
 def auc_interval(area: float, members: int, non_members: int) -> Interval:
