@@ -7,8 +7,8 @@ here, in the driver, when the answers are back.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,20 @@ class AttackJob:
     seed: int
     under: str = ""
     """Label of the threat; "" for the one of `[threat]`."""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    """Victims, by place, that did not answer a malicious server, and why: they have no observation."""
+    answered: AttackAnswer | None = None
+    """What became of it if it ended before it began: no client could be asked."""
+
+    def aligned(self, answers: Sequence[Reconstruction]) -> list[Reconstruction]:
+        """One answer per victim: those to the observations, and refusals of clients in their places."""
+        left = iter(answers)
+        return [
+            Reconstruction(refusal=f"the client did not answer: {self.refused[place]}")
+            if place in self.refused
+            else next(left)
+            for place in range(len(self.observations) + len(self.refused))
+        ]
 
     @property
     def title(self) -> str:
@@ -60,6 +74,8 @@ class AttackAnswer:
 
 def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
     """Run one job; an attack that fails says why, and the audit goes on with the others."""
+    if job.answered is not None:
+        return job.answered
     job = copy.deepcopy(job)  # what one attack does to its observations must not reach the next
     twins = [
         random_twin(one, seeds.torch_generator(job.seed, "null", one.round, one.client))
@@ -67,12 +83,14 @@ def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
     ]
 
     def run(what: Sequence[Observation], purpose: str, half: int) -> list[Reconstruction]:
-        return job.attack(
-            what,
-            job.threat,
-            job.victim,
-            generator=seeds.torch_generator(job.seed, purpose, job.label),
-            report=lambda done, total: report(done + half * total, 2 * total),
+        return job.aligned(
+            job.attack(
+                what,
+                job.threat,
+                job.victim,
+                generator=seeds.torch_generator(job.seed, purpose, job.label),
+                report=lambda done, total: report(done + half * total, 2 * total),
+            )
         )
 
     try:
@@ -154,7 +172,7 @@ def public(trained: Trained, victims: Victims, scenario: Scenario) -> tuple[Vict
     """What anybody knows of a cell, and what this attacker does; data of its own only if there are any."""
     task, threat = trained.task, threat_model(scenario, trained)
     proxy = proxy_of(trained, victims.truths) if threat.proxy_data else None
-    victim = Victim(trained.model, task.loss, task.input_shape, task.classes, proxy=proxy)
+    victim = Victim(trained.model, task.loss, task.input_shape, task.classes, trained.personal, proxy)
     return victim, replace(threat, proxy_data=proxy is not None)
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from fedlab import seeds
-from fedlab.audit import Attack, Observation, Reconstruction, Victim
+from fedlab.audit import Attack, Observation, Proxy, Victim
 from fedlab.clients.app import EPOCHS
 from fedlab.errors import NotApplicable, PluginError, UsageError
 from fedlab.experiment.cells import Parts, Trained
@@ -39,20 +39,18 @@ class Provoked:
     observations: list[Observation]
     refused: dict[int, str]
 
-    def aligned(self, answers: Sequence[Reconstruction]) -> list[Reconstruction]:
-        """One answer per victim: those of the attack, and refusals where a client refused."""
-        left = iter(answers)
-        count = len(self.observations) + len(self.refused)
-        return [
-            Reconstruction(refusal=f"the client did not answer: {self.refused[place]}")
-            if place in self.refused
-            else next(left)
-            for place in range(count)
-        ]
 
-
-def provoke(attack: Attack, trained: Trained, observations: Sequence[Observation], setup: Setup) -> Provoked:
+def provoke(
+    attack: Attack,
+    trained: Trained,
+    observations: Sequence[Observation],
+    setup: Setup,
+    proxy: Proxy | None = None,
+) -> Provoked:
     """Send each observed client what the attack makes of the model that it was sent.
+
+    Args:
+        proxy: similar data that the server holds, to make its model with.
 
     Raises:
         NotApplicable: a part of the model stays with the clients, or the server sees sums only.
@@ -64,7 +62,7 @@ def provoke(attack: Attack, trained: Trained, observations: Sequence[Observation
     if parts.personal:
         raise NotApplicable("a part of the model stays with the clients; the server cannot send another")
     task = parts.task
-    victim = Victim(parts.model, task.loss, task.input_shape, task.classes)
+    victim = Victim(parts.model, task.loss, task.input_shape, task.classes, proxy=proxy)
     grid = SimulationGrid(parts.app, len(parts.owners))
     found, refused = [], {}
     for place, seen in enumerate(observations):
@@ -125,4 +123,5 @@ def _observation(parts: Parts, seen: Observation, sent: State, after: State) -> 
         update={name: after[name] - value for name, value in before.items()},
         buffers_before=model.buffers_of(sent),
         buffers_after=model.buffers_of(after),
+        masks=(),  # those are of the agreed network's layers
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedlab import seeds
 from fedlab.audit import Attack, Observation, ThreatModel, Victim, archive
 from fedlab.audit.membership import MembershipAttack
+from fedlab.errors import NotApplicable
 from fedlab.experiment import membership
 from fedlab.experiment.attacking import (
     AttackAnswer,
@@ -23,6 +24,7 @@ from fedlab.experiment.attacking import (
 )
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.malicious import provoke
 from fedlab.experiment.membership import MembershipAnswer, MembershipJob, Questions
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.setup import Setup
@@ -92,7 +94,8 @@ def attack_cells(
         if key not in known:
             known[key] = public(one, victims[key], faced)
         if not isinstance(trial.attack, MembershipAttack):
-            jobs.append(_job(trial, trial.attack, one, victims[key], *known[key]))
+            plain = _job(trial, trial.attack, one, victims[key], *known[key])
+            jobs.append(provoked(plain, one, setup) if trial.attack.server == "malicious" else plain)
             continue
         if key not in asked:
             seen, whom = observed[one.cell.name], victims[key].observations
@@ -139,6 +142,20 @@ def work(job: Job, report: Callable[[int, int], None]) -> AttackAnswer | Members
 def gone(job: Job, reason: str) -> AttackAnswer | MembershipAnswer:
     """The answer of a job that took its worker down with it."""
     return membership.lost(reason) if isinstance(job, MembershipJob) else lost(job, reason)
+
+
+def provoked(job: AttackJob, trained: Trained, setup: Setup) -> AttackJob:
+    """The job with what clients answer to its attack's own model, if the threat lets a server send one."""
+    if job.threat.server != "malicious":
+        return job  # the attack itself says what it lacks
+    try:
+        found = provoke(job.attack, trained, job.observations, setup, job.victim.proxy)
+    except NotApplicable as error:
+        return replace(job, answered=AttackAnswer([], [], str(error)))
+    except Exception as error:  # the hooks are a plugin's
+        told = f"the attack failed: {type(error).__name__}: {error}"
+        return replace(job, answered=AttackAnswer([], [], told, failed=True))
+    return replace(job, victim=found.victim, observations=found.observations, refused=found.refused)
 
 
 def _truth(cell: Cell) -> str:
