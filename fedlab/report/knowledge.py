@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlab.audit.difference import Difference, difference
 from fedlab.audit.scoring import VictimScore
-from fedlab.report.reading import AXES, key, listed
+from fedlab.report.reading import AXES, key, listed, percent
 from fedlab.report.rundir import Run, malformed
 
 Row = dict[str, Any]
@@ -22,7 +22,7 @@ KNOWLEDGE = {
     "dropout_rate": "the dropout rates",
     "dropout_masks": "which units dropout switched off",
     "batch_norm_buffers": "batch-norm statistics before and after",
-    "proxy_data": "similar data, which it has of its own",
+    "proxy_data": "data of the same kind",
 }
 """Fields of a threat model that grant knowledge, in words."""
 
@@ -91,15 +91,15 @@ def _row(row: Row, base: Row, gain: Difference | None) -> Row:
         "difference_victims": gain.victims if gain else None,
         "paired": gain.paired if gain else None,
         **{name: row[name] for name in ("level", "symbol", "reading", "refusal", "error")},
-        "worth": "" if row is base else _worth(row, gain),
+        "worth": "" if row is base else _worth(row, base, gain),
     }
 
 
 def _what(threat: Row, base: Row) -> str:
-    """Knows the labels of the batch too; does not know the batch size."""
+    """Also knows the labels of the batch; does not know the batch size."""
     more = [text for piece, text in KNOWLEDGE.items() if granted(threat, piece) and not granted(base, piece)]
     less = [text for piece, text in KNOWLEDGE.items() if granted(base, piece) and not granted(threat, piece)]
-    parts = [f"knows {listed(more)} too"] if more else []
+    parts = [f"also knows {listed(more)}"] if more else []
     parts += [f"does not know {listed(less)}"] if less else []
     if bool(threat.get("sums")) != bool(base.get("sums")):
         parts.append("sees only the sum of a round's updates" if threat.get("sums") else "sees each update")
@@ -110,12 +110,19 @@ def _what(threat: Row, base: Row) -> str:
     return text[0].upper() + text[1:]
 
 
-def _worth(row: Row, gain: Difference | None) -> str:
+def _worth(row: Row, base: Row, gain: Difference | None) -> str:
     """What the difference means, in a sentence that needs no statistics."""
     if row["level"] == "failed":
         return "not tested: the attack failed"
+    if row["labels_granted"] and row["psnr_median"] is None:
+        return "it was given the labels, and finds nothing else"
+    if row["level"] == "labels" == base["level"]:
+        named, before = (percent(one["label_accuracy"]) for one in (row, base))
+        return f"names {named} of the labels, as against {before}"
+    if gain is None and row["refusal"]:
+        return f"nothing: {row['refusal']}"
     if gain is None:
-        return f"no image to compare: {row['refusal'] or row['reading']}"
+        return f"no image to compare: {row['reading']}"
     if gain.ci95 is None:
         return "one victim: no interval, so nothing can be said"
     low, high = gain.ci95

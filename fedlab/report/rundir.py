@@ -128,8 +128,10 @@ def read_run(directory: Path) -> Run:
             if run.file(kind, f"{name}.json").exists()
         }
     attacks = [one for name in names for one in _attacks(run, name)]
-    order = labels(scenario.get("attacks"))
-    threats = ["", *labels(scenario.get("threats"))]
+    again = manifest.get("again")
+    again = again if isinstance(again, dict) else {}
+    order = [*labels(scenario.get("attacks")), *labels(again.get("attacks"))]
+    threats = ["", *labels(scenario.get("threats")), *labels(again.get("threats"))]
     attacks.sort(key=lambda one: (_index(order, one["attack"]), _index(threats, one["threat_label"])))
     memberships = [one for one in attacks if one.get("kind") == "membership"]
     attacks = [one for one in attacks if one.get("kind") != "membership"]
