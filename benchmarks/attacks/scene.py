@@ -84,6 +84,7 @@ def observe(
 ) -> Scene:
     """Let `victims` clients of `records` records each train from the same initial weights.
 
+    What a local rule keeps with the clients is drawn for each of them, and the server does not see it.
     Records are drawn without replacement where there are enough; `proxy` more are the attacker's own.
     """
     model = FunctionalModel(initialise(network, seed), data.shape)
@@ -92,19 +93,23 @@ def observe(
     order = seeds.numpy_generator(seed, "benchmark").permutation(len(data))
     taken = np.resize(order, victims * records).reshape(victims, records)
     own = taken if victims * records <= len(data) else np.stack([np.unique(one) for one in taken])
-    training = LocalTraining(model, task.loss, data, rule or LocalRule(), config, seed, stacked=False)
+    rule = rule or LocalRule()
+    training = LocalTraining(model, task.loss, data, rule, config, seed, stacked=False)
+    personal = frozenset(rule.personal(model.parameters_of(state), seeds.torch_generator(seed, "personal")))
+    sent = {name: value for name, value in model.parameters_of(state).items() if name not in personal}
     observations, images, labels = [], [], []
     for client, mine in enumerate(own):
         mine = np.sort(mine)
         plan = plan_batches(len(mine), config, seed, 1, client)
-        after = training([ClientJob(client, 1, state, {}, mine, plan)]).state
+        kept = rule.personal(model.parameters_of(state), seeds.torch_generator(seed, "personal", client))
+        after = training([ClientJob(client, 1, state | kept, {}, mine, plan)]).state
         after = {name: value[0] for name, value in after.items()}
         observations.append(
             Observation(
                 round=1,
                 client=client,
-                before=model.parameters_of(state),
-                update={name: after[name] - state[name] for name in model.parameter_names},
+                before=sent,
+                update={name: after[name] - value for name, value in sent.items()},
                 buffers_before=model.buffers_of(state),
                 buffers_after=model.buffers_of(after),
                 config=KnownConfig.all_of(config),
@@ -116,5 +121,5 @@ def observe(
         labels.append(data.labels(used))
     rest = order[victims * records :][:proxy]
     held = Proxy(data.images(rest), data.labels(rest)) if proxy else None
-    victim = Victim(model, task.loss, data.shape, data.classes, proxy=held)
+    victim = Victim(model, task.loss, data.shape, data.classes, personal, held)
     return Scene(victim, observations, images, labels)

@@ -71,12 +71,14 @@ class Attack(ABC):
         paper: citation of where the attack comes from.
         server: "malicious" if clients must have been sent what `network` and `parameters` make of the model.
         exact: whether it solves equations and certifies its answer; `fedlab inspect-model` asks those.
+        personal: whether it copes with models of which a part stays with the clients (`Victim.personal`).
     """
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset()
     paper: ClassVar[str] = ""
     server: ClassVar[Server] = "curious"
     exact: ClassVar[bool] = False
+    personal: ClassVar[bool] = False
 
     def network(self, factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         """A malicious server's network instead of the agreed one; called only if `server` says so."""

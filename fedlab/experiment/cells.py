@@ -72,6 +72,7 @@ class Trained:
     owners: Sequence[NDArray[np.int64]]
     metrics: dict[str, Any]
     weights_sha256: str
+    personal: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -180,12 +181,8 @@ def assemble(
     defended = defense.aggregator(aggregator, federation)
     model = task.model(seeds.derive(cell.seed, "init"))
     kept = frozenset(rule.personal(model.parameters_of(model.state()), torch.Generator()))
-    if kept and scenario.attacks:
-        raise UsageError(
-            f"attacks on models of which a part stays with the clients ({', '.join(sorted(kept)[:3])}, ...;"
-            f" the local rule {settings.local_rule.name}) are not supported yet; leave out [[attacks]], or"
-            " choose another rule"
-        )
+    if kept:
+        _check_attacks(scenario, kept, settings.local_rule.name)
     arguments = _arguments(scenario, cell, model, rule, kept, defended, config, federation)
     if needs_root(aggregator):
         _check_root(aggregator, settings.local_rule.name, rule.server, kept)
@@ -212,6 +209,26 @@ def assemble(
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, chunk=cut.size, device=device)
     return Parts(task, owners, model, config, with_mods(app, defense.mods()), strategy, cut, federation, kept)
+
+
+def _check_attacks(scenario: Scenario, kept: frozenset[str], rule: str) -> None:
+    """Refuse attacks that take what the server sent for the whole model.
+
+    Raises:
+        UsageError: there are some.
+    """
+    whole = [
+        spec.label
+        for spec in scenario.attacks
+        if not getattr(plugins.load("attacks", spec.name), "personal", False)
+    ]
+    if whole:
+        raise UsageError(
+            f"the local rule {rule} leaves a part of the model with the clients"
+            f" ({', '.join(sorted(kept)[:3])}, ...), and the attacks {', '.join(whole)} need the whole of it;"
+            " leave them out of [[attacks]] (hypernetwork-pullback does with what is sent), or choose another"
+            " rule"
+        )
 
 
 def _check_root(aggregator: Aggregator, rule: str, server: ServerSide, kept: frozenset[str]) -> None:

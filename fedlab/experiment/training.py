@@ -361,4 +361,6 @@ def checkpoints_of(directory: RunDirectory, cell: Cell) -> Path:
 
 def trained(cell: Cell, setup: Setup, parts: Parts, metrics: dict[str, Any], weights: str) -> Trained:
     """What attackers and scorer need of a cell, just trained or long ago."""
-    return Trained(cell, parts.task, parts.model, parts.config, parts.owners, metrics, weights)
+    return Trained(
+        cell, parts.task, parts.model, parts.config, parts.owners, metrics, weights, parts.personal
+    )

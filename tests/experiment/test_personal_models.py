@@ -140,11 +140,22 @@ def test_hyperfl_learns_what_each_client_needs(tmp_path: Path, monkeypatch: pyte
     assert found["hyperfl"] > found["fedavg"] + 0.1
 
 
-def test_a_personal_part_is_not_attacked_yet(tmp_path: Path) -> None:
-    attacks = [{"name": "linear-layer"}]
-    with pytest.raises(
-        UsageError, match=r"stays with the clients .* not supported yet; leave out \[\[attacks"
-    ):
+def test_what_a_hypernetwork_sends_is_attacked_without_the_personal_part(tmp_path: Path) -> None:
+    """One step on one record: the generated first layer gives the image away, and its twin gives nothing."""
+    rule = {"name": "hyperfl", "embedding": 8, "hidden": 8, "head_learning_rate": 1e-6}
+    told = scenario({"local_rule": rule, "rounds": 1}, attacks=[{"name": "hypernetwork-pullback"}])
+    told["clients"] = {"count": 1000, "batch_size": 1, "local_epochs": 2}
+    fedlab.run(told, out=tmp_path / "run")
+    (path,) = (tmp_path / "run" / "attacks").glob("*/hypernetwork-pullback.json")
+    answers = json.loads(path.read_text())
+    alone = [one["psnr"][0] for one in answers["victims"] if len(one["psnr"]) == 1]
+    assert alone and min(alone) > 100.0
+    assert all(one["refusal"] for one in answers["control"])
+
+
+def test_attacks_that_need_the_whole_model_are_refused(tmp_path: Path) -> None:
+    attacks = [{"name": "linear-layer"}, {"name": "hypernetwork-pullback"}]
+    with pytest.raises(UsageError, match="the attacks linear-layer need the whole of it; leave them out"):
         fedlab.run(scenario(RULES["hyperfl"], attacks=attacks), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
