@@ -46,8 +46,10 @@ def holdings(
 ) -> Holdings:
     """Share the candidates out among shadow clients of `size` records.
 
+    Proxy records serve more than once where a shadow client needs more than there are.
+
     Raises:
-        NotApplicable: too little proxy data to fill them, or too few records to hold one of each kind.
+        NotApplicable: no proxy data, or too few records to hold one of each kind.
     """
     mine = min(candidates // 2, size // 2)
     if mine < 1:
@@ -55,17 +57,18 @@ def holdings(
             f"a client of {size} records and {candidates} candidates: a shadow client of that size must hold"
             " some candidates and some records that are none; expected at least 2 of each"
         )
-    if proxies < size - mine:
-        raise NotApplicable(
-            f"{proxies} proxy records; a shadow client of {size} records needs {size - mine} of them:"
-            " grant more proxy data"
-        )
+    if proxies < 1:
+        raise NotApplicable("no proxy record is left to fill shadow clients with; grant more proxy data")
     drawn = _dealt(shadows, mine, candidates, generator)
-    filled = torch.stack(
-        [candidates + torch.randperm(proxies, generator=generator)[: size - mine] for _ in range(shadows)]
-    )
+    filled = candidates + torch.stack([_filled(size - mine, proxies, generator) for _ in range(shadows)])
     inside = torch.zeros(shadows, candidates, dtype=torch.bool).scatter_(1, drawn, True)
     return Holdings(torch.cat([drawn, filled], dim=1), inside)
+
+
+def _filled(wanted: int, proxies: int, generator: torch.Generator) -> Tensor:
+    """(wanted,) positions of proxy records, each as often as any other, give or take one."""
+    turns = math.ceil(wanted / proxies)
+    return torch.cat([torch.randperm(proxies, generator=generator) for _ in range(turns)])[:wanted]
 
 
 def _dealt(shadows: int, mine: int, candidates: int, generator: torch.Generator) -> Tensor:
