@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fedlab.tasks.layers import BatchNorm, Dropout, make_explicit
+from fedlab.tasks.layers import BatchNorm, Dropout, GaussianSample, make_explicit
 
 State = dict[str, Tensor]
 """Named tensors: parameters, buffers, an update, or dropout masks."""
@@ -34,6 +34,7 @@ class FunctionalModel:
         outputs: shape of one example's output.
         dropout_rates: rate of each dropout layer with a rate above zero, by name.
         mask_shapes: shape of one example's mask, by dropout layer, without the batch axis.
+        noise_shapes: shape of one example's noise, by `GaussianSample` layer, without the batch axis.
     """
 
     def __init__(self, net: nn.Module, input_shape: Sequence[int]) -> None:
@@ -48,6 +49,7 @@ class FunctionalModel:
         self._norms = tuple(n for n, m in self.net.named_modules() if isinstance(m, BatchNorm))
         self.dropout_rates: dict[str, float] = {}
         self.mask_shapes: dict[str, torch.Size] = {}
+        self.noise_shapes: dict[str, torch.Size] = {}
         self._probe()
 
     def _zeros(self, examples: int) -> Tensor:
@@ -56,9 +58,20 @@ class FunctionalModel:
         return torch.zeros(examples, *self.input_shape, dtype=kind)
 
     def _probe(self) -> None:
-        """Run once on zeros, to learn the shape of every dropout mask and to fail early."""
+        """Run once on zeros, to learn the shape of every mask and every noise, and to fail early."""
         hooks = []
         for name, module in self.net.named_modules():
+            if isinstance(module, GaussianSample):
+
+                def measure(layer: GaussianSample, args: tuple[Tensor, Tensor], name: str = name) -> None:
+                    if name in self.noise_shapes:
+                        raise ValueError(
+                            f"stochastic layer {name} is used twice in one pass, and draws the same noise"
+                            " twice; give each place a layer of its own"
+                        )
+                    self.noise_shapes[name] = args[0].shape[1:]
+
+                hooks.append(module.register_forward_pre_hook(measure))
             if isinstance(module, Dropout) and module.p > 0:
                 self.dropout_rates[name] = module.p
 
@@ -137,6 +150,12 @@ class FunctionalModel:
             for name, shape in self.mask_shapes.items()
         }
 
+    def draw_noise(self, batch: int, generator: torch.Generator) -> State:
+        """Standard normal noise for `batch` examples: (batch, ...), by `GaussianSample` layer."""
+        return {
+            name: torch.randn(batch, *shape, generator=generator) for name, shape in self.noise_shapes.items()
+        }
+
     def __call__(
         self,
         state: State,
@@ -144,6 +163,7 @@ class FunctionalModel:
         *,
         training: bool,
         masks: State | None = None,
+        noise: State | None = None,
         rows: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         """Outputs for `x` (B, ...) and the buffers after the pass.
@@ -154,10 +174,13 @@ class FunctionalModel:
             masks: keep-masks by dropout layer, (B, ...) each; applied in either mode, so that an
                 attacker can hold batch norm in evaluation mode and still model dropout. Needed in
                 training mode when the network has dropout.
+            noise: standard normal draws by `GaussianSample` layer, (B, ...) each; without any, such a layer
+                gives its mean. Needed in training mode when the network has one.
             rows: (B,) weights of the examples in batch statistics; 0 marks padding.
 
         Raises:
-            ValueError: training mode without masks for a network that has dropout.
+            ValueError: training mode without masks for a network that has dropout, or without noise for one
+                that has stochastic layers.
         """
         tensors = dict(state)
         if masks:
@@ -166,6 +189,13 @@ class FunctionalModel:
             raise ValueError(
                 "training mode needs the masks of dropout layers "
                 f"{', '.join(self.dropout_rates)}; draw them with draw_masks()"
+            )
+        if noise:
+            tensors |= {f"{name}.noise" if name else "noise": value for name, value in noise.items()}
+        elif training and self.noise_shapes:
+            raise ValueError(
+                "training mode needs the noise of the stochastic layers "
+                f"{', '.join(self.noise_shapes)}; draw it with draw_noise()"
             )
         if rows is not None and training:
             tensors |= {f"{name}.rows": rows for name in self._norms}

@@ -1,4 +1,4 @@
-"""Dropout and batch norm as pure functions: masks and row weights come in as named buffers.
+"""Dropout, noise and batch norm as pure functions: masks, noise and row weights come in as named buffers.
 
 torch's own layers draw their masks from a hidden generator and write their statistics in place.
 Both stand in the way here: a mask must come from the seed tree (and an attacker must be able to
@@ -42,6 +42,24 @@ class Dropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}" + (", channels=True" if self.channels else "")
+
+
+class GaussianSample(nn.Module):
+    """Draws from a normal distribution whose moments the network computes: `mean + deviation * noise`.
+
+    The stochastic layer of variational bottlenecks (D. Scheliga et al., "PRECODE", WACV 2022,
+    https://arxiv.org/abs/2108.04725). `noise` is a (B, ...) tensor of standard normal draws, shaped as the
+    mean is; without noise the layer gives the mean.
+    """
+
+    noise: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("noise", None, persistent=False)
+
+    def forward(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        return mean if self.noise is None else mean + deviation * self.noise
 
 
 class BatchNorm(nn.Module):

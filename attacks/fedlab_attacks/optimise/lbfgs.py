@@ -1,11 +1,14 @@
 """L-BFGS over many rows at once: each has its own memory, its own direction and its own step length.
 
-J. Nocedal and S. Wright, "Numerical Optimization", 2006, algorithm 7.4 (two loops) with a backtracking line
-search (algorithm 3.1): a point is accepted where f(x') <= f(x) + c <g, x' - x>, else the step is halved. One
-iteration is one evaluation for all rows, accepted or not, so that rows need not agree on anything. Deviations:
-pairs with <s, y> <= 0 are left out of the memory (Wolfe conditions would prevent them), and a row whose step
-gets too short begins anew along its gradient. torch.optim.LBFGS, which DLG uses, has one step length and one
-memory for all, and no line search.
+R. Byrd, J. Nocedal and R. Schnabel, "Representations of quasi-Newton matrices and their use in limited memory
+methods", 1994, equation 3.1 (one product instead of two loops over the memory), with a backtracking line
+search (J. Nocedal and S. Wright, "Numerical Optimization", 2006, algorithm 3.1): a point is accepted where
+f(x') <= f(x) + c <g, x' - x>, else the step is halved. One iteration is one evaluation for all rows, accepted
+or not, so that rows need not agree on anything.
+
+Deviations: pairs with <s, y> <= 0 are left out of the memory (Wolfe conditions would prevent them), and a row
+whose step gets too short begins anew along its gradient. torch.optim.LBFGS, which DLG uses, has one step
+length and one memory for all, and no line search.
 """
 
 from __future__ import annotations
@@ -88,17 +91,17 @@ class LBFGS:
             state[name] = torch.where(where, torch.cat([old[:, 1:], new], dim=1), old)
 
     def _direction(self, state: State) -> Tensor:
-        """-H g by the two loops; a pair of curvature 0 is an empty place."""
-        moves, turns, curvature = state["moves"], state["turns"], state["curvature"]
-        direction = -state["slope"]
-        shares = []
-        for k in reversed(range(self.memory)):
-            share = curvature[:, k] * (moves[:, k] * direction).sum(1)
-            direction = direction - share[:, None] * turns[:, k]
-            shares.append(share)
-        size = turns[:, -1].square().sum(1) * curvature[:, -1]
-        direction = direction * torch.where(size > 0, 1 / size.clamp_min(1e-30), 1.0)[:, None]
-        for k, share in zip(range(self.memory), reversed(shares), strict=True):
-            back = curvature[:, k] * (turns[:, k] * direction).sum(1)
-            direction = direction + (share - back)[:, None] * moves[:, k]
-        return direction
+        """-H g, all pairs at once; a pair of curvature 0 is an empty place."""
+        moves, turns, slope = state["moves"], state["turns"], state["slope"][:, :, None]
+        products = (moves @ turns.mT).double()
+        empty = (state["curvature"] == 0).double()
+        upper = products.triu() + torch.diag_embed(empty)
+        newest = turns[:, -1].square().sum(1) * state["curvature"][:, -1]
+        gamma = torch.where(newest > 0, 1 / newest.clamp_min(1e-30), 1.0)[:, None, None]
+        along, across = (moves @ slope).double(), gamma * (turns @ slope).double()
+        inner = torch.linalg.solve_triangular(upper, along, upper=True)
+        middle = torch.diag_embed(products.diagonal(dim1=1, dim2=2)) + gamma * (turns @ turns.mT).double()
+        outer = torch.linalg.solve_triangular(upper.mT, middle @ inner - across, upper=False)
+        kind = slope.dtype
+        change: Tensor = gamma * (slope - turns.mT @ inner.to(kind)) + moves.mT @ outer.to(kind)
+        return -change[:, :, 0]

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -103,34 +103,29 @@ def masked(objective: Term) -> Term:
     return term
 
 
-@dataclass(frozen=True)
-class layered:  # noqa: N801  (used as a function is)
+def layered(objective: Term, weights: Mapping[str, float] | None = None) -> Term:
     """The objective with both updates multiplied by the root of a weight per parameter.
 
-    Attributes:
-        weights: by parameter; without any, exp(-depth) in the module's order, so that early layers, which see
-            the image, count most (J. Deng et al., "TAG: Gradient Attack on Transformer-based Language
-            Models", 2021, https://arxiv.org/abs/2103.06819, has such a scale).
+    Args:
+        weights: of each shared parameter; None is exp(-depth) in the module's order, so that early layers,
+            which see the image, count most (J. Deng et al., "TAG: Gradient Attack on Transformer-based
+            Language Models", 2021, https://arxiv.org/abs/2103.06819, has such a scale).
     """
 
-    objective: Term
-    weights: Mapping[str, float] | None = None
-
-    def __call__(self, problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
+    def term(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
         names = list(problem.target)
-        given = self.weights or {name: math.exp(-depth) for depth, name in enumerate(names)}
+        given = weights or {name: math.exp(-depth) for depth, name in enumerate(names)}
         roots = {name: math.sqrt(given[name]) for name in names}
         target = {name: value * roots[name] for name, value in problem.target.items()}
         length = torch.stack([_squares(value) for value in target.values()]).sum(0).sqrt().clamp_min(TINY)
-        return self.objective(
-            replace(
-                problem,
-                target={name: value / like(length, value) for name, value in target.items()},
-                norm=problem.norm * length,
-            ),
+        target = {name: value / like(length, value) for name, value in target.items()}
+        return objective(
+            replace(problem, target=target, norm=problem.norm * length),
             variables,
             simulated._replace(update={name: simulated.update[name] * roots[name] for name in names}),
         )
+
+    return term
 
 
 def _squares(value: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def simulate(problem: Problem, variables: Variables, *, statistics: bool = False
     model, shared = victim.model, victim.shared
 
     def one(
-        parameters: State, buffers: State, images: Tensor, targets: Tensor, masks: State
+        parameters: State, buffers: State, images: Tensor, targets: Tensor, masks: State, noise: State
     ) -> tuple[State, tuple[Statistics, State]]:
         def loss(learned: State) -> tuple[Tensor, tuple[Statistics, State]]:
             with capturing(victim, statistics) as seen:
@@ -34,6 +34,7 @@ def simulate(problem: Problem, variables: Variables, *, statistics: bool = False
                     images,
                     training=problem.training,
                     masks=masks or None,
+                    noise=noise or None,
                 )
             return victim.loss(outputs, targets).mean(), (seen, after)
 
@@ -44,6 +45,6 @@ def simulate(problem: Problem, variables: Variables, *, statistics: bool = False
 
     targets = problem.labels if variables.labels is None else variables.labels.softmax(-1)
     update, (seen, after) = vmap(one)(
-        problem.parameters, problem.buffers, variables.images, targets, variables.masks
+        problem.parameters, problem.buffers, variables.images, targets, variables.masks, variables.noise
     )
     return Simulated(update, seen, after)

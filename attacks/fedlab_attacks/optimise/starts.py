@@ -1,7 +1,7 @@
 """Where a descent begins: images drawn from each victim's own stream, so that company does not matter.
 
-Patterns are due to W. Wei et al., "A Framework for Evaluating Gradient Leakage Attacks in Federated Learning",
-ESORICS 2020, https://arxiv.org/abs/2004.10397: a small random tile, repeated over the image.
+Patterns are due to W. Wei et al., "A Framework for Evaluating Gradient Leakage Attacks in Federated
+Learning", ESORICS 2020, https://arxiv.org/abs/2004.10397: a small random tile, repeated over the image.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ https://arxiv.org/abs/1906.08935, equation 4, over images and soft labels togeth
 2020, https://arxiv.org/abs/2001.02610: the same with the label read off the last layer's gradient.
 
 Both want smooth networks without dropout and batch norm (sigmoids, strides instead of pooling), and the
-gradient's scale. Deviations: the distance is divided by ‖g‖²; L-BFGS has a line search and a memory of its own
-for each victim, and `iterations` counts evaluations (torch.optim.LBFGS, which both papers use, makes up to 20
-in what they call an iteration); images start as clamped normal noise, are not kept in the box during the
-descent, and are clamped at its end; the iterate of least distance is returned; in iDLG, the labels of a batch
-come from `label_recovery`. The network runs in evaluation mode.
+gradient's scale. Deviations: the distance is divided by ‖g‖²; L-BFGS has a line search and a memory of its
+own for each victim, and `iterations` counts evaluations (torch.optim.LBFGS, which both papers use, makes up
+to 20 in what they call an iteration); images start as clamped normal noise, are not kept in the box during
+the descent, and are clamped at its end; the iterate of least distance is returned; in iDLG, the labels of a
+batch come from `label_recovery`. The network runs in evaluation mode.
 """
 
 from __future__ import annotations
