@@ -80,8 +80,13 @@ class Attack(ABC):
     exact: ClassVar[bool] = False
     personal: ClassVar[bool] = False
 
-    def network(self, factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        """A malicious server's network instead of the agreed one; called only if `server` says so."""
+    def network(
+        self, factory: Callable[[], nn.Module], input_shape: Sequence[int]
+    ) -> Callable[[], nn.Module]:
+        """A malicious server's network instead of the agreed one, for images of `input_shape` (C, H, W).
+
+        Called only if `server` says so.
+        """
         return factory
 
     def parameters(self, state: State, victim: Victim, *, generator: torch.Generator) -> State:
