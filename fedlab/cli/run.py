@@ -13,7 +13,7 @@ import typer
 
 from fedlab.cli.output import as_json, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
-from fedlab.cli.tables import makespan, pace, summary
+from fedlab.cli.tables import makespan, membership, pace, summary
 
 if TYPE_CHECKING:
     from fedlab.report import AuditReport
@@ -162,7 +162,7 @@ def show(audit: AuditReport, *, json: bool) -> None:
     console.print()
     console.print(summary(audit.data))
     console.print()
-    for table in (pace(audit.data), makespan(audit.data)):
+    for table in (membership(audit.data), pace(audit.data), makespan(audit.data)):
         if table is not None:
             console.print(table)
             console.print()

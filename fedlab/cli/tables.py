@@ -40,6 +40,34 @@ def summary(data: dict[str, Any]) -> Any:
     return table
 
 
+def membership(data: dict[str, Any]) -> Any | None:
+    """One row per membership attack on what was trained; None where records were not asked about."""
+    from fedlab.report.reading import namer
+
+    rows = data.get("membership") or []
+    if not rows:
+        return None
+    rates = [f"found at {100 * one['at']:g} % FPR" for one in rows[0]["powers"]]
+    table = grid("trained", "membership", *rates, "AUC", "null AUC", "records")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    name = namer(data["run"]["cells"])
+    for row in rows:
+        under = f" ({row['threat_label']})" if row["threat_label"] else ""
+        missing = {"failed": "attack failed", "refused": "not applicable"}.get(
+            row["level"], "too few records"
+        )
+        table.add_row(
+            name(row),
+            row["attack"] + under,
+            *(_number(one["rate"], ".1%", missing=missing) for one in row["powers"]),
+            _number(row["auc"], ".3f"),
+            _number(row["control"]["auc"], ".3f"),
+            f"{row['members']} + {row['non_members']}",
+        )
+    return table
+
+
 def pace(data: dict[str, Any]) -> Any | None:
     """What each strategy took, to the target if there is one, and how much less than the first.
 

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlab.audit.detection import Detection, Floats, detection, roc, standardised
-from fedlab.report.reading import AXES, interval, key, namer, percent, plural
+from fedlab.report.reading import AXES, assumed, interval, key, namer, percent, plural
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.svg import LINE, MUTED, SERIES, inline
 
@@ -151,9 +151,10 @@ def _sentence(row: Row) -> str:
 
 
 def strongest(rows: Sequence[Row]) -> list[Row]:
-    """For each defense the row that tells most: a rate beyond guessing first, then rate, then area."""
+    """For each defense the row that tells most, under the scenario's own threat if it was tried: a rate
+    beyond guessing first, then the rate, then the area."""
     pools: dict[tuple[str, str, str], list[Row]] = {}
-    for row in rows:
+    for row in assumed(rows) or rows:
         pools.setdefault(key(row), []).append(row)
     return [max(pool, key=_rank) for pool in pools.values()]
 
@@ -169,7 +170,7 @@ def with_membership(verdict: Row, rows: Sequence[Row], attacks: Sequence[Row]) -
     findings = [{**one, "membership": said.get(key(one))} for one in verdict["findings"]]
     headline = verdict["headline"]
     if rows and not attacks:
-        first = max(rows, key=_rank)
+        first = max(strongest(rows), key=_rank)
         headline = f"No reconstruction was tried. {first['sentence']}"
     return {**verdict, "headline": headline, "findings": findings}
 
