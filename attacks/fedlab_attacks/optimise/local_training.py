@@ -26,6 +26,7 @@ from fedlab.audit.victim import Victim
 from fedlab.tasks import FunctionalModel, State
 from fedlab.tasks.layers import BatchNorm
 from fedlab_attacks.optimise.capture import Simulated, capturing
+from fedlab_attacks.optimise.order import ORDER, shares
 from fedlab_attacks.optimise.problem import LocalPlan, Problem, Statistics
 from fedlab_attacks.optimise.statistics import moments
 from fedlab_attacks.optimise.variables import Variables
@@ -48,15 +49,21 @@ def unrolled(
     """What clients that train by `plan` would send back, all rows in one graph.
 
     The update is the mean step (w_0 - w_k) / (learning_rate k), as `Problem.target`. There is an image and a
-    label per record where the problem has an order, else one per use; a mask per use.
+    label per record where the problem has an order or the candidates have one (`noise["order"]`: logits, see
+    `order.shares`), else one per use; a mask per use.
     """
     images = variables.images
     targets = problem.labels if variables.labels is None else variables.labels.softmax(-1)
     if len(problem.order):
-        rows = torch.arange(len(images), device=images.device)[:, None]
-        images, targets = images[rows, problem.order], targets[rows, problem.order]
+        at = torch.arange(len(images), device=images.device)[:, None]
+        images, targets = images[at, problem.order], targets[at, problem.order]
 
-    def one(start: State, buffers: State, x: Tensor, y: Tensor, masks: State) -> Simulated:
+    noise = dict(variables.noise)
+    weights = {ORDER: shares(noise.pop(ORDER), plan.sizes)} if ORDER in noise else {}
+
+    def one(
+        start: State, buffers: State, x: Tensor, y: Tensor, masks: State, noise: State, weights: State
+    ) -> Simulated:
         return client(
             problem.victim,
             start,
@@ -66,10 +73,13 @@ def unrolled(
             masks,
             plan,
             training=problem.training,
+            noise=noise,
+            weights=weights.get(ORDER),
             statistics=statistics,
         )
 
-    return Simulated(*vmap(one)(problem.parameters, problem.buffers, images, targets, variables.masks))
+    rows = problem.parameters, problem.buffers, images, targets, variables.masks, noise, weights
+    return Simulated(*vmap(one)(*rows))
 
 
 def client(
@@ -82,6 +92,8 @@ def client(
     plan: LocalPlan,
     *,
     training: bool,
+    noise: State | None = None,
+    weights: Tensor | None = None,
     statistics: bool = False,
 ) -> Simulated:
     """What one client sends, without a leading axis of victims.
@@ -92,23 +104,35 @@ def client(
         images: (U, C, H, W), in the order of use. targets: (U,) labels or (U, classes) probabilities.
         masks: keep-masks by dropout layer, (U, ...) each; empty for no dropout.
         training: batch statistics in batch norm.
+        noise: of stochastic layers, (U, ...) each.
+        weights: (steps, R) of the records in each step's loss, each summing to 1; then every step sees all of
+            the R images (with their R masks), and so does its batch norm.
     """
     model = victim.model
 
-    def loss(learned: State, moving: State, now: slice) -> tuple[Tensor, tuple[State, Statistics]]:
+    def loss(
+        learned: State, moving: State, now: slice, share: Tensor | None
+    ) -> tuple[Tensor, tuple[State, Statistics]]:
         keep = {name: mask[now] for name, mask in masks.items()}
+        drawn = {name: value[now] for name, value in (noise or {}).items()}
         with capturing(victim, statistics) as seen, following(model, moving, training) as after:
             outputs, _ = model(
-                {**start, **learned, **moving}, images[now], training=training, masks=keep or None
+                {**start, **learned, **moving},
+                images[now],
+                training=training,
+                masks=keep or None,
+                noise=drawn or None,
             )
-        return victim.loss(outputs, targets[now]).mean(), (after, seen)
+        losses = victim.loss(outputs, targets[now])
+        return losses.mean() if share is None else losses @ share, (after, seen)
 
     learned, velocity = {name: start[name] for name in victim.shared}, dict[str, Tensor]()
     seen: Statistics = {}
     place = 0
-    for size in plan.sizes:
-        now = slice(place, place + size)
-        slope, (buffers, seen) = grad(loss, has_aux=True)(learned, buffers, now)
+    for step, size in enumerate(plan.sizes):
+        now = slice(place, place + size) if weights is None else slice(None)
+        share = None if weights is None else weights[step]
+        slope, (buffers, seen) = grad(loss, has_aux=True)(learned, buffers, now, share)
         if plan.weight_decay:
             slope = {n: g.add(learned[n], alpha=plan.weight_decay) for n, g in slope.items()}
         if velocity:
