@@ -50,12 +50,10 @@ def energy(problem: Problem, variables: Variables, simulated: Simulated) -> Tens
 
 def consistency(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
     """Mean squared distance to the mean image of the same victim's rows; 0 for a row without company."""
-    images = variables.images
-    _, group = problem.owner.unique(return_inverse=True)
-    members = torch.bincount(group).to(images.dtype)
-    total = images.new_zeros(len(members), *images.shape[1:]).index_add(0, group, images)
-    mean = total / members.view(-1, *([1] * (images.dim() - 1)))
-    return (images - mean[group]).square().flatten(1).mean(1)
+    images = variables.images.flatten(1)
+    same = (problem.owner[:, None] == problem.owner).to(images.dtype)
+    consensus = (same / same.sum(1, keepdim=True)) @ images
+    return (images - consensus).square().mean(1)
 
 
 def norm_statistics(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:

@@ -30,7 +30,14 @@ from fedlab.tasks.layers import BatchNorm
 from fedlab_attacks.optimise.problem import Statistics
 from fedlab_attacks.reading import probe, steps
 
-_INSTANCE = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_NORMS = (
+    BatchNorm,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+)
 
 
 def moments(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,9 +52,8 @@ def recording(victim: Victim) -> Iterator[Statistics]:
     """Within, each pass through the network leaves its norm layers' moments; differentiable."""
     found: Statistics = {}
     hooks = []
-    kinds = (BatchNorm, nn.LayerNorm, nn.GroupNorm, *_INSTANCE)
     for name, module in victim.model.net.named_modules():
-        if isinstance(module, kinds):
+        if isinstance(module, _NORMS):
 
             def note(layer: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
                 found[name] = moments(layer, args[0])
@@ -129,6 +135,19 @@ def running_statistics(observation: Observation, victim: Victim) -> Statistics:
     return {name: (sent[f"{name}.running_mean"], sent[f"{name}.running_var"]) for name in names}
 
 
+def proxy_images(victim: Victim) -> Tensor:
+    """The attacker's own images (N, C, H, W), for statistics of norm layers.
+
+    Raises:
+        NotApplicable: it has none, or the network has no norm layer.
+    """
+    if victim.proxy is None or not len(victim.proxy.images):
+        raise NotApplicable("the attacker has no data of its own; grant it proxy_data")
+    if not any(isinstance(module, _NORMS) for module in victim.model.net.modules()):
+        raise NotApplicable("the network has no normalisation layer whose statistics could be estimated")
+    return victim.proxy.images
+
+
 def proxy_statistics(
     observation: Observation, victim: Victim, batch: int, *, training: bool, generator: torch.Generator
 ) -> Statistics:
@@ -141,9 +160,7 @@ def proxy_statistics(
     Raises:
         NotApplicable: no proxy data, or no norm layer.
     """
-    if victim.proxy is None:
-        raise NotApplicable("the attacker has no data of its own; grant it proxy_data")
-    images = victim.proxy.images
+    images = proxy_images(victim)
     whole = max(len(images) // batch, 1)
     state = {**observation.before, **observation.buffers_before}
     records: list[Statistics] = []
@@ -153,8 +170,6 @@ def proxy_statistics(
         with recording(victim) as found, torch.no_grad():
             victim.model(state, part, training=training, masks=masks or None)
         records.append(found)
-    if not records[0]:
-        raise NotApplicable("the network has no normalisation layer whose statistics could be estimated")
     return average(records)
 
 
