@@ -16,28 +16,37 @@ https://arxiv.org/abs/2003.14053, proposition 3.1. What comes after the layer, d
   is taken to be 1; `details["scale"]` says which.
 - A batch, no bias: only the span of the records is determined; refused.
 
-The certificate: numerical rank of ∂W, its relative distance from the best rank-B matrix, ‖∂b‖ (the signal
-above rounding), and as residual ‖[∂W ∂b] - A [X 1]‖ / ‖[∂W ∂b]‖ for the answer X with the best A. Elementwise
-affine normalisation before the layer is undone. Deviations from the papers: all rows instead of one, batches,
-bias-free layers; several local steps are read as one.
+Several local steps, momentum and weight decay leave all this as it is, for ∂W is then a sum of the same
+products with other δ; a batch is all the records that were used.
+
+The certificate says "unique" of one record if [∂W ∂b] has rank one up to rounding. Of a batch it does so only
+if a ReLU follows and every record is confirmed and proven: the rows of the units that a record leaves shut
+must have a rank less than all rows have, since nothing of it is in them. What is confirmed alone is "not
+unique": with r of B records known, (B - r)(B - 1) numbers stay free in the mixing of the rest. The residual
+is ‖[∂W ∂b] - A [X 1]‖ / ‖[∂W ∂b]‖ for the answer X with the best A. Elementwise affine normalisation before
+the layer is undone. Deviations from the papers: all rows instead of one, batches, bias-free layers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fedlab.audit.attack import Attack, Reconstruction, Report
+from fedlab.audit.certificate import Certificate
 from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable
+from fedlab_attacks.exact.algebra import Spectrum, certify, measured, solve, spectrum
+from fedlab_attacks.exact.first_layer import ZERO, first_layer, rectified, sent, weights
 from fedlab_attacks.reading import Seen, batch_size, probe
 
+METHOD = "linear layer"
 AGREE = 1e-3
 """Root mean square difference, in pixels, below which two rows give the same image."""
 ROWS = 1024
@@ -50,6 +59,7 @@ class LinearLayer(Attack):
     """Reads the input of a linear first layer off its gradients."""
 
     needs: ClassVar = frozenset()
+    exact: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Phong et al., IEEE TIFS 2018; Geiping et al., Inverting Gradients, NeurIPS 2020, proposition 3.1"
     )
@@ -68,7 +78,7 @@ class LinearLayer(Attack):
             try:
                 answers.append(self._solve(observation, threat, victim, generator))
             except NotApplicable as error:
-                answers.append(Reconstruction.refused(error))
+                answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
             report(done, len(observations))
         return answers
 
@@ -76,10 +86,14 @@ class LinearLayer(Attack):
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
     ) -> Reconstruction:
         first, scale, shift = first_layer(observation, victim, generator)
-        weight = observation.update[f"{first.name}.weight"].double()
-        singular = torch.linalg.svdvals(weight)
-        if not float(singular[0]) > 0.0:
+        biased = first.layer.bias is not None
+        update = measured(observation, *[f"{first.name}.weight", f"{first.name}.bias"][: 1 + biased])
+        table, pixels = update.values, len(scale)
+        weight = table[:, :pixels]
+        found = spectrum(table, update.rounding)
+        if not float(found.singular[0]) > 0.0:
             raise NotApplicable("the first layer's weights did not change")
+        singular = torch.linalg.svdvals(weight)
         rank = int((singular > RANK_TOLERANCE * singular[0]).sum())
         batch = batch_size(observation, threat) or rank
         details: dict[str, float | int | str] = {
@@ -87,31 +101,55 @@ class LinearLayer(Attack):
             "rank": rank,
             "distance from rank B": float(singular[batch:].norm() / singular.norm()),
         }
-        if first.layer.bias is None:
+        if not biased:
             if batch > 1:
-                raise NotApplicable(
+                why = (
                     f"the first layer has no bias: a batch of {batch} determines the span of its records"
                     f" (rank {rank}), not the records"
                 )
+                return Reconstruction.refused(why, _span(found, batch, why))
             inputs, how = self._without_bias(observation, threat, victim, weight, scale, shift)
             details["scale"] = how
-            table, right = weight, inputs
+            right, proven = inputs, int(how != "brightest pixel is 1")
+            left = "" if proven else "its size is open: the brightest pixel is taken to be 1"
         else:
-            bias = observation.update[f"{first.name}.bias"].double()
+            bias = table[:, -1]
             if not bool(bias.any()):
                 raise NotApplicable("the first layer's biases did not change")
             details["bias gradient norm"] = float(bias.norm())
             if batch == 1:
-                inputs = (bias @ weight / bias.square().sum())[None]
+                inputs, proven, left = (bias @ weight / bias.square().sum())[None], 1, ""
             else:
-                inputs, details["confirmed"] = agreeing(weight, bias, scale, shift, batch)
-            table = torch.cat([weight, bias[:, None]], dim=1)
+                inputs, confirmed = agreeing(weight, bias, scale, shift, batch)
+                known = inputs[:confirmed]
+                proven = absent(observation, victim, first, known, found, table, generator)
+                details |= {"confirmed": confirmed, "proven": proven}
+                left = (
+                    ""
+                    if proven == batch
+                    else f"{proven} of {batch} records are proven, {confirmed} confirmed"
+                )
             right = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
-        solution = torch.linalg.lstsq(right.T, table.T, driver="gelsd").solution
-        residual = float((table.T - right.T @ solution).norm() / table.norm())
+        residual = solve(right.T, table.T).residual
+        certificate = certify(
+            METHOD,
+            "the record" if batch == 1 else f"{batch} records",
+            rank=found.rank,
+            unknowns=batch,
+            condition=found.condition,
+            # an incomplete answer explains nothing; the rank tells whether so many records can
+            residual=residual if proven == batch or found.rank > batch else 0.0,
+            tolerance=update.tolerance,
+            null_space=(batch - proven) * max(batch - 1, 1),
+            open_=left,
+        )
+        certificate = replace(certificate, residual=residual)
         images = ((inputs - shift) / scale).float().nan_to_num(nan=0.5).clamp(0.0, 1.0)
         return Reconstruction(
-            images=images.reshape(-1, *victim.input_shape), residual=residual, details=details
+            images=images.reshape(-1, *victim.input_shape),
+            residual=residual,
+            details=details,
+            certificates=(certificate,),
         )
 
     def _without_bias(
@@ -137,39 +175,6 @@ class LinearLayer(Attack):
         if size is None:
             return (brightest * scale)[None], "brightest pixel is 1"
         return (brightest * size * scale)[None], "second layer"
-
-
-def first_layer(
-    observation: Observation, victim: Victim, generator: torch.Generator
-) -> tuple[Seen, Tensor, Tensor]:
-    """The first layer with parameters, and (scale, shift) (n,) with: its input = scale * pixels + shift.
-
-    Raises:
-        NotApplicable: it is not linear, or not fed with each pixel once.
-    """
-    state = {**observation.before, **observation.buffers_before}
-    pixels = torch.rand(2, *victim.input_shape, generator=generator)
-    images = torch.stack([torch.zeros_like(pixels[0]), torch.ones_like(pixels[0]), *pixels])
-    masks = victim.model.draw_masks(len(images), generator)
-    layers = probe(victim, state, images, masks or None)
-    first = layers[0] if layers else None
-    if first is None or not isinstance(first.layer, nn.Linear):
-        kind = type(first.layer).__name__ if first else "nothing"
-        raise NotApplicable(f"the first layer with parameters is {kind}, not a linear layer on the pixels")
-    if first.layer.in_features != math.prod(victim.input_shape) or first.input.dim() != 2:
-        raise NotApplicable(
-            f"the first linear layer has {first.layer.in_features} inputs; expected one per pixel,"
-            f" {math.prod(victim.input_shape)}"
-        )
-    fed = first.input.double()
-    shift, scale = fed[0], fed[1] - fed[0]
-    expected = images[2:].flatten(1).double() * scale + shift
-    if bool((scale == 0).any()) or not torch.allclose(fed[2:], expected, atol=1e-4):
-        raise NotApplicable(
-            "the first linear layer is not fed with the pixels themselves (something mixes or drops them"
-            " before it)"
-        )
-    return first, scale, shift
 
 
 def agreeing(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, batch: int) -> tuple[Tensor, int]:
@@ -209,6 +214,42 @@ def agreeing(weight: Tensor, bias: Tensor, scale: Tensor, shift: Tensor, batch: 
     return torch.stack(found) * scale + shift, confirmed
 
 
+def absent(
+    observation: Observation,
+    victim: Victim,
+    first: Seen,
+    inputs: Tensor,
+    found: Spectrum,
+    table: Tensor,
+    generator: torch.Generator,
+) -> int:
+    """How many of `inputs` (r, n) are proven to be records: the rows of units that they leave shut lack them.
+
+    With a ReLU behind the layer a record has no part in those rows, and their rank is one less than that of
+    the whole `table` (m, n + 1). A mixture of records has no such rows.
+    """
+    if not len(inputs) or not rectified(observation, victim, first.layer, generator):
+        return 0
+    extended = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
+    before, after = (extended @ sides.T for sides in weights(observation, first))
+    shut = (before < -ZERO) & (after < -ZERO)
+    return sum(spectrum(table[rows], found.floor).rank == found.rank - 1 for rows in shut if bool(rows.any()))
+
+
+def _span(found: Spectrum, batch: int, why: str) -> Certificate:
+    """A bias-free layer gives the span of a batch: their mixing is open."""
+    return Certificate(
+        METHOD,
+        "not unique",
+        f"the span of {batch} records",
+        why,
+        rank=found.rank,
+        unknowns=batch,
+        condition=found.condition,
+        null_space=batch * batch,
+    )
+
+
 def second_layer_size(
     observation: Observation, threat: ThreatModel, victim: Victim, brightest: Tensor
 ) -> float | None:
@@ -217,7 +258,7 @@ def second_layer_size(
     That input is ∂W / ∂b of the second layer; units that dropout or the activation silenced are zero there
     and left out. All factors of a grid are one batch, and the grid closes in on the best three times.
     """
-    state = {**observation.before, **observation.buffers_before}
+    state = sent(observation)
     image = brightest.float().reshape(victim.input_shape)
 
     def second(factors: Tensor, masks: bool) -> Seen | None:
