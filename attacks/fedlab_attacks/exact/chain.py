@@ -112,6 +112,8 @@ def read_chain(victim: Victim, state: State, generator: torch.Generator) -> Chai
     for number, one in enumerate(open_):
         if not isinstance(one.layer, nn.Linear | nn.Conv2d):
             raise NotApplicable(f"{one.name} is {type(one.layer).__name__}, neither linear nor a convolution")
+        if f"{one.name}.weight" not in victim.shared:
+            raise NotApplicable(f"the weights of {one.name} are frozen, or stay with the client")
         bend, rate = None, 0.0
         if number:
             before = open_[number - 1]

@@ -8,8 +8,9 @@ layer's output z and its cotangent, and the layer's input then obeys
     weight constraints    A x = z - b       one for each output, A the layer as a matrix
     gradient constraints  G(δ) x = ∂L/∂W    one for each weight, linear in x for the known δ
 
-from which x follows by least squares if together they have full column rank. So on down to the pixels. No
-label is needed, and neither the loss nor the learning rate: δ and ∂L/∂W may share any factor.
+(one follows from the others, W · ∂L/∂W = Σ δ · A x), from which x follows by least squares if together they
+have full column rank. So on down to the pixels. No label is needed, and neither the loss nor the learning
+rate: δ and ∂L/∂W may share any factor.
 
 Deviations from the paper: the cotangent comes from the linear layer's own bias gradient instead of from the
 logits and the label, so that dropout behind that layer does not matter and no ambiguity of the loss's

@@ -203,13 +203,15 @@ def recognise(victim: Victim, generator: torch.Generator) -> Embedding:
     first = next((one for one in seen if isinstance(one.layer, nn.Linear | nn.Conv2d)), None)
     if first is None:
         raise NotApplicable("the network has no linear or convolutional layer")
+    own = (f"{first.name}.weight", f"{first.name}.bias")
+    if own[0] not in victim.shared:
+        raise NotApplicable(f"the weights of {first.name} are frozen, or stay with the client")
     fed = tokens_of(first.layer, first.input)
     pixels = PixelMap.read(fed, victim.input_shape)
     tokens, width = fed.shape[1], len(first.layer.get_parameter("weight"))
     cotangents, gradients = _gradients(victim, first.name, first.layer, state, generator)
     if cotangents.shape != (tokens, width):
         raise NotApplicable(f"the first layer's output is {tuple(cotangents.shape)}, not one vector a patch")
-    own = (f"{first.name}.weight", f"{first.name}.bias")
     for name in victim.shared:
         gradient = gradients[name]
         for channels_first in (False, True):

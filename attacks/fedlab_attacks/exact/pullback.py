@@ -51,6 +51,8 @@ METHOD = "hypernetwork pull-back"
 MIXED = 0.5
 """Share of the update beyond rank one above which there is no code to speak of."""
 LARGEST_BATCH = 64
+GREY, SPREAD = 0.3, 0.05
+"""Where the matching starts: noise hardly above a dark grey, because pooling has many false minima."""
 
 
 class HypernetworkPullback(Attack):
@@ -59,7 +61,7 @@ class HypernetworkPullback(Attack):
     Args:
         iterations: of the matching, where closed forms do not apply.
         step: Adam's first step, in pixels.
-        total_variation: weight of the mean absolute difference of neighbouring pixels, for the first half.
+        total_variation: weight of the mean absolute difference of neighbouring pixels at first; it fades.
 
     Raises:
         UsageError: a parameter is out of range.
@@ -70,7 +72,7 @@ class HypernetworkPullback(Attack):
     exact: ClassVar[bool] = True
     personal: ClassVar[bool] = True
 
-    def __init__(self, *, iterations: int = 1000, step: float = 0.1, total_variation: float = 1e-3) -> None:
+    def __init__(self, *, iterations: int = 800, step: float = 0.1, total_variation: float = 0.3) -> None:
         if iterations < 1 or not step > 0.0 or not total_variation >= 0.0:
             raise UsageError(
                 f"HypernetworkPullback: iterations = {iterations}, step = {step}, total_variation ="
@@ -137,7 +139,8 @@ class HypernetworkPullback(Attack):
         """(B, C, H, W) whose features and gradient are the known ones, and how far off they are."""
         victim, observation = pulled.victim, pulled.observation
         state = {name: value.clone().requires_grad_() for name, value in observation.before.items()}
-        images = torch.rand(batch, *victim.input_shape, generator=generator).requires_grad_()
+        noise = torch.rand(batch, *victim.input_shape, generator=generator)
+        images = (GREY + SPREAD * noise).requires_grad_()
         name = target.name if target else pulled.classifier
         inputs = victim.model.net.get_submodule(name).get_parameter("weight").shape[1]
         free = torch.randn(batch, inputs, generator=generator) / inputs**0.5
@@ -156,27 +159,25 @@ class HypernetworkPullback(Attack):
                 materialize_grads=True,
             )
             pairs = list(zip(slopes, goal, strict=True))
+            inner = torch.stack([(a * b).sum() for a, b in pairs]).sum()
+            norm = torch.stack([a.square().sum() for a, _ in pairs]).sum().sqrt()
+            distance = 1.0 - inner / (norm * goal_norm).clamp(min=1e-30)
             if target is None:
-                inner = torch.stack([(a * b).sum() for a, b in pairs]).sum()
-                norm = torch.stack([a.square().sum() for a, _ in pairs]).sum().sqrt()
-                return 1.0 - inner / (norm * goal_norm).clamp(min=1e-30)
-            off = torch.stack([(a - b).square().sum() / b.square().sum().clamp(min=1e-30) for a, b in pairs])
-            wide = (features[0] - target.input).square().sum() / target.input.square().sum().clamp(min=1e-30)
-            return wide + off.mean()
+                return distance
+            off = (features[0] - target.input).square().sum() / target.input.square().sum().clamp(min=1e-30)
+            return distance + off
 
         varied = [images] if target else [images, cotangent]
         best = images.detach().clone()
         least = float("inf")
         optimiser = torch.optim.Adam(varied, lr=self.step)
-        decays = [int(self.iterations * share) for share in (3 / 8, 5 / 8, 7 / 8)]
-        schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, decays, gamma=0.2)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: 1.0 - done / self.iterations)
         for iteration in range(self.iterations):
             loss = objective()
             value = float(loss.detach())
             if value < least:
                 best, least = images.detach().clone(), value
-            if 2 * iteration < self.iterations:
-                loss = loss + self.total_variation * variation(images)
+            loss = loss + self.total_variation * (1.0 - iteration / self.iterations) ** 2 * variation(images)
             for one, slope in zip(varied, torch.autograd.grad(loss, varied), strict=True):
                 one.grad = slope
             optimiser.step()
