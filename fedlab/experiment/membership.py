@@ -1,7 +1,7 @@
 """Membership jobs: whom a membership attack is asked about, and what its answers are worth.
 
 A target is a client of one of the victims, with all of its observed updates. It is asked about records that
-the client used in those rounds (members) and as many that nobody trained on (non-members). Non-members are
+the client used in those rounds (members) and at least as many that nobody used (non-members). Non-members are
 drawn from the test records: where train and test records come from one source and were split at random,
 nothing but training tells them apart; where they do not, an attack may see the difference between the two
 sets instead, and the report says so. Each test record is asked about once in a cell, and never belongs to the
