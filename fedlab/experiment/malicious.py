@@ -85,7 +85,8 @@ def provoke(
 
 def _parts(attack: Attack, trained: Trained, setup: Setup) -> Parts:
     try:
-        return setup.parts(trained.cell, attack.network)
+        shape = trained.task.input_shape
+        return setup.parts(trained.cell, lambda factory: attack.network(factory, shape))
     except UsageError as error:
         raise NotApplicable(f"its network does not fit this federation: {error}") from error
 

@@ -18,10 +18,8 @@ from tests.attacks.attack_scene import Scene, convnet, mlp, scene, small_mlp, st
 QUICK = Cascade(iterations=60)
 
 
-def attacked(
-    what: Scene, attack: Cascade = QUICK, threat: ThreatModel = ThreatModel()
-) -> list[Reconstruction]:  # noqa: B008
-    return attack(what.observations, threat, what.victim, generator=stream())
+def attacked(what: Scene, attack: Cascade = QUICK, threat: ThreatModel | None = None) -> list[Reconstruction]:
+    return attack(what.observations, threat or ThreatModel(), what.victim, generator=stream())
 
 
 def test_a_biased_first_layer_is_proved_and_ends_it() -> None:

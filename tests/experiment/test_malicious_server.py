@@ -40,7 +40,9 @@ class Louder(Attack):
 
     server = "malicious"
 
-    def network(self, factory: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    def network(
+        self, factory: Callable[[], nn.Module], input_shape: Sequence[int]
+    ) -> Callable[[], nn.Module]:
         return lambda: nn.Sequential(nn.Identity(), factory())
 
     def parameters(self, state: State, victim: Victim, *, generator: torch.Generator) -> State:
@@ -132,3 +134,21 @@ def test_sums_are_refused(scene: Scene) -> None:
     summed = [replace(scene.victims.observations[0], parts=(Part(0, 2), Part(1, 2)))]
     with pytest.raises(NotApplicable, match="sums only"):
         provoke(Louder(), scene.trained, summed, scene.setup)
+
+
+def test_imprint_in_a_run_reads_records_and_inspecting_clients_refuse(tmp_path: Path) -> None:
+    settings = SETTINGS | {
+        "clients": {"count": 4, "batch_size": 16, "local_steps": 1},
+        "audit": {"rounds": [1], "victims": 4},
+        "threat": {"server": "malicious", "proxy_data": True},
+        "attacks": [{"name": "imprint", "bins": 200}],
+        "defenses": [{"name": "none"}, {"name": "model-inspection"}],
+    }
+    report = fedlab.run(settings, out=tmp_path / "run").data
+    plain, inspected = report["attacks"]
+    assert plain["fraction_recovered"] > 0.6 and plain["psnr_median"] > 40.0
+    assert plain["control"]["fraction_recovered"] in (None, 0.0)
+    assert inspected["refused"] == 4 and inspected["fraction_recovered"] in (0.0, None)
+    assert "the client did not answer: refused to train: imprint." in inspected["refusal"]
+    first, second = report["utility"]
+    assert first["accuracy"] == second["accuracy"]
