@@ -152,6 +152,8 @@ def test_a_batch_is_not_taken_for_one_record() -> None:
     for answer in attack(scene(ours(), victims=3, batch=2, learning_rate=1.0)):
         assert answer.images is None and only(answer).verdict == "not applicable"
         assert "not explained up to rounding" in str(answer.refusal)
+    for answer in attack(scene(ours(patch=1, dim=16), victims=2, batch=2)):
+        assert answer.images is None and "anything would fit" in str(answer.refusal)
 
 
 @pytest.mark.parametrize("network", [ours(), ours(dim=16), ours(dim=16, first_bias=False)])

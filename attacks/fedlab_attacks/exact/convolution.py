@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from fedlab.errors import NotApplicable
 
-LARGEST = 8192
+LARGEST = 6144
 """Inputs of a layer whose normal equations, 8 n² bytes, are still factorised."""
 
 

@@ -40,7 +40,7 @@ from fedlab.errors import NotApplicable
 from fedlab.tasks import State
 from fedlab_attacks.exact.algebra import SUMS, certify, measured, solve
 from fedlab_attacks.exact.pixels import PixelMap, doubled, trial_images
-from fedlab_attacks.reading import probe
+from fedlab_attacks.reading import batch_size, probe
 
 METHOD = "patch embedding"
 SAME = 1e-6
@@ -99,7 +99,7 @@ class PatchEmbedding(Attack):
             if isinstance(found, NotApplicable):
                 answers.append(Reconstruction.refused(found, Certificate.refused(METHOD, str(found))))
             else:
-                answers.append(solved(observation, found))
+                answers.append(solved(observation, found, batch_size(observation, threat)))
             report(done, len(observations))
         return answers
 
@@ -107,8 +107,8 @@ class PatchEmbedding(Attack):
 _NOBODY = NotApplicable("there is nothing to attack")
 
 
-def solved(observation: Observation, embedding: Embedding) -> Reconstruction:
-    """The image of one record, or why the update is not one record's."""
+def solved(observation: Observation, embedding: Embedding, records: int | None) -> Reconstruction:
+    """The image of one record, or why the update is not one record's; `records` if their number is known."""
     weight = measured(observation, f"{embedding.layer}.weight")
     positions = measured(observation, embedding.positions)
     delta = embedding.cotangents(positions.values)
@@ -118,6 +118,9 @@ def solved(observation: Observation, embedding: Embedding) -> Reconstruction:
     grey = (0.5 * pixels.scale + pixels.shift).reshape(tokens, -1)
     right = weight.values - delta.T @ grey
     found = solve(delta.T, right, positions.rounding)
+    if found.null_space and records is not None and records > 1:
+        why = f"{records} records, and {tokens} tokens of rank {found.rank}: anything would fit"
+        return Reconstruction.refused(why, Certificate.refused(METHOD, why))
     if found.null_space == 0:
         share = _shares(observation, embedding, delta, weight.values)
         found = replace(found, value=torch.linalg.lstsq(share * delta.T, share * right).solution)

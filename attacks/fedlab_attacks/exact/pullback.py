@@ -72,7 +72,7 @@ class HypernetworkPullback(Attack):
     exact: ClassVar[bool] = True
     personal: ClassVar[bool] = True
 
-    def __init__(self, *, iterations: int = 800, step: float = 0.1, total_variation: float = 0.3) -> None:
+    def __init__(self, *, iterations: int = 500, step: float = 0.1, total_variation: float = 0.3) -> None:
         if iterations < 1 or not step > 0.0 or not total_variation >= 0.0:
             raise UsageError(
                 f"HypernetworkPullback: iterations = {iterations}, step = {step}, total_variation ="

@@ -17,7 +17,7 @@ from fedlab.audit import Reconstruction, ThreatModel
 from fedlab.clients import ClientConfig
 from fedlab.tasks.models.lenet import lenet
 
-SEED, VICTIMS, FEWER = 0, 16, 4
+SEED, VICTIMS, FEWER = 0, 16, 3
 
 
 def stack(classes: int, before: float = 0.0) -> nn.Module:

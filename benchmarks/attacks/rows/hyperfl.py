@@ -18,7 +18,7 @@ from fedlab.clients import ClientConfig
 from fedlab.clients.rules.hyperfl import HyperFL
 
 SEED, VICTIMS = 0, 16
-ITERATIONS = 800
+ITERATIONS = 500
 RECORDS = 50
 STILL = 1e-9
 """A learning rate of the classifier that leaves it where it is."""
