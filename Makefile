@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime bench-async bench-attacks reproduce reproduce-full data clean
+.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime bench-async bench-attacks map reproduce reproduce-full data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ bench: bench-runtime bench-attacks ## all benchmarks
 
 bench-attacks: $(READY) $(PEERS)/.ready ## measure what attacks recover from real images; exits 1 when a bar is missed
 	@$(BIN)/python -m benchmarks.attacks
+
+map: $(READY) ## pre- against post-activation at the size of the literature: hours, on a GPU; needs `make data`
+	@$(BIN)/python -m benchmarks.attacks.full_map
 
 reproduce: $(READY) ## what papers claim, at a small size: within an hour; exits 1 when a bar is missed
 	@$(BIN)/python -m reproductions
