@@ -32,6 +32,7 @@ from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import Contradiction, NotApplicable
+from fedlab_attacks.exact.algebra import measured
 from fedlab_attacks.reading import Seen, batch_size, probe, steps
 
 DUMMIES = 256
@@ -48,17 +49,26 @@ def recover_labels(
     """(batch,) int64 labels in ascending order, or in the client's order where the threat model grants them.
 
     Raises:
+        Contradiction: labels are granted, and are not as many as the records, or not those of the update.
         NotApplicable: the labels are not granted, and the head is not linear or (for a batch) the learning
             rate or the number of steps, which give the gradient's scale, are denied.
     """
-    if threat.grants("labels") and observation.labels is not None:
-        if len(observation.labels) != batch:
-            raise Contradiction(f"{len(observation.labels)} labels are granted for a batch of {batch}")
-        return observation.labels
+    granted = observation.labels if threat.grants("labels") else None
+    if granted is not None and len(granted) != batch:
+        raise Contradiction(
+            f"{len(granted)} labels are granted for a batch of {batch}; expected one for each record:"
+            " correct the batch size or the labels"
+        )
+    if granted is not None and batch > 1:
+        return granted
     dummies = torch.rand(DUMMIES, *victim.input_shape, generator=generator)
     dummies = dummies * torch.rand(DUMMIES, *([1] * len(victim.input_shape)), generator=generator)
     state = {**observation.before, **observation.buffers_before}
-    head = _head(victim, probe(victim, state, dummies))
+    layers = probe(victim, state, dummies)
+    if granted is not None:
+        _check_single(observation, victim, layers, int(granted))
+        return granted
+    head = _head(victim, layers)
     if batch == 1:
         return _single(observation, head)
     rate = observation.config.learning_rate
@@ -105,6 +115,24 @@ def _head(victim: Victim, layers: Sequence[Seen]) -> Seen:
             f" {kind}; grant labels to the attacker instead"
         )
     return last
+
+
+def _check_single(observation: Observation, victim: Victim, layers: Sequence[Seen], label: int) -> None:
+    """Contradiction if the head's bias says clearly that one record's label is another.
+
+    Clearly: its gradient sums to zero, as that of a softmax does without noise, and has one negative entry.
+    """
+    last = layers[-1] if layers else None
+    if last is None or not isinstance(last.layer, nn.Linear) or last.layer.bias is None:
+        return
+    change = measured(observation, f"{last.name}.bias")
+    entries = change.values[:, 0]
+    clear = len(entries) == victim.classes and float(entries.sum().abs()) <= change.noise
+    if clear and int((entries > change.rounding).sum()) == 1 and int(entries.argmax()) != label:
+        raise Contradiction(
+            f"the label {label} is granted; the last layer's bias moved as it does for label"
+            f" {int(entries.argmax())} and no other: correct the label, or grant none"
+        )
 
 
 def _single(observation: Observation, head: Seen) -> Tensor:

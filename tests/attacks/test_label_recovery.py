@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedlab.audit.metrics import labels_recovered
+from fedlab.audit.observation import random_twin
 from fedlab.audit.threat import ThreatModel
 
 
@@ -109,4 +110,29 @@ def test_allot_sums_to_the_batch_and_keeps_the_bound(
 def test_the_quickstart_network_is_exact_too() -> None:
     real = scene(mlp, victims=10)
     answers = LabelRecovery()(real.observations, ThreatModel(), real.victim, generator=stream())
+    assert all(a.labels is not None and a.labels.equal(t) for a, t in zip(answers, real.labels, strict=True))
+
+
+def test_labels_that_contradict_the_update_are_named() -> None:
+    """Another number than the batch has; for one record, another label than the head's bias tells."""
+    threat = ThreatModel(labels=True)
+    several = scene(batch=5, victims=1)
+    short = replace(several.observations[0], labels=several.labels[0][:3])
+    (answer,) = LabelRecovery()([short], threat, several.victim, generator=stream())
+    assert answer.refusal is not None
+    assert "Contradiction: 3 labels are granted for a batch of 5" in answer.refusal
+    one = scene(victims=1)
+    wrong = replace(one.observations[0], labels=(one.labels[0] + 1) % 10)
+    (answer,) = LabelRecovery()([wrong], threat, one.victim, generator=stream())
+    assert answer.refusal is not None and answer.refusal.startswith("Contradiction: the label")
+
+
+def test_a_noisy_update_contradicts_no_label() -> None:
+    """What noise does to the signs of a bias is no proof of another label: the grant stands."""
+    real = scene(victims=8)
+    twins = [
+        replace(random_twin(observation, stream(i)), labels=labels)
+        for i, (observation, labels) in enumerate(zip(real.observations, real.labels, strict=True))
+    ]
+    answers = LabelRecovery()(twins, ThreatModel(labels=True), real.victim, generator=stream())
     assert all(a.labels is not None and a.labels.equal(t) for a, t in zip(answers, real.labels, strict=True))

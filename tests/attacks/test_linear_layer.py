@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from attack_scene import convnet, mlp, scene, stream
+from fedlab_attacks.exact.algebra import certify, solve
 from fedlab_attacks.exact.linear_layer import LinearLayer, agreeing
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fedlab.audit.observation import Observation
+from fedlab.audit.observation import Observation, random_twin
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.clients.config import ClientConfig, Mode
@@ -169,3 +170,108 @@ def test_an_unknown_batch_size_is_read_off_the_rank() -> None:
     (answer,) = LinearLayer()(hidden, ThreatModel(batch_size=False), real.victim, generator=stream())
     assert answer.images is not None and len(answer.images) == 3
     assert real.median([answer]) >= 100.0
+
+
+def softmax_regression() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def one_hidden_layer() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 200), nn.ReLU(), nn.Linear(200, 10))
+
+
+def test_one_record_is_certified_and_its_residual_is_rounding() -> None:
+    real = scene(victims=3)
+    for answer in LinearLayer()(real.observations, TRAIN, real.victim, generator=stream()):
+        (certificate,) = answer.certificates
+        assert certificate.proves and certificate.rank == certificate.unknowns == 1
+        assert certificate.null_space == 0 and certificate.residual < 1e-5
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-2, 1.0])
+def test_noise_is_never_certified(share: float) -> None:
+    """Noise of a ten-thousandth of the update is still far above the rounding of float32."""
+    real = scene(victims=2)
+    noisy = []
+    for index, observation in enumerate(real.observations):
+        twin = random_twin(observation, stream(index))
+        update = {n: v + share * twin.update[n] for n, v in observation.update.items()}
+        noisy.append(replace(observation, update=update))
+    for answer in LinearLayer()(noisy, TRAIN, real.victim, generator=stream()):
+        (certificate,) = answer.certificates
+        assert certificate.verdict == "not applicable" and "rounding" in certificate.reason
+
+
+@pytest.mark.parametrize("network", [one_hidden_layer, softmax_regression])
+@pytest.mark.parametrize("batch", [2, 4, 8])
+def test_only_batches_that_are_right_are_certified(network: Callable[[], nn.Module], batch: int) -> None:
+    """Rows agree on mixtures too, where labels are few or equal; the ReLU proof tells them from records."""
+    real = scene(network, victims=12, batch=batch)
+    answers = LinearLayer()(real.observations, TRAIN, real.victim, generator=stream())
+    for scores, answer in zip(real.psnr(answers).min(dim=1).values, answers, strict=True):
+        (certificate,) = answer.certificates
+        assert certificate.verdict in ("unique", "not unique")
+        if certificate.proves:
+            assert float(scores) > 60.0
+        else:
+            assert (certificate.null_space or 0) > 0 and certificate.reason
+
+
+def test_a_batch_with_dropout_is_proven_record_by_record() -> None:
+    real = scene(mlp, victims=4, batch=4)
+    answers = LinearLayer()(real.observations, TRAIN, real.victim, generator=stream())
+    assert [answer.details["proven"] for answer in answers] == [4, 4, 4, 4]
+    assert all(answer.certificates[0].proves for answer in answers)
+
+
+def test_the_span_of_a_batch_without_bias_has_its_null_space() -> None:
+    """X and A X are alike for every invertible A (4, 4)."""
+    real = scene(lambda: mlp(first_bias=False), victims=1, batch=4)
+    (answer,) = LinearLayer()(real.observations, TRAIN, real.victim, generator=stream())
+    (certificate,) = answer.certificates
+    assert certificate.verdict == "not unique" and certificate.null_space == 16 and certificate.rank == 4
+
+
+def test_weight_decay_is_taken_out() -> None:
+    """A step of rate r on g + decay w leaves -r g - r decay w; the second part is known."""
+    real = scene(victims=1)
+    (observation,) = real.observations
+    config = replace(observation.config, weight_decay=0.1, learning_rate=0.1)
+    decayed = {n: v - 0.01 * observation.before[n] for n, v in observation.update.items()}
+    (answer,) = LinearLayer()(
+        [replace(observation, update=decayed, config=config)], TRAIN, real.victim, generator=stream()
+    )
+    assert answer.certificates[0].proves and real.median([answer]) > 100.0
+
+
+def test_a_refusal_carries_its_certificate() -> None:
+    real = scene(convnet, victims=1)
+    (answer,) = LinearLayer()(real.observations, TRAIN, real.victim, generator=stream())
+    assert [one.verdict for one in answer.certificates] == ["not applicable"]
+
+
+@given(
+    seed=st.integers(0, 2**32), rows=st.integers(3, 12), columns=st.integers(2, 12), rank=st.integers(1, 6)
+)
+def test_least_squares_know_their_null_space(seed: int, rows: int, columns: int, rank: int) -> None:
+    """A of rank r: the solution explains A X, and A has no others than its null space of n - r."""
+    generator = stream(seed)
+    rank = min(rank, rows, columns)
+    left, right = (torch.randn(n, rank, generator=generator).double() for n in (rows, columns))
+    matrix = left @ right.T
+    truth = torch.randn(columns, 2, generator=generator).double()
+    found = solve(matrix, matrix @ truth)
+    assert found.rank == rank and found.null_space == columns - rank
+    assert found.residual < 1e-6
+
+
+def test_verdicts_by_hand() -> None:
+    numbers = {"rank": 2, "unknowns": 2, "condition": 1.0}
+    assert certify("m", "x", **numbers, residual=1e-7, tolerance=1e-6).proves
+    assert certify("m", "x", **numbers, residual=1e-5, tolerance=1e-6).verdict == "not applicable"
+    coarse = certify("m", "x", **numbers, residual=0.1, tolerance=0.5)
+    assert coarse.verdict == "not applicable" and "anything would fit" in coarse.reason
+    opened = certify(
+        "m", "x", **numbers, residual=0.0, tolerance=1e-6, open_="its size is open", null_space=1
+    )
+    assert opened.verdict == "not unique" and opened.null_space == 1
