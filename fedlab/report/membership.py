@@ -170,6 +170,7 @@ def with_membership(verdict: Row, rows: Sequence[Row], attacks: Sequence[Row]) -
     findings = [{**one, "membership": said.get(key(one))} for one in verdict["findings"]]
     headline = verdict["headline"]
     if rows and not attacks:
+        findings = [{**one, "leakage": "No reconstruction was tried."} for one in findings]
         first = max(strongest(rows), key=_rank)
         headline = f"No reconstruction was tried. {first['sentence']}"
     return {**verdict, "headline": headline, "findings": findings}
