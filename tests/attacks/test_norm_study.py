@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.attacks import norm_study
+from benchmarks.attacks import full_map, norm_study
 from benchmarks.attacks.norm_study import Found, Study, halved, paired
 from benchmarks.attacks.scene import dataset
+from benchmarks.harness import read
 
 
 def test_a_paired_interval_by_hand() -> None:
@@ -46,12 +47,20 @@ def test_halved_images_are_means_of_four_pixels() -> None:
 def test_a_run_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(norm_study, "ROOT", tmp_path)
     data, _ = dataset("digits")
-    network = {"depth": 1, "stages": 1, "width": 2}
+    network = {"depth": 1, "stages": 1, "width": 2, "head": "average"}
     study = Study(data, network, batch=2, victims=2, iterations=2, seed=0, proxies=1)
     kept = tmp_path / "build" / f"norm study, {study}.json"
     kept.parent.mkdir()
     kept.write_text(json.dumps({"pre, none": [1.0, 2.0, 3.0, 4.0]}))
-    found = study.run()
-    assert found.psnrs["pre, none"] == [1.0, 2.0, 3.0, 4.0]
-    assert len(found.psnrs) == 6 and all(len(values) == 4 for values in found.psnrs.values())
+    tiny = "--data digits --depth 1 --stages 1 --width 2 --batch 2 --victims 2 --iterations 2 --proxies 1"
+    full_map.main([*tiny.split(), "--device", "cpu", "--output", str(tmp_path)])
+    found = read(tmp_path / "attack_norm_order_full.json").measurements["psnr"]
+    assert found["pre, none"] == [1.0, 2.0, 3.0, 4.0]
+    assert len(found) == 6 and all(len(values) == 4 for values in found.values())
     assert not kept.exists()
+
+
+def test_one_victim_has_no_interval(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        full_map.main(["--victims", "1"])
+    assert "--victims 1; expected at least 2" in capsys.readouterr().err
