@@ -20,12 +20,15 @@ from fedlab.audit.victim import Victim
 from fedlab.errors import UnknownName
 from fedlab_attacks.exact.linear_layer import LinearLayer
 from fedlab_attacks.label_recovery import LabelRecovery
+from fedlab_attacks.recipes.deep_leakage import DeepLeakage, ImprovedDeepLeakage
 from fedlab_attacks.recipes.dropout_inversion import DropoutInversion
 from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
 
 INNER: Mapping[str, Callable[..., Attack]] = {
     "inverting-gradients": InvertingGradients,
     "dropout-inversion": DropoutInversion,
+    "deep-leakage": DeepLeakage,
+    "improved-deep-leakage": ImprovedDeepLeakage,
     "linear-layer": LinearLayer,
     "label-recovery": LabelRecovery,
 }

@@ -14,6 +14,7 @@ from attack_scene import Scene, convnet, scene, small_mlp, stream
 from fedlab_attacks.exact.linear_layer import LinearLayer
 from fedlab_attacks.label_recovery import LabelRecovery
 from fedlab_attacks.random_gradient import RandomGradient
+from fedlab_attacks.recipes.deep_leakage import DeepLeakage, ImprovedDeepLeakage
 from fedlab_attacks.recipes.dropout_inversion import DropoutInversion
 from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
 from torch import nn
@@ -27,6 +28,8 @@ from fedlab.tasks import State
 ATTACKS: dict[str, Callable[[], Attack]] = {
     "inverting-gradients": lambda: InvertingGradients(iterations=60),
     "dropout-inversion": lambda: DropoutInversion(iterations=60),
+    "deep-leakage": lambda: DeepLeakage(iterations=60),
+    "improved-deep-leakage": lambda: ImprovedDeepLeakage(iterations=60),
     "linear-layer": LinearLayer,
     "label-recovery": LabelRecovery,
     "random-gradient": lambda: RandomGradient(attack="inverting-gradients", iterations=60),
@@ -161,6 +164,8 @@ def test_progress_ends_at_its_total(digits: Scene) -> None:
         lambda: InvertingGradients(total_variation=-1.0),
         lambda: InvertingGradients(total_variation=[]),
         lambda: InvertingGradients(step=float("nan")),
+        lambda: InvertingGradients(device="nowhere"),
+        lambda: DeepLeakage(memory=0),
         lambda: InvertingGradients(mode="both"),  # type: ignore[arg-type]
         lambda: DropoutInversion(mask_rate=-1.0),
         lambda: DropoutInversion(iterations=0),
