@@ -28,7 +28,7 @@ SEED, CLIENTS, RECORDS, ROUNDS, PROXIES = 0, 20, 50, 3, 500
 ATTACKS: dict[str, MembershipAttack] = {
     "loss": LossMembership(),
     "gradient cosine": GradientMembership(),
-    "LiRA, 16 shadows": LiRA(shadows=16),
+    "LiRA, 64 shadows": LiRA(),
 }
 
 
