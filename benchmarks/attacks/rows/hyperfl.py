@@ -64,7 +64,7 @@ def main() -> int:
     seconds = (time.perf_counter() - began) / VICTIMS
     rows = [
         Row("one step, B = 1: PSNR, median of 16 victims", statistics.median(scores), "dB", at_least=20.0),
-        Row("one step, B = 1: worst and", min(scores), "dB"),
+        Row("one step, B = 1: worst of 16", min(scores), "dB"),
         Row("one step, B = 1: best of 16", max(scores), "dB"),
         Row("one step: share of the heads' update beyond rank one, largest", max(residuals)),
         Row("time per image", seconds, "s"),
@@ -74,12 +74,9 @@ def main() -> int:
     scene = observe(rule.network(base), data, schedule, victims=2, records=RECORDS, seed=SEED, rule=rule)
     answers = attacked(scene, 200)
     refused = [answer.refusal for answer in answers if answer.refusal]
-    beyond = [float(answer.details.get("beyond rank one", 1.0)) for answer in answers]
-    rows.append(
-        Row("the paper's schedule, 50 records: PSNR, median of 100 images", scene.median(answers), "dB")
-    )
-    rows.append(Row("the paper's schedule: refused, of 2 victims", len(refused)))
-    rows.append(Row("the paper's schedule: share beyond rank one, largest", max(beyond)))
+    rows.append(Row("the paper's schedule, 50 records: refused, of 2 victims", len(refused)))
+    if len(refused) < len(answers):
+        rows.append(Row("the paper's schedule: PSNR, median of 100 images", scene.median(answers), "dB"))
     notes = [
         "One step: the classifier, which is not known to the attacker, stays as it was drawn; HyperFL's own"
         " step on it from the same single record would fit that record and leave next to no gradient.",
