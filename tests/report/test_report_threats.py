@@ -1,4 +1,4 @@
-"""What the report says of attackers who know more or less than the one of the verdict, and of certificates."""
+"""What the report says of attackers who know more or less than that of the verdict, and of certificates."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_each_threat_has_a_row_beside_the_runs_own(run_dir: Path) -> None:
     add(run_dir, "crash", ThreatModel(local_steps=False), [], error="boom", failed=True, chosen=8)
     report = build(run_dir)
     rows = table(report)
-    assert list(rows)[0] == "" and rows[""]["difference"] is None
+    assert next(iter(rows)) == "" and rows[""]["difference"] is None
     assert rows["oracle"]["what"] == (
         "Also knows the labels of the batch and which units dropout switched off"
     )
