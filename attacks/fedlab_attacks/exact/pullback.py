@@ -27,7 +27,7 @@ of φ with a random embedding and classifier, which leaves it at chance.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -346,7 +346,10 @@ def fed_linear(pulled: Pulled) -> Fed | None:
 def fed_to(victim: Victim, name: str, state: State, images: Tensor) -> Tensor:
     """(B, n): what layer `name` is fed for `images`, differentiable."""
     caught: list[Tensor] = []
-    note: Callable[[nn.Module, tuple[Tensor, ...]], None] = lambda layer, given: caught.append(given[0])  # noqa: E731
+
+    def note(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
+        caught.append(given[0])
+
     hook = victim.model.net.get_submodule(name).register_forward_pre_hook(note)
     try:
         victim.model(state, images, training=False)
