@@ -54,6 +54,8 @@ SAME = 1e-6
 """One minus the cosine of two directions that are one."""
 VOUCHED = 1e-4
 """Least eigenvalue but one of the rows that vouch for a direction, where those of all rows are 1."""
+BLURRED = 0.02
+"""Share of a direction's size that rounding may move it by."""
 TRIED, REFINED, KEPT = 64, 8, 4
 """Directions that are solved again for each draw, how often, and how many are kept for each record."""
 
@@ -263,7 +265,10 @@ class Search:
             _, values, vh = torch.linalg.svd(self.rows[zero], full_matrices=False)
             if not float(values[-2]) > self.product.singular.floor:
                 return
-            direction = self._direction(vh[-1], self.product.quiet / float(values[-2]))
+            blur = self.product.quiet / float(values[-2])
+            direction = self._direction(vh[-1], blur)
+            if blur * float(self.sizes.norm()) > BLURRED * float(direction.column.norm()):
+                return
             quiet = ~direction.on[self.alive]
             if bool(quiet[zero].all()):
                 break
@@ -287,15 +292,16 @@ class Search:
         if len(chosen) < self.product.rank:
             return None
         best = self._solve(chosen)
-        improved = exchange
-        while best.contradictions and improved:
-            improved = False
-            for place in range(len(chosen)):
-                for other in [one for one in self.found if all(one is not used for used in chosen)]:
-                    trial = [*chosen[:place], other, *chosen[place + 1 :]]
-                    found = self._solve(trial)
-                    if found.agreement > best.agreement:
-                        best, chosen, improved = found, trial, True
+        while exchange and best.contradictions:
+            others = [one for one in self.found if all(one is not used for used in chosen)]
+            trials = [
+                [*chosen[:place], one, *chosen[place + 1 :]] for place in range(len(chosen)) for one in others
+            ]
+            solved = [self._solve(trial) for trial in trials]
+            top = max(range(len(solved)), key=lambda k: solved[k].agreement, default=None)
+            if top is None or solved[top].agreement <= best.agreement:
+                break
+            best, chosen = solved[top], trials[top]
         return best
 
     def _independent(self) -> list[Direction]:
@@ -334,7 +340,8 @@ class Search:
 
 def _check_rank(product: Factored, batch: int | None) -> None:
     """Raises NotApplicable where the update has no low rank, or a higher one than the records allow."""
-    rank, (units, inputs) = product.rank, product.measured.values.shape
+    rank, inputs = product.rank, product.measured.values.shape[1]
+    units = int((product.left.norm(dim=1) > product.quiet).sum())
     if rank == 0:
         raise NotApplicable("the first layer's update is no larger than rounding")
     if batch is not None and rank > batch:

@@ -24,7 +24,7 @@ def main() -> int:
     data, _ = dataset("digits")
     network = functools.partial(mlp, data.shape, data.classes, width=200, depth=1, dropout=0.0)
     rows = []
-    for batch, count in ((8, 32), (4, 16), (10, 8), (12, 8)):
+    for batch, count in ((8, 32), (4, 16), (10, 8), (12, 4)):
         config = ClientConfig(batch_size=batch, local_steps=1, learning_rate=0.1)
         scene = observe(network, data, config, victims=count, records=batch, seed=SEED)
         start = time.perf_counter()
