@@ -87,11 +87,12 @@ def time_to_quality(result: Result, file: Path) -> None:
             result.versions |= side.ready()
             chosen[name], score = budget(side)
         result.notes.append(f"{name}: {chosen[name] or BUDGETS[-1]} iterations give {score:.1f} dB")
-    ours, theirs = chosen["fedlab"], chosen["breaching"]
-    if ours is None or theirs is None:
-        result.rows.append(Row("time to 22 dB, times shorter", float(ours is not None), at_least=2.0))
+    if chosen["fedlab"] is None:
+        result.rows.append(Row("time to 22 dB, times shorter", 0.0, at_least=2.0))
         return
-    asked = {"fedlab": ours, "breaching": theirs}
+    if chosen["breaching"] is None:
+        result.notes.append("breaching stays below 22 dB: the ratio is a lower bound, at its largest budget")
+    asked = {name: iterations or BUDGETS[-1] for name, iterations in chosen.items()}
     turns = take_turns({name: (side, asked[name], 1) for name, side in sides.items()}, TURNS)
     result.measurements["time to 22 dB"] = turns.answers
     result.rows += [
