@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from fedlab import seeds
-from fedlab.audit import Attack, Reconstruction, Victim, archive, metrics
+from fedlab.audit import Attack, Reconstruction, archive, metrics
 from fedlab.audit.scoring import score
 from fedlab.audit.truth import Truth
 from fedlab.errors import NotApplicable
-from fedlab.experiment.attacking import AttackAnswer, AttackJob, attack, choose, lost, threat_model
+from fedlab.experiment.attacking import AttackAnswer, AttackJob, attack, choose, lost, public
 from fedlab.experiment.cells import Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.setup import Setup
@@ -54,6 +54,7 @@ def study(
     jobs, truths, begun = [], [], []
     for one in cells:
         victims = choose(one, archive.load(directory.path / "observations" / one.cell.name), granted)
+        victim, threat = public(one, victims, granted)
         for share in found["shares"]:
             noisy = starts(victims.truths, share, one.cell.seed)
             try:
@@ -68,8 +69,8 @@ def study(
                     label=f"{label} from the truth with {100 * share:g} % noise",
                     attack=started,
                     observations=victims.observations,
-                    threat=threat_model(granted, one),
-                    victim=Victim(one.model, one.task.loss, one.task.input_shape, one.task.classes),
+                    threat=threat,
+                    victim=victim,
                     seed=seeds.derive(one.cell.seed, "basin", one.cell.name),
                 )
             )

@@ -63,6 +63,7 @@ def _axis(one: Row) -> Row:
     return {
         "key": str(one["key"]),
         "name": map_words.called(str(one["key"])),
+        "ordered": all(type(value) in (int, float) for value in one["values"]),
         "values": [
             {"value": map_words.written(value), "point": str(point)}
             for value, point in zip(one["values"], one["points"], strict=True)

@@ -54,7 +54,7 @@ def _panel(name: str, axis: Row, data: Row, threshold: float, top: float) -> Mar
                 axes.text(place, 0.6, "not measured", color=MUTED, fontsize=8, ha="center", rotation=90)
         for side, mode in enumerate(data["modes"]):
             shift = BESIDE * (2 * side - 1) if len(data["modes"]) > 1 else 0.0
-            _line(axes, rows, mode, shift, data["attacks"], top)
+            _line(axes, rows, mode, shift, data["attacks"], top, joined=axis["ordered"])
         _threshold(axes, threshold)
         ticks = [
             f"{one['value']}\n(base)" if row is not None and not row["overrides"] else one["value"]
@@ -64,15 +64,22 @@ def _panel(name: str, axis: Row, data: Row, threshold: float, top: float) -> Mar
         axes.tick_params(axis="x", length=0)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
         _scale(axes, top)
-        axes.set_xlabel(axis["name"])
 
     return inline(name, f"PSNR by {axis['name']}. {_spoken(axis, rows)}", PANEL, draw)
 
 
 def _line(
-    axes: Axes, rows: list[Row | None], mode: str, shift: float, attacks: list[str], top: float
+    axes: Axes,
+    rows: list[Row | None],
+    mode: str,
+    shift: float,
+    attacks: list[str],
+    top: float,
+    *,
+    joined: bool,
 ) -> None:
-    """One mode: the best attack as a line with intervals, each attack as a small mark."""
+    """One mode: the best attack with its intervals, `joined` by a line where values have an order, and each
+    attack as a small mark."""
     style = STYLE[mode]
     points = []
     for place, row in enumerate(rows):
@@ -105,7 +112,7 @@ def _line(
         markersize=6.5,
         mec=PAPER,
         dashes=style["dashes"],
-        linewidth=1.2,
+        linewidth=1.2 if joined else 0.0,
     )
 
 
