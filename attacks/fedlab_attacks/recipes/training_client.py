@@ -76,7 +76,7 @@ class TrainingClient(Inversion):
         restarts: int = 4,
         total_variation: float = 1e-3,
         mask_rate: float = 1e-3,
-        buffers: float = 0.1,
+        buffers: float = 1.0,
         step: float = 0.1,
         device: str = "cpu",
     ) -> None:
