@@ -103,6 +103,10 @@ class Inversion(Attack):
         """Iterations in all for one chunk of victims."""
         raise NotImplementedError
 
+    def depth(self, observations: Sequence[Observation]) -> int:
+        """How many gradients one graph holds per victim and restart."""
+        return 1
+
     def solve(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
     ) -> tuple[Variables, list[str]]:
@@ -168,7 +172,7 @@ class Inversion(Attack):
                 answers[position] = Reconstruction.refused(error)
             else:
                 ready.setdefault(len(labels), []).append((position, labels, own))
-        size = max(1, parallel(victim) // self.restarts)
+        size = max(1, parallel(victim) // (self.restarts * self.depth(observations)))
         chunks = [group[i : i + size] for group in ready.values() for i in range(0, len(group), size)]
         ticker = Ticker(report, len(chunks) * self.budget(victim, threat))
         for chunk in chunks:

@@ -99,6 +99,9 @@ class LocalSteps(Inversion):
         plan = plan_of(observation, records)
         return step_labels(observation, threat, victim, records, plan, generator=generator)
 
+    def depth(self, observations: Sequence[Observation]) -> int:
+        return max(steps(observation) for observation in observations)
+
     def solve(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
     ) -> tuple[Variables, list[str]]:

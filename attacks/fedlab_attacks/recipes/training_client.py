@@ -23,6 +23,7 @@ Over several epochs there is an image per use, tied and merged as in `local-step
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -42,7 +43,7 @@ from fedlab_attacks.optimise.order import copied, epochs_agree, merged
 from fedlab_attacks.optimise.priors import mask_rates, total_variation
 from fedlab_attacks.optimise.problem import LocalPlan, Problem
 from fedlab_attacks.optimise.variables import Kind, Variables
-from fedlab_attacks.reading import Ticker, batch_size
+from fedlab_attacks.reading import Ticker, batch_size, steps
 from fedlab_attacks.recipes.dropout_inversion import mask_readers
 from fedlab_attacks.recipes.local_steps import cosine_decay, expected_masks, plan_of, same_plan
 from fedlab_attacks.step_labels import step_labels
@@ -101,6 +102,9 @@ class TrainingClient(Inversion):
             return super().labels(observation, threat, victim, generator)
         plan = plan_of(observation, records)
         return step_labels(observation, threat, victim, records, plan, generator=generator)
+
+    def depth(self, observations: Sequence[Observation]) -> int:
+        return max(steps(observation) for observation in observations)
 
     def solve(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
