@@ -113,10 +113,9 @@ class LocalSteps(Inversion):
         if self.order == "learned":
             noise = {ORDER: torch.zeros(len(images), len(plan.sizes), records)}
         else:
-            uses = [copied(records, plan.uses, generator) for generator in setting.generators]
-            labels = torch.stack([one[use] for one, use in zip(labels, uses, strict=True)])
-            epochs = -(-plan.uses // records)
-            images = images.repeat(1, epochs, *[1] * len(victim.input_shape))[:, : plan.uses]
+            uses = torch.stack([copied(records, plan.uses, generator) for generator in setting.generators])
+            labels = labels.gather(1, uses)
+            images = images[torch.arange(len(images))[:, None], uses.repeat_interleave(self.restarts, 0)]
             if plan.uses >= 2 * records:
                 priors.append(Prior(self.agreement, epochs_agree(records)))
         training = threat.client_mode != "eval"

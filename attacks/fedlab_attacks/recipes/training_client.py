@@ -112,10 +112,11 @@ class TrainingClient(Inversion):
         records, training = setting.batch, threat.client_mode != "eval"
         known = _simulated(setting.observations[0], threat)
         plan = same_plan(setting.observations, records) if known else LocalPlan((records,), 1.0)
-        uses = [[copied(records, plan.uses, own) for _ in range(self.restarts)] for own in setting.generators]
-        arranged = torch.stack(
-            [one[use] for one, tried in zip(setting.labels, uses, strict=True) for use in tried]
+        uses = torch.stack(
+            [copied(records, plan.uses, own) for own in setting.generators for _ in range(self.restarts)]
         )
+        arranged = setting.labels.repeat_interleave(self.restarts, 0).gather(1, uses)
+        images = setting.noise(victim, self.restarts)[torch.arange(len(uses))[:, None], uses]
         problem = Problem.of(
             victim, setting.observations, setting.labels, training=training, client=plan, device=self.device
         )
@@ -131,8 +132,6 @@ class TrainingClient(Inversion):
             facts.append(Prior(self.buffers, buffers_apart))
             how.append("buffers")
         how.append(f"{len(plan.sizes)} step{'s' * (len(plan.sizes) > 1)}" if known else "read as one step")
-        images = setting.noise(victim, self.restarts)
-        images = images.repeat(1, -(-plan.uses // records), *[1] * len(victim.input_shape))[:, : plan.uses]
         recipe = Recipe(
             self.trial,
             priors=[*guesses, *facts],
