@@ -52,6 +52,7 @@ def validate(
     SCENARIO is a TOML file, or the name of a shipped scenario such as quickstart.
     """
     from fedlab.scenario import load, resolved_toml
+    from fedlab.scenario.points import points
 
     try:
         found = load(scenario, overrides or [])
@@ -74,7 +75,8 @@ def validate(
             f"{scenario}: valid. {_count(found.clients.count, 'client')},"
             f" {most}, {kinds}{_count(len(found.defenses), 'defense')} x"
             f" {_count(len(found.clients.modes), 'client mode')} x {_count(len(found.seeds), 'seed')} ="
-            f" {_count(cells, 'model')} to train, {_count(len(found.attacks), 'attack')} on each."
+            f" {_count(cells, 'model')} to train, {_count(len(found.attacks), 'attack')} on each"
+            + (f", at each of {_count(len(points(found)), 'point')} of the map." if found.map else ".")
         )
 
 
