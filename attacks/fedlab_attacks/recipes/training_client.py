@@ -53,7 +53,7 @@ class TrainingClient(Inversion):
     """Matches update and buffers of a client's whole training, masks included.
 
     Args:
-        iterations: of the descent; a quarter as many choose the arrangement, and twice as many polish.
+        iterations: of the descent; a quarter as many choose the arrangement, half as many polish.
         restarts: arrangements of labels and starts per victim; the least residual goes on.
         total_variation: weight of the mean absolute difference of neighbouring pixels at first.
         mask_rate: weight of |1 - mean(mask) - rate|, summed over dropout layers, at first.
