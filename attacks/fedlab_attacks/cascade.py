@@ -94,7 +94,7 @@ class Cascade(Attack):
     ) -> None:
         if iterations < 0:
             raise UsageError(f"Cascade: iterations = {iterations}; expected at least 0")
-        self.exact: tuple[tuple[str, Attack], ...] = (
+        self.closed: tuple[tuple[str, Attack], ...] = (
             ("patch-embedding", PatchEmbedding()),
             ("linear-layer", LinearLayer()),
             ("layer-peel", LayerPeel()),
@@ -122,8 +122,8 @@ class Cascade(Attack):
     ) -> list[Reconstruction]:
         seed = int(torch.randint(2**62, (1,), generator=generator))
         cases = [Case(one) for one in observations]
-        ticker = Ticker(report, len(self.exact) + 2 * DESCENT * len(self.descents))
-        for name, attack in self.exact:
+        ticker = Ticker(report, len(self.closed) + 2 * DESCENT * len(self.descents))
+        for name, attack in self.closed:
             _try(name, attack, cases, threat, victim, _stream(seed, name))
             ticker.advance(1)
         for name, descent in self.descents:

@@ -57,7 +57,7 @@ class Certificate:
         if self.verdict == "not unique":
             found = f"not unique: null space of dimension {self.null_space}"
             return f"{self.method}: {found}" + (f" ({self.reason})" if self.reason else "")
-        return f"{self.method}: {self.solved or 'the answer'} is unique"
+        return f"{self.method}: unique" + (f" ({self.solved})" if self.solved else "")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: non-finite numbers are None."""
