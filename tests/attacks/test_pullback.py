@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from attack_scene import IMAGES, LABELS, stream
-from fedlab_attacks.exact.pullback import HypernetworkPullback, pulled_back
+from fedlab_attacks.exact.private_network import pulled_back
+from fedlab_attacks.exact.pullback import HypernetworkPullback
 from torch import Tensor, nn
 
 from fedlab.audit.metrics import psnr
