@@ -18,20 +18,43 @@ from fedlab.audit.observation import Observation, random_twin
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import UnknownName
+from fedlab_attacks.cascade import Cascade
+from fedlab_attacks.exact.layer_peel import LayerPeel
 from fedlab_attacks.exact.linear_layer import LinearLayer
+from fedlab_attacks.exact.patch_embedding import PatchEmbedding
+from fedlab_attacks.exact.pullback import HypernetworkPullback
+from fedlab_attacks.exact.sparse_batch import SparseBatch
 from fedlab_attacks.label_recovery import LabelRecovery
+from fedlab_attacks.optimise.inversion import own_generator
+from fedlab_attacks.recipes.batch_statistics import BatchStatistics
 from fedlab_attacks.recipes.deep_leakage import DeepLeakage, ImprovedDeepLeakage
 from fedlab_attacks.recipes.dropout_inversion import DropoutInversion
+from fedlab_attacks.recipes.grad_inversion import GradInversion
 from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
+from fedlab_attacks.recipes.local_steps import LocalSteps
+from fedlab_attacks.recipes.training_client import TrainingClient
+from fedlab_attacks.recipes.training_mode import GIAEstimate, GIARunning
 
 INNER: Mapping[str, Callable[..., Attack]] = {
-    "inverting-gradients": InvertingGradients,
-    "dropout-inversion": DropoutInversion,
+    "cascade": Cascade,
+    "linear-layer": LinearLayer,
+    "sparse-batch": SparseBatch,
+    "patch-embedding": PatchEmbedding,
+    "layer-peel": LayerPeel,
+    "hypernetwork-pullback": HypernetworkPullback,
+    "label-recovery": LabelRecovery,
     "deep-leakage": DeepLeakage,
     "improved-deep-leakage": ImprovedDeepLeakage,
-    "linear-layer": LinearLayer,
-    "label-recovery": LabelRecovery,
+    "inverting-gradients": InvertingGradients,
+    "grad-inversion": GradInversion,
+    "batch-statistics": BatchStatistics,
+    "gia-running": GIARunning,
+    "gia-estimate": GIAEstimate,
+    "dropout-inversion": DropoutInversion,
+    "local-steps": LocalSteps,
+    "training-client": TrainingClient,
 }
+"""The attacks of a curious server; a malicious one needs clients that were sent its network."""
 
 
 class RandomGradient(Attack):
@@ -63,5 +86,6 @@ class RandomGradient(Attack):
         generator: torch.Generator,
         report: Report,
     ) -> list[Reconstruction]:
-        twins = [random_twin(observation, generator) for observation in observations]
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        twins = [random_twin(one, own_generator(seed, one)) for one in observations]
         return self.inner(twins, threat, victim, generator=generator, report=report)
