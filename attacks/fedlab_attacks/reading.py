@@ -46,6 +46,15 @@ def batch_size(observation: Observation, threat: ThreatModel) -> int | None:
     return min(seen, examples) if examples else seen
 
 
+def uncounted(observation: Observation, threat: ThreatModel) -> str:
+    """Why nobody can say how many records are behind the update; "" where their number is known."""
+    if batch_size(observation, threat) is None:
+        return "the number of records is unknown, and a mixture of several may look like one"
+    if not threat.grants("local_steps"):
+        return "the number of local steps is unknown, and a mixture of their records may look like one"
+    return ""
+
+
 @dataclass(frozen=True)
 class Seen:
     """One parameterised layer of the network, and what it was fed in a probing pass."""

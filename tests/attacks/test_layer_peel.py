@@ -173,7 +173,11 @@ def test_other_networks_are_not_applicable_and_say_why(network: Network, reason:
 
 
 def test_a_batch_is_not_taken_for_one_record() -> None:
-    for answer in attack(scene(stack, victims=2, batch=2, learning_rate=1.0)):
+    real = scene(stack, victims=2, batch=2, learning_rate=1.0)
+    for answer in attack(real):
+        assert answer.images is None and "2 records; one is solved for" in str(answer.refusal)
+    uncounted = ThreatModel(batch_size=False)
+    for answer in LayerPeel()(real.observations, uncounted, real.victim, generator=stream()):
         assert answer.images is None and "not explained up to rounding" in str(answer.refusal)
 
 

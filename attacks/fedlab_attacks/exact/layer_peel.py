@@ -20,7 +20,8 @@ alone are singular, ill conditioned or incomplete, because the latter can be fac
 of a round; each constraint counts by its rounding. The activation must be injective, and nothing may lie
 between layers but it (no pooling, norm, or skip connection). The certificate is that of the layer that is
 hardest to undo, with the worst residual of any: every peeled layer's gradient is computed from the answer and
-compared with the observed one, which no noise survives.
+compared with the observed one, which no noise survives. It is "not unique" where nobody can say that there is
+one record only: with two classes a mixture may obey all equations.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.algebra import Measured, certify, measured
 from fedlab_attacks.exact.chain import Chain, Link, read_chain
 from fedlab_attacks.exact.convolution import Factor, LinearMap
+from fedlab_attacks.reading import batch_size, uncounted
 
 METHOD = "layer peel"
 WELL = 1e3
@@ -139,6 +141,8 @@ class _Peeling:
 
     def answer(self) -> Reconstruction:
         """The record, from the chain's end to its beginning."""
+        if (records := batch_size(self.observation, self.threat) or 1) > 1:
+            raise NotApplicable(f"the update is of {records} records; one is solved for")
         links = self.chain.links
         level = self._linear(links[-1])
         for position in range(len(links) - 2, -1, -1):
@@ -152,9 +156,11 @@ class _Peeling:
             condition=self.condition,
             residual=self.residual,
             tolerance=self.tolerance,
+            open_=uncounted(self.observation, self.threat),
         )
         if certificate.verdict == "not applicable":
             return Reconstruction.refused(certificate.reason, certificate)
+        self.details["confirmed"] = 1
         scale = self.chain.pixels.scale.abs().mean()
         self.details["expected error"] = float(level.error.square().mean().sqrt() / scale)
         return Reconstruction(

@@ -19,12 +19,16 @@ https://arxiv.org/abs/2003.14053, proposition 3.1. What comes after the layer, d
 Several local steps, momentum and weight decay leave all this as it is, for ∂W is then a sum of the same
 products with other δ; a batch is all the records that were used.
 
-The certificate says "unique" of one record if [∂W ∂b] has rank one up to rounding. Of a batch it does so only
-if a ReLU follows and every record is confirmed and proven: the rows of the units that a record leaves shut
-must have a rank less than all rows have, since nothing of it is in them. What is confirmed alone is "not
-unique": with r of B records known, (B - r)(B - 1) numbers stay free in the mixing of the rest. The residual
-is ‖[∂W ∂b] - A [X 1]‖ / ‖[∂W ∂b]‖ for the answer X with the best A. Elementwise affine normalisation before
-the layer is undone. Deviations from the papers: all rows instead of one, batches, bias-free layers.
+The certificate says "unique" of one record if [∂W ∂b] has rank one up to rounding, and it is known that there
+is but one: with two classes and nothing in between, the cotangents of all records are parallel, and a mixture
+of any number has rank one too. Of a batch it does so only if a ReLU follows and every record is confirmed and
+proven: the rows of the units that a record leaves shut must have a rank less than all rows have, since
+nothing of it is in them, and no record may have a part in a unit that it leaves shut once the update is
+written as a sum over all of them (a mixture that is mostly one record passes the first test, not the second).
+What is confirmed alone is "not unique": with r of B records known, (B - r)(B - 1) numbers stay free in the
+mixing of the rest. The residual is ‖[∂W ∂b] - A [X 1]‖ / ‖[∂W ∂b]‖ for the answer X with the best A.
+Elementwise affine normalisation before the layer is undone. Deviations from the papers: all rows instead of
+one, batches, bias-free layers.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedlab.audit.attack import Attack, Reconstruction, Report
 from fedlab.audit.certificate import Certificate
@@ -43,16 +47,17 @@ from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.algebra import Spectrum, certify, measured, solve, spectrum
-from fedlab_attacks.exact.first_layer import ZERO, first_layer, rectified, sent, weights
-from fedlab_attacks.reading import Seen, batch_size, probe
+from fedlab_attacks.exact.first_layer import ZERO, first_layer, rectified, weights
+from fedlab_attacks.exact.second_layer import second_layer_size
+from fedlab_attacks.reading import Seen, batch_size, uncounted
 
 METHOD = "linear layer"
 AGREE = 1e-3
 """Root mean square difference, in pixels, below which two rows give the same image."""
 ROWS = 1024
 RANK_TOLERANCE = 1e-4
-MISFIT = 1e-2
-GRID = 257
+SHUT = 4.0
+"""Units of rounding above which a record has a part in a unit."""
 
 
 class LinearLayer(Attack):
@@ -74,9 +79,11 @@ class LinearLayer(Attack):
         report: Report,
     ) -> list[Reconstruction]:
         answers = []
+        seed = int(torch.randint(2**62, (1,), generator=generator))
         for done, observation in enumerate(observations, start=1):
+            own = torch.Generator().manual_seed(seed)
             try:
-                answers.append(self._solve(observation, threat, victim, generator))
+                answers.append(self._solve(observation, threat, victim, own))
             except NotApplicable as error:
                 answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
             report(done, len(observations))
@@ -141,9 +148,11 @@ class LinearLayer(Attack):
             residual=residual if proven == batch or found.rank > batch else 0.0,
             tolerance=update.tolerance,
             null_space=(batch - proven) * max(batch - 1, 1),
-            open_=left,
+            open_=left or uncounted(observation, threat),
         )
         certificate = replace(certificate, residual=residual)
+        if batch == 1 and not left and certificate.verdict != "not applicable":
+            details["confirmed"] = 1
         images = ((inputs - shift) / scale).float().nan_to_num(nan=0.5).clamp(0.0, 1.0)
         return Reconstruction(
             images=images.reshape(-1, *victim.input_shape),
@@ -226,14 +235,24 @@ def absent(
     """How many of `inputs` (r, n) are proven to be records: the rows of units that they leave shut lack them.
 
     With a ReLU behind the layer a record has no part in those rows, and their rank is one less than that of
-    the whole `table` (m, n + 1). A mixture of records has no such rows.
+    the whole `table` (m, n + 1). A mixture that is mostly one record has such rows too. So if all pass, none
+    may have a part in a unit that it leaves shut when the table is written as a sum over them.
     """
     if not len(inputs) or not rectified(observation, victim, first.layer, generator):
         return 0
     extended = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
     before, after = (extended @ sides.T for sides in weights(observation, first))
     shut = (before < -ZERO) & (after < -ZERO)
-    return sum(spectrum(table[rows], found.floor).rank == found.rank - 1 for rows in shut if bool(rows.any()))
+    proven = sum(
+        spectrum(table[rows], found.floor).rank == found.rank - 1 for rows in shut if bool(rows.any())
+    )
+    if proven < found.rank:
+        return proven
+    parts = solve(extended.T, table.T)
+    # what rounding leaves of a part of a record
+    blur = SHUT * found.floor * parts.condition / float(torch.linalg.matrix_norm(extended, 2))
+    contradicted = (parts.value.abs() > blur) & shut
+    return proven - int(contradicted.any(dim=1).sum())
 
 
 def _span(found: Spectrum, batch: int, why: str) -> Certificate:
@@ -248,53 +267,3 @@ def _span(found: Spectrum, batch: int, why: str) -> Certificate:
         condition=found.condition,
         null_space=batch * batch,
     )
-
-
-def second_layer_size(
-    observation: Observation, threat: ThreatModel, victim: Victim, brightest: Tensor
-) -> float | None:
-    """The factor in (0, 1] by which `brightest` (n,) explains the second linear layer's input, or None.
-
-    That input is ∂W / ∂b of the second layer; units that dropout or the activation silenced are zero there
-    and left out. All factors of a grid are one batch, and the grid closes in on the best three times.
-    """
-    state = sent(observation)
-    image = brightest.float().reshape(victim.input_shape)
-
-    def second(factors: Tensor, masks: bool) -> Seen | None:
-        images = factors.float().view(-1, *([1] * image.dim())) * image
-        shapes = victim.model.mask_shapes
-        kept = {name: torch.ones(len(images), *shape) for name, shape in shapes.items()} if masks else None
-        layers = probe(victim, state, images, kept)
-        linear = len(layers) > 1 and isinstance(layers[1].layer, nn.Linear) and layers[1].input.dim() == 2
-        return layers[1] if linear and layers[1].layer.bias is not None else None
-
-    seen = second(torch.ones(1), False)
-    if seen is None:
-        return None
-    weight = observation.update[f"{seen.name}.weight"].double()
-    bias = observation.update[f"{seen.name}.bias"].double()
-    if not bool(bias.any()):
-        return None
-    target = bias @ weight / bias.square().sum()
-    used = (weight != 0).any(dim=0)
-    if not bool(used.any()):
-        return None
-    # Without dropout every unit must fit, so that explanation goes first; with it, units may be missing, and
-    # a homogeneous activation would let half the image at twice the size pass.
-    modes = {"train": [True], "eval": [False], None: [False, True]}[threat.client_mode]
-    for masks in modes:
-        low, high = 0.0, 1.0
-        for _ in range(4):
-            factors = torch.linspace(low, high, GRID, dtype=torch.float64)
-            layer = second(factors, masks)
-            if layer is None:
-                return None
-            off = layer.input.double() - target
-            misfit = (off[:, used] if masks else off).norm(dim=1) / target.norm()
-            at = int(misfit.argmin())
-            width = (high - low) / (GRID - 1)
-            low, high = max(0.0, float(factors[at]) - width), min(1.0, float(factors[at]) + width)
-        if float(misfit[at]) < MISFIT:
-            return float(factors[at])
-    return None

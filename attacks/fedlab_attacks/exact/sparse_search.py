@@ -72,7 +72,7 @@ class Solved:
     Attributes:
         cotangents: (m, r) ∂Zᵀ; inputs: (r, n) rows of X, to scale where there is a bias.
         agreement: λ, the share of units and records where ∂Z is zero just where the unit is shut.
-            contradictions: units and records with a gradient from a unit that is shut.
+        contradictions: units and records with a gradient from a unit that is shut.
         open_units: from how many each record has a gradient, at least: so often chance had to side with it.
     """
 
