@@ -13,29 +13,28 @@ from fedlab.audit.threat import ThreatModel
 
 @pytest.fixture(scope="module")
 def dropped() -> Scene:
-    return scene(mlp, victims=8)
+    return scene(mlp, victims=4)
 
 
 def test_ignoring_dropout_fails_and_modelling_it_succeeds(dropped: Scene) -> None:
     arguments = (dropped.observations, ThreatModel(), dropped.victim)
-    ignoring = InvertingGradients(iterations=300)(*arguments, generator=stream())
-    modelling = DropoutInversion()(*arguments, generator=stream())
+    ignoring = InvertingGradients(iterations=200)(*arguments, generator=stream())
+    modelling = DropoutInversion(iterations=400)(*arguments, generator=stream())
     assert dropped.median(ignoring) <= 15.0
     assert dropped.median(modelling) >= 50.0
     assert {answer.details["found by"] for answer in modelling} == {"masks read off"}
 
 
 def test_joint_masks_succeed_without_reading_any_off(dropped: Scene) -> None:
-    attack = DropoutInversion(iterations=400, read_masks=False)
-    answers = attack(dropped.observations[:4], ThreatModel(), dropped.victim, generator=stream())
-    scores = dropped.psnr([*answers, *answers])[:4]
+    attack = DropoutInversion(iterations=250, read_masks=False)
+    answers = attack(dropped.observations, ThreatModel(), dropped.victim, generator=stream())
     assert {answer.details["found by"] for answer in answers} == {"joint masks"}
-    assert float(scores.median()) >= 30.0
+    assert dropped.median(answers) >= 30.0
 
 
 def test_dropout_inversion_on_a_batch() -> None:
     real = scene(mlp, victims=1, batch=2)
-    answers = DropoutInversion(iterations=600)(
+    answers = DropoutInversion(iterations=400)(
         real.observations, ThreatModel(), real.victim, generator=stream()
     )
     assert real.median(answers) >= 25.0
@@ -45,7 +44,7 @@ def test_dropout_inversion_on_a_batch() -> None:
 def test_dropout_inversion_holds_when_the_client_ran_without_dropout(mode: str | None) -> None:
     real = scene(victims=2, mode="eval")
     threat = ThreatModel(client_mode=mode)  # type: ignore[arg-type]
-    answers = DropoutInversion(iterations=300)(real.observations, threat, real.victim, generator=stream())
+    answers = DropoutInversion(iterations=150)(real.observations, threat, real.victim, generator=stream())
     assert real.median(answers) >= 30.0
 
 

@@ -14,20 +14,20 @@ EVAL = ThreatModel(client_mode="eval")
 
 def test_inverting_gradients_succeeds_on_clients_in_evaluation_mode() -> None:
     real = scene(victims=4, mode="eval")
-    answers = InvertingGradients(iterations=400)(real.observations, EVAL, real.victim, generator=stream())
+    answers = InvertingGradients(iterations=250)(real.observations, EVAL, real.victim, generator=stream())
     assert real.median(answers) >= 40.0
     assert all(a.labels is not None and a.labels.equal(t) for a, t in zip(answers, real.labels, strict=True))
 
 
 def test_inverting_gradients_succeeds_on_a_small_convnet() -> None:
     real = scene(convnet, victims=2)
-    answers = InvertingGradients(iterations=600)(real.observations, EVAL, real.victim, generator=stream())
+    answers = InvertingGradients(iterations=300)(real.observations, EVAL, real.victim, generator=stream())
     assert real.median(answers) >= 25.0
 
 
 def test_inverting_gradients_succeeds_on_a_batch() -> None:
     real = scene(mlp, victims=1, batch=4, mode="eval")
-    answers = InvertingGradients(iterations=600)(real.observations, EVAL, real.victim, generator=stream())
+    answers = InvertingGradients(iterations=400)(real.observations, EVAL, real.victim, generator=stream())
     assert real.median(answers) >= 30.0
 
 
@@ -43,7 +43,7 @@ def test_several_weights_of_the_prior_compete_by_residual() -> None:
 
 def test_together_is_as_good_as_one_by_one() -> None:
     real = scene(victims=3, mode="eval")
-    attack = InvertingGradients(iterations=300)
+    attack = InvertingGradients(iterations=100)
     together = attack(real.observations, EVAL, real.victim, generator=stream())
     alone = [attack([one], EVAL, real.victim, generator=stream())[0] for one in real.observations]
     for a, b in zip(together, alone, strict=True):
@@ -79,6 +79,6 @@ def test_batch_norm_runs_in_the_mode_that_is_asked_for() -> None:
 
     real = scene(normalised, victims=2, batch=4)
     arguments = (real.observations, ThreatModel(), real.victim)
-    published = InvertingGradients(iterations=300)(*arguments, generator=stream())
-    matching = InvertingGradients(iterations=300, mode="train")(*arguments, generator=stream())
+    published = InvertingGradients(iterations=150)(*arguments, generator=stream())
+    matching = InvertingGradients(iterations=150, mode="train")(*arguments, generator=stream())
     assert all(b.residual < a.residual for a, b in zip(published, matching, strict=True))
