@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from fedlab_attacks.optimise import priors
 from fedlab_attacks.optimise.capture import Simulated, Term
-from fedlab_attacks.optimise.problem import Problem, Statistics
+from fedlab_attacks.optimise.order import epochs_agree
+from fedlab_attacks.optimise.problem import LocalPlan, Problem, Statistics
 from fedlab_attacks.optimise.simulate import simulate
 from fedlab_attacks.optimise.variables import Variables
+from fedlab_attacks.recipes.training_client import buffers_apart
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -18,6 +22,7 @@ from fedlab.tasks import FunctionalModel, State, cross_entropy, initialise
 
 SHAPE = (1, 4, 4)
 LAYERS = {"1": 3, "4": 1, "6": 1}  # batch norm per channel, group and layer norm as one
+RUNNING = ("1.running_mean", "1.running_var")
 NOTHING = Simulated({}, {}, {})
 
 
@@ -54,7 +59,7 @@ def problem(rows: int, records: int, owner: list[int] | None = None) -> Problem:
         Victim(model, cross_entropy, SHAPE, 4),
         rows_of(model.parameters_of(state)),
         rows_of(model.buffers_of(state)),
-        {},
+        {name: torch.rand(rows, 3, generator=stream, dtype=torch.float64) for name in RUNNING},
         rows_of(model.parameters_of(state)),
         torch.ones(rows, dtype=torch.float64),
         torch.randint(4, (rows, records), generator=stream),
@@ -80,17 +85,22 @@ TERMS: dict[str, Term] = {
     "consistency": priors.consistency,
     "norm statistics": priors.norm_statistics,
     "mask rates": priors.mask_rates({"3": 0.3}),
+    "agreement of epochs": epochs_agree(1),
+    "running statistics": buffers_apart,
 }
 
 
 @pytest.mark.parametrize("name", TERMS)
 def test_gradients_agree_with_finite_differences(name: str) -> None:
     setting = problem(3, 2, owner=[7, 7, 9])
+    if name == "running statistics":  # of what a client's simulated training leaves behind
+        setting = replace(setting, client=LocalPlan((2,), 0.1))
     images, masks = candidates(3, 2)
 
     def term(images: Tensor, masks: Tensor) -> Tensor:
         variables = Variables(images, masks={"3": masks})
-        return TERMS[name](setting, variables, simulate(setting, variables, statistics=True))
+        simulated = simulate(setting, variables, statistics=setting.client is None)
+        return TERMS[name](setting, variables, simulated)
 
     varied = [images.requires_grad_(), masks.requires_grad_()]
     assert torch.autograd.gradcheck(term, varied, atol=1e-7, rtol=1e-5, fast_mode=True)
