@@ -40,6 +40,7 @@ class Entry:
     text: str = ""
     paper: str = ""
     needs: list[str] = field(default_factory=list)
+    server: str = ""
     parameters: list[Parameter] = field(default_factory=list)
     example: dict[str, Any] = field(default_factory=dict)
     broken: str = ""
@@ -58,6 +59,7 @@ class Entry:
             "summary": self.summary,
             "paper": self.paper,
             "needs": self.needs,
+            "server": self.server,
             "parameters": [
                 {
                     "name": item.name,
@@ -124,6 +126,7 @@ def entry(kind: str, name: str) -> Entry:
         "\n\n".join(one for one in paragraphs if one != paper),  # it has a line of its own
         paper=paper,
         needs=sorted(map(str, getattr(plugin, "needs", ()))),
+        server=str(getattr(plugin, "server", "")) if kind == "attacks" else "",
         parameters=parameters,
         example=dict(getattr(plugin, "example", {})),
     )

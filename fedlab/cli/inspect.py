@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,11 +38,16 @@ def inspect_model(
     sizes = _sizes(batches)
     stderr().print(f"inspecting {model}", markup=False, soft_wrap=True)
     from fedlab import plugins
+    from fedlab.errors import UnknownName
     from fedlab.experiment.inspecting import inspect_model as inspect
+    from fedlab.scenario import shipped
 
     source: Any = model
-    if model in plugins.names("models"):
+    models = plugins.names("models")
+    if model in models:
         source = {"schema": 1, "task": {"dataset": "digits", "model": {"name": model}}}
+    elif not model.endswith(".toml") and model not in shipped() and not Path(model).exists():
+        raise UnknownName("model or scenario", model, [*models, *shipped()])
     with contextlib.redirect_stdout(sys.stderr):
         found = inspect(source, overrides=overrides or [], batches=sizes, knobs=knobs)
     if json:
@@ -74,9 +82,9 @@ def _show(found: Inspection) -> None:
     answered = {trial.attack for trial in found.trials if trial.psnr is not None}
     silent: dict[str, str] = {}
     for trial in found.trials:
-        said = "; ".join(trial.verdicts)
+        said = _alike(trial.verdicts)
         if trial.attack not in answered:
-            silent.setdefault(trial.attack, said)
+            silent.setdefault(trial.attack, re.sub(r"^[^:]*: not applicable because ", "", said))
             continue
         psnr = "—" if trial.psnr is None else f"{trial.psnr:.1f}"
         trials.add_row(trial.attack, str(trial.batch), f"{trial.recovered:.0%}", psnr, said)
@@ -87,14 +95,23 @@ def _show(found: Inspection) -> None:
     if found.turns:
         console.print("\nThe knobs, one at a time, and the attacks tried again:\n")
         turns = grid("knob", "value", "parameters", "then", "by")
+        closed = "closed" if found.leaks else "none recovers"
         for turn in found.turns:
-            then = turn.problem or (
-                "closed" if turn.closes else f"{turn.recovered:.0%} at batch {turn.batch}"
-            )
+            then = turn.problem or (closed if turn.closes else f"{turn.recovered:.0%} at batch {turn.batch}")
             size = f"{turn.parameters:,}" if turn.parameters else "—"
             turns.add_row(turn.knob, str(turn.value), size, then, turn.attack)
         console.print(turns)
     console.print(f"\n{verdict(found)}", soft_wrap=True)
+
+
+def _alike(verdicts: Iterable[str]) -> str:
+    """Verdicts that differ in their figures only are told once, with those of the first."""
+    groups: dict[str, list[str]] = {}
+    for said in verdicts:
+        groups.setdefault(re.sub(r"\d[\d.e+-]*", "#", said), []).append(said)
+    return "; ".join(
+        same[0] + (" (other clients: other figures)" if len(same) > 1 else "") for same in groups.values()
+    )
 
 
 def _rank_titles(found: Inspection) -> list[str]:

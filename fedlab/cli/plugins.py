@@ -119,6 +119,8 @@ def _show(entry: catalogue.Entry) -> None:
             facts.add_row(Text(title, style="bold"), Text(text))
     if entry.kind == "attacks" and not entry.needs:
         facts.add_row(Text("needs to know", style="bold"), Text("nothing but the model and its update"))
+    if entry.server == "malicious":
+        facts.add_row(Text("server", style="bold"), Text('malicious: set threat.server = "malicious"'))
     if facts.rows:
         console.print(facts)
         console.print()

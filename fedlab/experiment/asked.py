@@ -71,7 +71,7 @@ def threat_entries(wish: Wish, scenario: Scenario) -> list[dict[str, Any]]:
         if first in scenario.assumed and not comma:
             return [{"label": first}]
         if first not in LADDER:
-            raise UnknownName("threat", first, [*LADDER, EACH, *filter(None, scenario.assumed)])
+            raise UnknownName("threat", first, {*LADDER, EACH, *filter(None, scenario.assumed)})
         start, wish = {"level": first}, rest
     return [threat_entry(start | _assigned(wish, f"--threat {wish}"), scenario)]
 

@@ -120,6 +120,11 @@ def test_everything_that_is_listed_works_and_describes_itself(fedlab: Any, kind:
         assert fedlab("info", f"{kind}/{entry['name']}", "--json").json == [entry]
 
 
+def test_info_tells_of_a_server_that_must_cheat(fedlab: Any) -> None:
+    assert 'threat.server = "malicious"' in fedlab("info", "imprint").out
+    assert "malicious" not in fedlab("info", "linear-layer").out
+
+
 def test_the_example_of_info_is_valid(fedlab: Any) -> None:
     """What `info` prints under "In a scenario" can be pasted into one."""
     base = 'schema = 1\n[task]\ndataset = "digits"\nmodel = "mlp"\n'
