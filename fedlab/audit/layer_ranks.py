@@ -16,6 +16,7 @@ anybody is looked at.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -161,10 +162,11 @@ def _forward_rank(layer: Layer, given: torch.Size) -> int:
     """Rank of the layer's linear map, from its image of every unit vector."""
     if isinstance(layer, nn.Linear):
         return _rank(layer.weight.detach().double()) * math.prod(given[:-1])
-    basis = torch.eye(math.prod(given), dtype=layer.weight.dtype).view(-1, *given)
+    exact = copy.deepcopy(layer).double()  # the bias is added and taken off again: no rounding of it is rank
+    basis = torch.eye(math.prod(given), dtype=torch.float64).view(-1, *given)
     with torch.no_grad():
-        moved = layer(basis) - layer(torch.zeros(1, *given, dtype=layer.weight.dtype))
-    return _rank(moved.flatten(1).double())
+        moved = exact(basis) - exact(torch.zeros(1, *given, dtype=torch.float64))
+    return _rank(moved.flatten(1))
 
 
 def _rank(matrix: Tensor) -> int:

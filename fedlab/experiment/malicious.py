@@ -95,7 +95,8 @@ def _agreed(parts: Parts, seen: Observation) -> State:
     """The malicious network's state with the agreed values in their places, whatever was put around them."""
     state, agreed = parts.model.state(), {**seen.before, **seen.buffers_before}
     for name, value in agreed.items():
-        place = next((one for one in state if one == name or one.endswith(f".{name}")), None)
+        places = [one for one in state if one == name or one.endswith(f".{name}")]
+        place = min(places, key=len, default=None)  # the least wrapped, if a deeper layer ends in that name
         if place is not None and state[place].shape == value.shape:
             state[place] = value.clone()
     return state

@@ -149,3 +149,14 @@ def test_the_truth_has_no_distance_and_noise_has_one(name: str) -> None:
     truth, noise = value(torch.stack(real.images)), value(torch.rand(2, 1, 1, 8, 8, generator=stream()))
     assert bool((truth < 1e-6).all())
     assert bool((noise > 0.01).all()) or name == "sign"
+
+
+def test_epochs_are_scaled_by_their_steps() -> None:
+    """Two epochs of 4 records in batches of 2 are 4 steps, whether they are told as steps or as epochs."""
+    one = scene(victims=1)
+    (observation,) = one.observations
+    config = replace(observation.config, batch_size=2, local_steps=4)
+    told = [config, replace(config, local_steps=None, local_epochs=2)]
+    seen = [replace(observation, config=each, examples=4) for each in told]
+    norms = [Problem.of(one.victim, [each], one.labels[0][None], training=False).norm for each in seen]
+    torch.testing.assert_close(norms[0], norms[1])

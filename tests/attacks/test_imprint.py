@@ -136,3 +136,12 @@ def test_a_curious_server_has_no_imprint() -> None:
 def test_parameters_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="expected"):
         Imprint(**wrong)  # type: ignore[arg-type]
+
+
+def test_uncounted_steps_leave_the_number_of_records_open() -> None:
+    attack = Imprint(bins=600, mean=0.3, deviation=0.05)
+    real = malicious(attack, 1, victims=1)
+    blind = replace(MALICIOUS, local_steps=False)
+    for threat, proves in ((MALICIOUS, True), (blind, False)):
+        (answer,) = attack(real.observations, threat, real.victim, generator=stream())
+        assert answer.images is not None and answer.certificates[0].proves == proves

@@ -172,15 +172,17 @@ def test_proxy_statistics_average_whole_batches_and_see_dropout() -> None:
     found = scene(normed, victims=1, batch=2)
     observation = found.observations[0]
 
-    def estimate(images: Tensor, seed: int = 0) -> Statistics:
+    def estimate(images: Tensor, seed: int = 0, rates: bool = True) -> Statistics:
         victim = replace(found.victim, proxy=Proxy(images, LABELS[: len(images)]))
         stream = torch.Generator().manual_seed(seed)
-        return proxy_statistics(observation, victim, 2, training=True, generator=stream)
+        return proxy_statistics(observation, victim, 2, training=True, rates=rates, generator=stream)
 
     first, second, both = estimate(IMAGES[:2]), estimate(IMAGES[2:4]), estimate(IMAGES[:5])
     for kind in (0, 1):
         torch.testing.assert_close(both["1"][kind], (first["1"][kind] + second["1"][kind]) / 2)
     assert not torch.equal(estimate(IMAGES[:2], 1)["5"][0], first["5"][0])
+    blind = [estimate(IMAGES[:2], seed, rates=False)["5"][0] for seed in (0, 1)]
+    assert torch.equal(*blind)
 
 
 def test_proxy_statistics_need_data_and_a_norm_layer() -> None:

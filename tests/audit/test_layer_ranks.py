@@ -52,3 +52,13 @@ def test_layers_too_large_to_compute_say_so() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(40 * 40, 1700), nn.ReLU(), nn.Linear(1700, 3))
     first, _ = ranks(net, (1, 40, 40), (1,))
     assert first.forward is None and first.passes is None and "too large to say" in first.reading
+
+
+def test_a_bias_adds_no_rank() -> None:
+    """Two channels that count three to one: 4 places, rank 4 of 8, whatever adding the bias rounds."""
+    mixing = nn.Conv2d(2, 4, 1)
+    with torch.no_grad():
+        mixing.weight[:, 0] = (256 * mixing.weight[:, 0]).round() / 256  # so that three times it is exact
+        mixing.weight[:, 1] = 3.0 * mixing.weight[:, 0]
+    first, _ = ranks(nn.Sequential(mixing, nn.Flatten(), nn.Linear(16, 3)), (2, 2, 2))
+    assert first.forward == 4 and first.passes is False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victi
 from fedlab.errors import NotApplicable, PluginError
 from fedlab.experiment.attacking import AttackJob, attack, choose
 from fedlab.experiment.cells import Trained
-from fedlab.experiment.malicious import provoke
+from fedlab.experiment.malicious import _agreed, provoke
 from fedlab.experiment.setup import Setup, set_up
 from fedlab.experiment.training import trained
 from fedlab.experiment.trials import provoked
@@ -152,3 +153,20 @@ def test_imprint_in_a_run_reads_records_and_inspecting_clients_refuse(tmp_path: 
     assert "the client did not answer: refused to train: imprint." in inspected["refusal"]
     first, second = report["utility"]
     assert first["accuracy"] == second["accuracy"]
+
+
+def test_agreed_values_go_to_the_layers_of_that_name_not_to_deeper_ones() -> None:
+    """`block.norm` comes first and ends in the name of `norm`, too."""
+
+    class Agreed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.ModuleDict({"norm": nn.Linear(3, 3)})
+            self.norm = nn.Linear(3, 3)
+
+    agreed = {name: torch.full_like(value, len(name)) for name, value in Agreed().state_dict().items()}
+    wrapped = nn.ModuleDict({"imprint": nn.Linear(3, 3), "net": Agreed()})
+    parts = SimpleNamespace(model=SimpleNamespace(state=wrapped.state_dict))
+    seen = SimpleNamespace(before=agreed, buffers_before={})
+    sent = _agreed(parts, seen)  # type: ignore[arg-type]
+    assert all(torch.equal(sent[f"net.{name}"], value) for name, value in agreed.items())

@@ -39,7 +39,7 @@ from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
 from fedlab_attacks.exact.algebra import certify
-from fedlab_attacks.reading import batch_size, steps
+from fedlab_attacks.reading import batch_size, steps, uncounted
 
 METHOD = "imprint"
 MEASURE, RETURN = "imprint.measure", "imprint.give_back"
@@ -151,11 +151,11 @@ class Imprint(Attack):
         residual = float(sums[~full].norm() / sums.norm())
         records = batch or answered
         left = []
-        if batch is None:
-            left.append("the number of records is unknown: a bin may hold several")
-        elif answered < batch:
+        if why := uncounted(observation, threat):
+            left.append(f"a bin may hold several records: {why}")
+        elif answered < records:
             left.append(
-                f"{batch - answered} of {batch} records share a bin with another, or have no gradient"
+                f"{records - answered} of {records} records share a bin with another, or have no gradient"
             )
         certificate = certify(
             METHOD,

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedlab.audit.observation import Observation
 from fedlab.audit.victim import Victim
 from fedlab.tasks import State
+from fedlab_attacks.reading import steps
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and biased variance (V, C) of what each norm layer is given, by the layer's name."""
@@ -50,7 +51,7 @@ class Problem:
         parameters, buffers: what the clients were sent (V, ...), personal parameters included.
         after: buffers after the round (V, ...); empty if they are not granted.
         target: the observed gradient (V, ...) of each shared parameter, of unit length over all together; of
-            several steps, the mean step (see `Observation.gradient`).
+            several steps, the mean step.
         norm: the length that was divided out (V,). It has the gradient's scale only where the learning rate
             and the number of steps are known.
         labels: (V, R) of the records, by their rows in `Variables.images`.
@@ -88,10 +89,9 @@ class Problem:
         """Stack observations with their labels (V, R), one row per observation."""
         targets, norms = [], []
         for observation in observations:
-            gradient = observation.gradient()
-            if client is not None:
-                scale = -client.learning_rate * len(client.sizes)
-                gradient = {name: value / scale for name, value in observation.update.items()}
+            count = steps(observation) if client is None else len(client.sizes)
+            scale = -(observation.config.learning_rate or 1.0) * count
+            gradient = {name: value / scale for name, value in observation.update.items()}
             shared = {name: gradient[name].double() for name in victim.shared}
             norm = torch.sqrt(torch.stack([value.square().sum() for value in shared.values()]).sum())
             targets.append({n: (v / norm).to(observation.before[n].dtype) for n, v in shared.items()})

@@ -149,13 +149,20 @@ def proxy_images(victim: Victim) -> Tensor:
 
 
 def proxy_statistics(
-    observation: Observation, victim: Victim, batch: int, *, training: bool, generator: torch.Generator
+    observation: Observation,
+    victim: Victim,
+    batch: int,
+    *,
+    training: bool,
+    rates: bool = True,
+    generator: torch.Generator,
 ) -> Statistics:
     """Statistics that batches of the attacker's own data have in the model that the server sent.
 
     Args:
         training: batch statistics in batch norm and dropout masks (drawn from `generator`), as a training
             client has them.
+        rates: whether dropout rates are known; without them, dropout is the identity.
 
     Raises:
         NotApplicable: no proxy data, or no norm layer.
@@ -166,7 +173,10 @@ def proxy_statistics(
     records: list[Statistics] = []
     for start in range(0, whole * batch, batch):
         part = images[start : start + batch]
-        masks = victim.model.draw_masks(len(part), generator) if training else None
+        masks = victim.model.draw_masks(len(part), generator) if training else {}
+        if not rates:
+            kept = {name: 1.0 - rate for name, rate in victim.model.dropout_rates.items()}
+            masks = {name: torch.full_like(mask, kept[name]) for name, mask in masks.items()}
         with recording(victim) as found, torch.no_grad():
             victim.model(state, part, training=training, masks=masks or None)
         records.append(found)

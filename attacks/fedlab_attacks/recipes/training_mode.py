@@ -139,8 +139,9 @@ class GIAEstimate(Inversion):
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
     ) -> tuple[Variables, list[str]]:
         training = threat.client_mode != "eval"
+        rates = threat.grants("dropout_rate")
         similar = [
-            proxy_statistics(one, victim, setting.batch, training=training, generator=generator)
+            proxy_statistics(one, victim, setting.batch, training=training, rates=rates, generator=generator)
             for one, generator in zip(setting.observations, setting.generators, strict=True)
         ]
         found = follow(self, self.recipe, setting, victim, similar, ticker, training=training)
