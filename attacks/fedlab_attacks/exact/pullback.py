@@ -36,6 +36,7 @@ from fedlab_attacks.exact.algebra import COARSE
 from fedlab_attacks.exact.layer_peel import LayerPeel
 from fedlab_attacks.exact.patch_embedding import PatchEmbedding
 from fedlab_attacks.exact.private_network import Pulled, pulled_back
+from fedlab_attacks.optimise.inversion import own_generator
 from fedlab_attacks.reading import Ticker, batch_size, probe
 
 METHOD = "hypernetwork pull-back"
@@ -79,10 +80,12 @@ class HypernetworkPullback(Attack):
         report: Report,
     ) -> list[Reconstruction]:
         ticker = Ticker(report, len(observations) * self.iterations)
+        seed = int(torch.randint(2**62, (1,), generator=generator))
         answers = []
         for number, observation in enumerate(observations, start=1):
+            own = own_generator(seed, observation)
             try:
-                answers.append(self._invert(pulled_back(observation, victim), threat, generator, ticker))
+                answers.append(self._invert(pulled_back(observation, victim), threat, own, ticker))
             except NotApplicable as error:
                 answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
             ticker.advance(number * self.iterations - ticker.done)
