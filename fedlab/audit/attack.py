@@ -125,12 +125,12 @@ class Attack(ABC):
         missing = sorted(item for item in self.needs if not threat.grants(item))
         if missing:
             raise MissingKnowledge(
-                f"{type(self).__name__} needs {', '.join(missing)}, which the threat model denies;"
+                f"needs {', '.join(missing)}, which the threat model denies;"
                 " grant it in the threat model, or choose an attack that does without"
             )
         if self.server == "malicious" and threat.server != "malicious":
             raise MissingKnowledge(
-                f"{type(self).__name__} needs a server that sends altered models; the threat model says that"
+                "needs a server that sends altered models; the threat model says that"
                 ' it is curious: set threat.server = "malicious", or choose another attack'
             )
         answers: list[Reconstruction | None] = [None] * len(observations)

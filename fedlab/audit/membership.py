@@ -75,7 +75,7 @@ class MembershipAttack(ABC):
         missing = sorted(item for item in self.needs if not threat.grants(item))
         if missing:
             raise MissingKnowledge(
-                f"{who} needs {', '.join(missing)}, which the threat model denies; grant it in the threat"
+                f"needs {', '.join(missing)}, which the threat model denies; grant it in the threat"
                 " model, or choose an attack that does without"
             )
         if not observations:

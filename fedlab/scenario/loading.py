@@ -120,6 +120,8 @@ def _structural(error: ValidationError, data: dict[str, Any]) -> list[tuple[Path
             found.append((path, f"missing; expected {describe(node, SCHEMA)}"))
         else:
             words = describe(node, SCHEMA)
+            if not words and item["type"] == "too_short":
+                words = f"at least {item['ctx']['min_length']} in the list"
             found.append(
                 (path, f"got {shown(item['input'])}; " + (f"expected {words}" if words else item["msg"]))
             )

@@ -130,6 +130,11 @@ def test_all_mistakes_are_told_at_once() -> None:
     assert "inverting, longer" in found["map.basin_attack"] and "one defense" in found["map"]
 
 
+def test_an_axis_without_values_is_told_in_plain_words() -> None:
+    messages = told(scenario({"clients.batch_size": []}))
+    assert messages == {"map.axes.clients.batch_size": "got []; expected at least 1 in the list"}
+
+
 def test_a_value_is_blamed_only_for_what_it_brings() -> None:
     given = scenario({"clients.batch_size": [1, 4]}, strategy={"cohort": 99})
     assert set(told(given)) == {"strategy.cohort"}
