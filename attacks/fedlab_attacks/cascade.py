@@ -233,8 +233,14 @@ def _fits(case: Case, found: Reconstruction) -> bool:
 
 
 def _kept(found: Reconstruction, partial: Reconstruction | None) -> Reconstruction:
-    """The descent's images, with those that a closed form confirmed in the places of the nearest."""
-    confirmed = int(partial.details.get("confirmed", 0)) if partial is not None else 0
+    """The descent's images, with those that a closed form vouches for in the places of the nearest.
+
+    Of a batch only if all that it confirmed is proven: two rows may agree on a mixture.
+    """
+    vouched = partial.details if partial is not None else {}
+    confirmed = int(vouched.get("confirmed", 0))
+    if int(vouched.get("proven", confirmed)) < confirmed:
+        return found
     if not confirmed or partial is None or partial.images is None or found.images is None:
         return found
     images: Tensor = found.images.clone()

@@ -102,6 +102,8 @@ def test_confirmed_records_replace_the_nearest_of_a_descent() -> None:
     found = _kept(Reconstruction(images=images(0.9, 0.4)), partial)
     assert found.images is not None and found.images[:, 0, 0, 0].tolist() == pytest.approx([0.9, 0.5])
     assert _kept(found, None) is found
+    doubted = replace(partial, details={"confirmed": 1, "proven": 0})
+    assert _kept(found, doubted) is found
 
 
 def test_a_proof_ends_a_case_and_the_better_guess_is_kept() -> None:

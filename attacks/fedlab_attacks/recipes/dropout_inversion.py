@@ -183,10 +183,10 @@ class DropoutInversion(Inversion):
 
     def _read(self, setting: Setting, victim: Victim) -> list[State]:
         """Per victim, the units (1) that some record used, by dropout layer, where the update shows it."""
-        readers = mask_readers(victim, setting.observations[0]) if self.read_masks else {}
         result: list[State] = []
         for observation in setting.observations:
             used: State = {}
+            readers = mask_readers(victim, observation) if self.read_masks else {}
             for name, reader in readers.items():
                 columns = observation.update[f"{reader}.weight"].transpose(0, 1).flatten(1)
                 units = (columns != 0).any(dim=1).float().view(victim.model.mask_shapes[name])

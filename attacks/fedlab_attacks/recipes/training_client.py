@@ -45,7 +45,13 @@ from fedlab_attacks.optimise.problem import LocalPlan, Problem
 from fedlab_attacks.optimise.variables import Kind, Variables
 from fedlab_attacks.reading import Ticker, batch_size, steps
 from fedlab_attacks.recipes.dropout_inversion import mask_readers
-from fedlab_attacks.recipes.local_steps import cosine_decay, expected_masks, plan_of, same_plan
+from fedlab_attacks.recipes.local_steps import (
+    cosine_decay,
+    expected_masks,
+    expected_noise,
+    plan_of,
+    same_plan,
+)
 from fedlab_attacks.step_labels import step_labels
 
 
@@ -139,7 +145,9 @@ class TrainingClient(Inversion):
             optimiser=Adam(self.step, signed=True),
             schedule=cosine_decay,
         )
-        found = Descent(recipe)(problem, Variables(images, masks=masks).to(self.device), ticker)
+        noise = expected_noise(victim, *images.shape[:2]) if training else {}
+        start = Variables(images, masks=masks, noise=noise).to(self.device)
+        found = Descent(recipe)(problem, start, ticker)
         rows = found.residual.nan_to_num(nan=torch.inf).view(-1, self.restarts).argmin(1)
         rows = rows + torch.arange(len(rows), device=rows.device) * self.restarts
         problem, found = problem.pick(rows), found.pick(rows)
@@ -182,8 +190,8 @@ class TrainingClient(Inversion):
             name: torch.cat([one[name].float().view(self.restarts, *shape) for one in drawn])
             for name, shape in shapes.items()
         }
-        for name, reader in mask_readers(victim, setting.observations[0]).items():
-            for i, observation in enumerate(setting.observations):
+        for i, observation in enumerate(setting.observations):
+            for name, reader in mask_readers(victim, observation).items():
                 columns = observation.update[f"{reader}.weight"].transpose(0, 1).flatten(1)
                 unused = (columns == 0).all(dim=1).view(model.mask_shapes[name])
                 masks[name][i * self.restarts : (i + 1) * self.restarts, :, unused] = 0.0
@@ -193,7 +201,7 @@ class TrainingClient(Inversion):
 def buffers_apart(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
     """Squared distance of running statistics after the round from the observed, over how far those moved.
 
-    The mean over all buffers of batch norms.
+    The mean over all buffers of batch norms; one that did not move says nothing.
     """
     total, count = variables.images.new_zeros(len(variables)), 0
     for name, value in simulated.buffers.items():
@@ -201,7 +209,8 @@ def buffers_apart(problem: Problem, variables: Variables, simulated: Simulated) 
             continue
         moved = (problem.after[name] - problem.buffers[name]).square().flatten(1).sum(1)
         apart = (problem.after[name] - value).square().flatten(1).sum(1)
-        total, count = total + apart / moved.clamp_min(1e-12), count + 1
+        share = torch.where(moved > 0.0, apart / moved.clamp_min(1e-30), 0.0)
+        total, count = total + share, count + 1
     return total / max(count, 1)
 
 
