@@ -7,8 +7,13 @@ the order of the steps
 
     n_c = R (p_c + Δb_c / (learning_rate w)),        w = Σ_s (1 - m^(S-s+1)) / (1 - m).
 
-Within one epoch momentum weighs each record by its step, which nobody knows, and the counts are less sure
-(measured on untrained networks: all labels right over 2 or 5 epochs, 9 of 10 in a single epoch of 4 steps).
+Within one epoch momentum weighs each record by its step, which nobody knows, but the weights w_s are known:
+the numbers n_cs of records of class c in step s are the whole ones that fill the steps and come nearest to
+
+    Σ_s n_cs w_s / B_s = Σ_s w_s p_c + Δb_c / learning_rate,
+
+a small integer program (HiGHS, by scipy). Measured on untrained networks, digits and Fashion-MNIST, momentum
+.9: all labels right over 2 or 5 epochs; in one epoch of 4 steps 98 % (91 % without the steps' weights).
 
 p moves while the client trains. D. I. Dimitrov et al., "Data Leakage in Federated Averaging", TMLR 2022,
 https://arxiv.org/abs/2206.12395, interpolate between the network that was sent and the one that came back;
@@ -19,7 +24,9 @@ without bias is left to `label_recovery`, which reads several steps as one.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor
 
 from fedlab.audit.observation import Observation
@@ -31,6 +38,8 @@ from fedlab_attacks.reading import probe
 
 DUMMIES = 256
 POINTS = 5
+NODES = 10_000
+"""Nodes that the integer program may visit."""
 
 
 def step_labels(
@@ -55,8 +64,13 @@ def step_labels(
     key = f"{head.name}.bias"
     if key not in observation.update or observation.update[key].shape != (victim.classes,):
         return recover_labels(observation, threat, victim, records, generator=generator)
-    moved = -observation.update[key].double() / (plan.learning_rate * weight(len(plan.sizes), plan.momentum))
-    counts = allot(_predicted(observation, victim, dummies), moved, records)
+    predicted, moved = _predicted(observation, victim, dummies), observation.update[key].double()
+    counts = None
+    if plan.momentum and len(plan.sizes) > 1 and plan.uses <= records:
+        counts = fill(predicted, moved / plan.learning_rate, plan)
+    if counts is None:
+        total = weight(len(plan.sizes), plan.momentum)
+        counts = allot(predicted, -moved / (plan.learning_rate * total), records)
     return torch.repeat_interleave(torch.arange(victim.classes), counts)
 
 
@@ -67,6 +81,42 @@ def weight(steps: int, momentum: float) -> float:
     (3.0, 2.5)
     """
     return float(sum(momentum**age for step in range(steps) for age in range(steps - step)))
+
+
+def fill(predicted: Tensor, moved: Tensor, plan: LocalPlan) -> Tensor | None:
+    """(C,) label counts of one epoch, from mean probabilities and Δb / learning_rate, (C,) each.
+
+    None where the integer program finds nothing within its limit.
+
+    Two steps of one record, momentum 0.5: weights 1.5 and 1, so that 2.5 · 0.5 + 1.25 = 2.5 is both.
+
+    >>> fill(torch.tensor([0.5, 0.5]), torch.tensor([1.25, -1.25]), LocalPlan((1, 1), 0.1, 0.5))
+    tensor([2, 0])
+    """
+    steps, classes = len(plan.sizes), len(predicted)
+    weights = np.array([sum(plan.momentum**age for age in range(steps - s)) for s in range(steps)])
+    wanted = weights.sum() * predicted.numpy() + moved.numpy()
+    # unknowns: n_cs, class by class, then how far each class is off
+    share = np.kron(np.eye(classes), weights / np.array(plan.sizes))
+    off = np.eye(classes)
+    found = milp(
+        np.concatenate([np.zeros(classes * steps), np.ones(classes)]),
+        integrality=np.concatenate([np.ones(classes * steps), np.zeros(classes)]),
+        bounds=Bounds(0, np.inf),
+        constraints=[
+            LinearConstraint(
+                np.hstack([np.kron(np.ones(classes), np.eye(steps)), np.zeros((steps, classes))]),
+                plan.sizes,
+                plan.sizes,
+            ),
+            LinearConstraint(np.hstack([share, -off]), -np.inf, wanted),
+            LinearConstraint(np.hstack([-share, -off]), -np.inf, -wanted),
+        ],
+        options={"node_limit": NODES},
+    )
+    if found.x is None:
+        return None
+    return torch.from_numpy(found.x[: classes * steps].reshape(classes, steps).round().sum(1)).long()
 
 
 def _predicted(observation: Observation, victim: Victim, dummies: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from fedlab.clients import ClientConfig, LocalRule, plan_batches
 from fedlab.clients.batches import ClientJob
 from fedlab.clients.loop import LocalTraining
 from fedlab.tasks import Dataset, FunctionalModel, State, cross_entropy, initialise
+from fedlab.tasks.layers import GaussianSample
 from tests.attacks.attack_scene import IMAGES, LABELS, mlp
 
 SEED, ROUND, CLIENT = 3, 1, 2
@@ -163,6 +164,51 @@ def test_derivatives_of_update_and_buffers_agree_with_finite_differences() -> No
         return (*update.values(), *after.values())
 
     assert torch.autograd.gradcheck(both, (images, mask), atol=1e-6)
+
+
+class Sampled(nn.Module):
+    """64 -> 4 normal draws -> 3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean, self.spread, self.head = nn.Linear(64, 4), nn.Linear(64, 4), nn.Linear(4, 3)
+        self.sample = GaussianSample()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        drawn: Tensor = self.head(self.sample(self.mean(x), self.spread(x)))
+        return drawn
+
+
+def test_noise_of_stochastic_layers_reaches_each_use() -> None:
+    """Two plain steps on a record each: the second starts where the first, with its own draw, left off."""
+    victim = Victim(FunctionalModel(initialise(Sampled, 0), (1, 8, 8)), cross_entropy, (1, 8, 8), 3)
+    state = victim.model.parameters_of(victim.model.state())
+    images, labels = IMAGES[:2], torch.tensor([0, 1])
+    noise = {"sample": torch.randn(2, 4, generator=torch.Generator().manual_seed(0))}
+    observation = Observation(
+        1, 0, state, {n: torch.ones_like(v) for n, v in state.items()}, {}, {}, KnownConfig()
+    )
+    plan = LocalPlan((1, 1), learning_rate=0.1)
+    problem = Problem.of(victim, [observation], labels[None], training=True, client=plan)
+    moved = {name: value[None] for name, value in noise.items()}
+    found = unrolled(problem, Variables(images[None], noise=moved), plan).update
+
+    def loss(learned: State, x: Tensor, y: Tensor, drawn: State) -> Tensor:
+        outputs, _ = victim.model(learned, x, training=True, noise=drawn)
+        return cross_entropy(outputs, y).mean()
+
+    learned = dict(state)
+    for use in range(2):
+        now = slice(use, use + 1)
+        drawn = {name: value[now] for name, value in noise.items()}
+        slope = torch.func.grad(loss)(learned, images[now], labels[now], drawn)
+        learned = {name: value - 0.1 * slope[name] for name, value in learned.items()}
+    expected = {name: (state[name] - learned[name]) / 0.2 for name in state}
+    assert apart(expected, {name: value[0] for name, value in found.items()}) < 1e-5
+    mean = {name: torch.zeros_like(value) for name, value in moved.items()}
+    silent = unrolled(problem, Variables(images[None], noise=mean), plan).update
+    assert apart(expected, {name: value[0] for name, value in silent.items()}) > 0.1
 
 
 def test_rows_of_a_problem_equal_clients_one_by_one() -> None:

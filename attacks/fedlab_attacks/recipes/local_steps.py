@@ -10,9 +10,10 @@ the server's own; the order of the records in each epoch is nobody's (`optimise.
 
 Deviations: the order is a variable, too, as weights of all records in each step, once a descent with uniform
 weights is done (`order = "copies"` is the published way, an image per use); momentum and weight decay; plain
-L2 over all layers (published: weights that grow with the layer, tuned per data set); the step falls along a
-cosine, and the weight of TV with it; counts of labels by `step_labels`; the iterate of least residual instead
-of the last. Dropout is ignored (`training-client` looks for the masks).
+L2 over all layers (published: weights that grow with the layer, tuned per data set); where a biased linear
+first layer tells which space the images lie in, the descent stays within it (`optimise.span`); the step falls
+along a cosine, and the weight of TV with it; counts of labels by `step_labels`; the iterate of least residual
+instead of the last. Dropout is ignored (`training-client` looks for the masks).
 """
 
 from __future__ import annotations
@@ -36,11 +37,15 @@ from fedlab_attacks.optimise.local_training import sizes_of
 from fedlab_attacks.optimise.objectives import l2
 from fedlab_attacks.optimise.optimisers import Adam
 from fedlab_attacks.optimise.order import ORDER, copied, epochs_agree, merged
-from fedlab_attacks.optimise.priors import total_variation
+from fedlab_attacks.optimise.priors import box, total_variation
 from fedlab_attacks.optimise.problem import LocalPlan, Problem
+from fedlab_attacks.optimise.span import Span, Within, spans
 from fedlab_attacks.optimise.variables import Variables
 from fedlab_attacks.reading import Ticker, batch_size, steps
 from fedlab_attacks.step_labels import step_labels
+
+WITHIN = 3.0
+"""Adam's step within the records' span, in steps per pixel: a coordinate there moves all pixels."""
 
 
 class LocalSteps(Inversion):
@@ -110,8 +115,10 @@ class LocalSteps(Inversion):
         labels, images = setting.labels, setting.noise(victim, self.restarts)
         priors = [Prior(self.total_variation, total_variation, fades=True)]
         noise: State = {}
+        span: Span | None = None
         if self.order == "learned":
-            noise = {ORDER: torch.zeros(len(images), len(plan.sizes), records)}
+            noise[ORDER] = torch.zeros(len(images), len(plan.sizes), records)
+            span = spans(victim, setting.observations, records, setting.generators)
         else:
             uses = torch.stack([copied(records, plan.uses, generator) for generator in setting.generators])
             labels = labels.gather(1, uses)
@@ -123,6 +130,7 @@ class LocalSteps(Inversion):
             victim, setting.observations, labels, training=training, client=plan, device=self.device
         )
         masks = expected_masks(victim, *images.shape[:2]) if training else {}
+        noise |= expected_noise(victim, *images.shape[:2]) if training else {}
         recipe = Recipe(
             self.iterations,
             objective=l2,
@@ -130,15 +138,26 @@ class LocalSteps(Inversion):
             optimiser=Adam(self.step, signed=True),
             schedule=cosine_decay,
         )
+        facts: list[Prior] = []
+        if span is not None:
+            span = span.to(self.device)
+            images, facts = span.repeat(self.restarts).nearest(images.to(self.device)), [Prior(1.0, box)]
+            recipe = replace(
+                recipe,
+                priors=[*priors, *facts],
+                optimiser=Within(Adam(WITHIN * self.step), span.repeat(self.restarts), records),
+                box=False,
+            )
         start = Variables(images, masks=masks, noise=noise).to(self.device)
         found = Descent(recipe)(problem.repeat(self.restarts), start, ticker).best_of(self.restarts)
-        if noise:
+        if self.order == "learned":
+            slower = Adam(self.step / 3, signed=True)
             order = replace(
                 recipe,
                 iterations=self.ordering,
                 vary=frozenset({"images", "noise"}),
-                optimiser=Adam(self.step / 3, signed=True),
-                priors=[Prior(self.total_variation / 3, total_variation, fades=True)],
+                optimiser=slower if span is None else Within(Adam(WITHIN * self.step / 3), span, records),
+                priors=[Prior(self.total_variation / 3, total_variation, fades=True), *facts],
             )
             found = found.or_better(Descent(order)(problem, found, ticker))
         if self.order == "copies":
@@ -192,6 +211,11 @@ def expected_masks(victim: Victim, rows: int, uses: int) -> State:
         name: torch.full((rows, uses, *shape), 1.0 - model.dropout_rates[name])
         for name, shape in model.mask_shapes.items()
     }
+
+
+def expected_noise(victim: Victim, rows: int, uses: int) -> State:
+    """Noise (rows, uses, ...) that makes stochastic layers give their mean."""
+    return {name: torch.zeros(rows, uses, *shape) for name, shape in victim.model.noise_shapes.items()}
 
 
 def cosine_decay(i: int, iterations: int) -> float:
