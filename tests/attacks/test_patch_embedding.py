@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 from attack_scene import Scene, scene, stream
-from fedlab_attacks.exact.patch_embedding import PatchEmbedding, recognise
+from fedlab_attacks.exact.embedding import recognise
+from fedlab_attacks.exact.patch_embedding import PatchEmbedding
 from fedlab_attacks.exact.pixels import PixelMap, trial_images
 from torch import Tensor, nn
 
