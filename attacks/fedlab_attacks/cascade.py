@@ -5,8 +5,9 @@ observation goes through
 
 1. the closed forms for single records: patch embedding, linear layer, layer peel, hypernetwork pull-back;
 2. the closed form for batches: sparse batch;
-3. descents: the training-mode client (dropout masks, batch statistics, local steps, as far as they play a
-   part), then plain gradient matching where that one cannot be set up. They start once from what closed forms
+3. descents: several local steps in the span of a linear first layer (networks without dropout and batch
+   norm), or the training-mode client (dropout masks, batch statistics, local steps, as far as they play a
+   part), then plain gradient matching where neither can be set up. They start once from what closed forms
    gave without proof (the right number of images) and once from noise; the lower residual answers. Records
    that a closed form confirmed in a batch are kept as they are.
 
@@ -36,8 +37,9 @@ from fedlab_attacks.exact.pullback import HypernetworkPullback
 from fedlab_attacks.exact.sparse_batch import SparseBatch
 from fedlab_attacks.label_recovery import recover_labels
 from fedlab_attacks.optimise.inversion import Inversion, own_generator
-from fedlab_attacks.reading import Ticker, batch_size
+from fedlab_attacks.reading import Ticker, batch_size, steps
 from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
+from fedlab_attacks.recipes.local_steps import LocalSteps
 from fedlab_attacks.recipes.training_client import TrainingClient
 
 DESCENT = 20
@@ -94,6 +96,8 @@ class Cascade(Attack):
     ) -> None:
         if iterations < 0:
             raise UsageError(f"Cascade: iterations = {iterations}; expected at least 0")
+        if samples < 1:
+            raise UsageError(f"Cascade: samples = {samples}; expected at least 1")
         self.closed: tuple[tuple[str, Attack], ...] = (
             ("patch-embedding", PatchEmbedding()),
             ("linear-layer", LinearLayer()),
@@ -101,15 +105,16 @@ class Cascade(Attack):
             ("hypernetwork-pullback", HypernetworkPullback(iterations=max(1, iterations))),
             ("sparse-batch", SparseBatch(samples=samples)),
         )
-        self.descents: tuple[tuple[str, Inversion], ...] = ()
-        if iterations:
-            self.descents = (
-                ("training-client", TrainingClient(iterations=iterations, restarts=restarts, device=device)),
-                (
-                    "inverting-gradients",
-                    InvertingGradients(iterations=iterations, restarts=restarts, device=device),
-                ),
-            )
+        kinds = {
+            "local-steps": LocalSteps,
+            "training-client": TrainingClient,
+            "inverting-gradients": InvertingGradients,
+        }
+        self.descents: tuple[tuple[str, Inversion], ...] = tuple(
+            (name, kind(iterations=iterations, restarts=restarts, device=device))
+            for name, kind in kinds.items()
+            if iterations
+        )
 
     def run(
         self,
@@ -144,7 +149,7 @@ class Cascade(Attack):
         ticker: Ticker,
     ) -> None:
         """Cold and warm descents of the cases that are left; those that it refuses stay for the next one."""
-        left = [case for case in cases if case.answer is None]
+        left = [case for case in cases if case.answer is None and _suits(name, case.observation, victim)]
         if victim.personal and not descent.personal:
             for case in left:
                 case.refusals.append(f"{name}: a part of the model stays with the client")
@@ -166,6 +171,12 @@ class Cascade(Attack):
             how = found.details.get("found by", name)
             details = found.details | {"found by": f"{name} ({how})", "started from": started}
             case.answer = _kept(replace(found, details=details), case.partial)
+
+
+def _suits(name: str, observation: Observation, victim: Victim) -> bool:
+    """Whether a descent is made for this client; that of several steps knows no dropout and no batch norm."""
+    plain = not victim.model.mask_shapes and not victim.model.has_batch_norm
+    return name != "local-steps" or (plain and steps(observation) > 1)
 
 
 def _stream(seed: int, name: str) -> torch.Generator:

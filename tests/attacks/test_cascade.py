@@ -9,9 +9,11 @@ import torch
 from fedlab_attacks.cascade import Cascade, Case, _kept
 from torch import Tensor, nn
 
+from benchmarks.attacks.scene import dataset, observe
 from fedlab.audit import Certificate, Reconstruction, ThreatModel
 from fedlab.audit.metrics import psnr
 from fedlab.audit.observation import random_twin
+from fedlab.clients import ClientConfig
 from fedlab.errors import UsageError
 from tests.attacks.attack_scene import Scene, convnet, mlp, scene, small_mlp, stream
 
@@ -119,3 +121,14 @@ def test_a_proof_ends_a_case_and_the_better_guess_is_kept() -> None:
 def test_parameters_out_of_range_are_refused() -> None:
     with pytest.raises(UsageError, match="expected at least 0"):
         Cascade(iterations=-1)
+
+
+def test_several_plain_steps_are_descended_in_the_span_of_the_first_layer() -> None:
+    data, _ = dataset("digits")
+    config = ClientConfig(batch_size=2, local_epochs=2, learning_rate=0.01, momentum=0.9)
+    seen = observe(lambda: mlp(p=0.0, width=64), data, config, victims=1, records=4, seed=3)
+    (answer,) = QUICK(seen.observations, ThreatModel(), seen.victim, generator=stream())
+    assert str(answer.details["found by"]).startswith("local-steps") or any(
+        one.proves for one in answer.certificates
+    )
+    assert seen.median([answer]) > 20.0
