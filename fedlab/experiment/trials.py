@@ -25,8 +25,9 @@ from fedlab.experiment.attacking import (
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.malicious import provoke
-from fedlab.experiment.membership import MembershipAnswer, MembershipJob, Questions
+from fedlab.experiment.membership import MembershipAnswer, MembershipJob
 from fedlab.experiment.provenance import record_hashes
+from fedlab.experiment.questions import Questions, questions
 from fedlab.experiment.setup import Setup
 from fedlab.progress import Progress
 from fedlab.runtime import Executor
@@ -99,7 +100,7 @@ def attack_cells(
             continue
         if key not in asked:
             seen, whom = observed[one.cell.name], victims[key].observations
-            asked[key] = membership.questions(one, seen, whom, *known[key], faced)
+            asked[key] = questions(one, seen, whom, *known[key], faced)
         jobs.append(_question(trial, trial.attack, one, asked[key]))
     started: set[int] = set()
     finished: set[int] = set()
@@ -118,7 +119,7 @@ def attack_cells(
         path, key = trial.path(one.cell), (job.cell, job.under)
         found: dict[str, Any] = {}
         if isinstance(job, MembershipJob) and isinstance(answer, MembershipAnswer):
-            found = membership.scored(job, answer, asked[key].members)
+            found = membership.scored(job, answer, asked[key])
         elif isinstance(job, AttackJob) and isinstance(answer, AttackAnswer):
             truths = victims[key].truths
             images = images_of(answer, truths) if scenario.audit.include_samples else {}

@@ -29,7 +29,10 @@ LOWEST = 1e-3
 
 
 def membership_rows(run: Run) -> list[Row]:
-    """One row per membership attack, threat and pool: all targets of all seeds, the control beside them."""
+    """One row per membership attack, threat and pool: all targets of all seeds, the controls beside them.
+
+    Runs from before labels were matched have no control of labels alone: its area is None.
+    """
     groups: dict[tuple[str, ...], list[Row]] = {}
     cells = {cell["name"]: cell for cell in run.cells}
     for one in run.memberships:
@@ -51,6 +54,7 @@ def _row(attack: str, under: str, axes: dict[str, str], files: list[Row]) -> Row
         declined += [str(one["refusal"]) for one in targets if one.get("refusal")]
         scores, member = _pooled(answered, "scores")
         null, null_member = _pooled(controlled, "control")
+        alone, alone_member = _pooled([one for one in answered if "label_control" in one], "label_control")
         first = files[0]
         row: Row = {
             "attack": attack,
@@ -65,6 +69,8 @@ def _row(attack: str, under: str, axes: dict[str, str], files: list[Row]) -> Row
             "rounds": sorted({int(number) for one in answered for number in one["rounds"]}),
             **_numbers(detection(scores, member)),
             "control": _numbers(detection(null, null_member)),
+            "label_control": _numbers(detection(alone, alone_member)),
+            "dropped": sum(int(file.get("dropped") or 0) for file in files),
             "roc": _curve(scores, member),
             "refusal": "; ".join(dict.fromkeys(declined)) or None,
             "error": "; ".join(dict.fromkeys(failed)) or None,

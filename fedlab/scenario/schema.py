@@ -157,8 +157,9 @@ class Audit(Section):
     """Observed updates to attack, fixed by the seed; scores are medians over them. Unless given, 8, or
     fewer where the scenario has fewer."""
     candidates: Annotated[int, Field(ge=2, le=10**6)] = 200
-    """Records that a membership attack is asked about, per client of a victim: at most half of them are the
-    client's own, the others test records, each of which is asked about once."""
+    """Records that a membership attack is asked about, per client of a victim: half of them are the
+    client's own, the others test records of the same labels, each of which is asked about once. Fewer where
+    records or partners run out."""
     success_psnr: Annotated[float, Field(gt=0, le=200)] = 20.0
     """From this PSNR on, in dB, a record counts as recovered."""
     include_samples: bool = False

@@ -39,6 +39,7 @@ def write(directory: Path, cell: str, scores: Scores | None, null: Scores | None
             "rounds": [1, 2],
             "member": member,
             "scores": values,
+            "label_control": values[::-1],
             "control": (null or drawn(0.0, seed=9))[place][0] if len(member) == 120 else values[::-1],
             "refusal": None,
         }
@@ -113,6 +114,32 @@ def test_sentences_claim_what_the_sample_holds(asked: Path) -> None:
 def test_a_control_that_is_told_too_is_named(asked: Path) -> None:
     write(asked, CELLS[0], drawn(3.0), null=drawn(3.0))
     assert "On random updates the same attack picks out" in rows(build(asked))["none"]["sentence"]
+
+
+def test_labels_alone_and_records_left_out_stand_beside_the_area(asked: Path) -> None:
+    by_label = [([0.7, 0.3] * 60, [1, 1, 0, 0] * 30)]
+    write(asked, CELLS[0], by_label, dropped=4)
+    path = asked / "attacks" / CELLS[0] / "membership-loss.json"
+    file = json.loads(path.read_text())
+    file["targets"][0]["label_control"] = by_label[0][0]
+    path.write_text(json.dumps(file))
+    report = build(asked)
+    row = rows(report)["none"]
+    assert (row["label_control"]["auc"], row["dropped"]) == (0.5, 4)
+    page = report.html.read_text()
+    assert "labels alone 0.500" in page and "4 used left out" in page
+
+
+def test_a_run_from_before_labels_were_matched_has_no_control_of_labels(asked: Path) -> None:
+    path = asked / "attacks" / CELLS[0] / "membership-loss.json"
+    file = json.loads(path.read_text())
+    for target in file["targets"]:
+        del target["label_control"]
+    path.write_text(json.dumps(file))
+    report = build(asked)
+    row = rows(report)["none"]
+    assert row["auc"] > 0.95 and row["label_control"]["auc"] is None and row["dropped"] == 0
+    assert "labels alone –" in report.html.read_text()
 
 
 def test_attacks_that_declined_or_failed_give_no_number(asked: Path) -> None:

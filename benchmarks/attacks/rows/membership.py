@@ -1,4 +1,7 @@
-"""Was this record used? Three attacks on clients of 50 records over three rounds, each with its control."""
+"""Was this record used? Three attacks on clients of 50 records over three rounds, each with its control.
+
+Each member stands beside a test record of its label, so that labels alone tell nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from fedlab.clients import ClientConfig, plan_batches
 from fedlab.clients.batches import ClientJob
 from fedlab.clients.loop import LocalTraining
 from fedlab.clients.rules import LocalRule
+from fedlab.experiment.questions import paired
 from fedlab.tasks import FunctionalModel, Task, initialise
 from fedlab.tasks.models.mlp import mlp
 
@@ -42,7 +46,7 @@ def federation() -> tuple[Victim, list[list[Observation]], list[tuple[Candidates
     owned = seeds.numpy_generator(SEED, "benchmark").permutation(len(train))[: CLIENTS * RECORDS]
     owned = np.sort(owned.reshape(CLIENTS, RECORDS), axis=1)
     spare = seeds.numpy_generator(SEED, "non-members").permutation(len(test))
-    proxies, others = spare[:PROXIES], spare[PROXIES : PROXIES + CLIENTS * RECORDS].reshape(CLIENTS, RECORDS)
+    proxies, pool = spare[:PROXIES], spare[PROXIES:]
     victim = Victim(
         model,
         task.loss,
@@ -62,10 +66,10 @@ def federation() -> tuple[Victim, list[list[Observation]], list[tuple[Candidates
             seen[client].append(Observation(round, client, before, update, {}, {}, known, examples=RECORDS))
         state = {name: value.mean(0) for name, value in after.items()}
     asked = []
-    for mine, theirs in zip(owned, others, strict=True):
+    for mine, theirs in paired(owned, train, pool, test):
         images = torch.cat([train.images(mine), test.images(theirs)])
         labels = torch.cat([train.labels(mine), test.labels(theirs)])
-        asked.append((Candidates(images, labels), [1] * RECORDS + [0] * RECORDS))
+        asked.append((Candidates(images, labels), [1] * len(mine) + [0] * len(theirs)))
     return victim, seen, asked
 
 
@@ -110,9 +114,10 @@ def main() -> int:
             f"{name}, area: 95 % interval {low:.3f} to {high:.3f};"
             f" on random updates {below:.3f} to {above:.3f}"
         )
+    members = sum(sum(member) for _, member in asked)
     work = (
         f"Membership, MLP 784-64-64-10, Fashion-MNIST, {CLIENTS} clients of {RECORDS} records, 1 epoch at"
-        f" batch 10, {ROUNDS} rounds, {CLIENTS * RECORDS} members and as many test records, seed {SEED}"
+        f" batch 10, {ROUNDS} rounds, {members} members, each beside a test record of its label, seed {SEED}"
     )
     return finish(Result("attack_membership", work, rows, notes=notes))
 
