@@ -173,7 +173,48 @@ def test_other_networks_are_not_applicable() -> None:
         pulled_back(Observation(1, 0, state, state, {}, {}, KnownConfig()), victim)
 
 
-@pytest.mark.parametrize("knob", [{"iterations": 0}, {"step": 0.0}, {"total_variation": -1.0}])
+class Noted(HypernetworkPullback):
+    """Keeps where each descent began, how long it was and how far off it ended."""
+
+    def _descend(self, mismatch, start, iterations, ticker):  # type: ignore[no-untyped-def]
+        images, residual = super()._descend(mismatch, start, iterations, ticker)
+        self.noted = [*getattr(self, "noted", []), (start[0], iterations, residual, images)]
+        return images, residual
+
+
+@pytest.mark.parametrize("network", [pooled, headless])
+def test_the_start_with_the_least_mismatch_is_descended_from(network: Callable[[], nn.Module]) -> None:
+    """Three trials of a tenth of the iterations, then one in full, whose images and residual answer."""
+    one = client(network)
+    run = Noted(iterations=20, restarts=3)
+    (answer,) = run([one.observation], ThreatModel(), one.victim, generator=stream())
+    *trials, last = run.noted
+    assert [iterations for _, iterations, _, _ in run.noted] == [2, 2, 2, 20]
+    assert not trials[0][0].equal(trials[1][0]) and len({residual for _, _, residual, _ in trials}) == 3
+    assert last[0].equal(min(trials, key=lambda trial: trial[2])[0])
+    assert answer.images is not None and answer.images.equal(last[3]) and answer.residual == last[2]
+
+
+def test_one_start_needs_no_trial() -> None:
+    one = client(pooled)
+    run = Noted(iterations=10, restarts=1)
+    run([one.observation], ThreatModel(), one.victim, generator=stream())
+    assert [iterations for _, iterations, _, _ in run.noted] == [10]
+
+
+def test_a_client_is_attacked_alone_as_in_company() -> None:
+    one = client(pooled)
+    pair = [replace(one.observation, client=number) for number in (0, 1)]
+    run = HypernetworkPullback(iterations=10, restarts=2)
+    first, second = run(pair, ThreatModel(), one.victim, generator=stream())
+    (alone,) = run(pair[1:], ThreatModel(), one.victim, generator=stream())
+    assert first.images is not None and second.images is not None and alone.images is not None
+    assert alone.images.equal(second.images) and not first.images.equal(second.images)
+
+
+@pytest.mark.parametrize(
+    "knob", [{"iterations": 0}, {"restarts": 0}, {"step": 0.0}, {"total_variation": -1.0}]
+)
 def test_parameters_out_of_range_are_usage_errors(knob: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="expected"):
         HypernetworkPullback(**knob)  # type: ignore[arg-type]

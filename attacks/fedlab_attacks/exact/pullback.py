@@ -18,7 +18,7 @@ Several steps are read as their mean; `details["beyond rank one"]` says how far 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -50,6 +50,8 @@ class HypernetworkPullback(Attack):
 
     Args:
         iterations: of the matching, where closed forms do not apply.
+        restarts: starts per client; each has a trial of a tenth of the iterations, and the one that ends
+            with the least mismatch is descended from in full.
         step: Adam's first step, in pixels.
         total_variation: weight of the mean absolute difference of neighbouring pixels at first; it fades.
 
@@ -62,13 +64,25 @@ class HypernetworkPullback(Attack):
     exact: ClassVar[bool] = True
     personal: ClassVar[bool] = True
 
-    def __init__(self, *, iterations: int = 500, step: float = 0.1, total_variation: float = 0.3) -> None:
-        if iterations < 1 or not step > 0.0 or not total_variation >= 0.0:
+    def __init__(
+        self,
+        *,
+        iterations: int = 500,
+        restarts: int = 3,
+        step: float = 0.1,
+        total_variation: float = 0.3,
+    ) -> None:
+        for name, count in (("iterations", iterations), ("restarts", restarts)):
+            if count < 1:
+                raise UsageError(f"HypernetworkPullback: {name} = {count}; expected at least 1")
+        if not step > 0.0 or not total_variation >= 0.0:
             raise UsageError(
-                f"HypernetworkPullback: iterations = {iterations}, step = {step}, total_variation ="
-                f" {total_variation}; expected at least 1, above 0, and at least 0"
+                f"HypernetworkPullback: step = {step}, total_variation = {total_variation};"
+                " expected above 0, and at least 0"
             )
-        self.iterations, self.step, self.total_variation = iterations, step, total_variation
+        self.iterations, self.restarts = iterations, restarts
+        self.trial = max(1, iterations // 10) if restarts > 1 else 0
+        self.step, self.total_variation = step, total_variation
 
     def run(
         self,
@@ -79,7 +93,8 @@ class HypernetworkPullback(Attack):
         generator: torch.Generator,
         report: Report,
     ) -> list[Reconstruction]:
-        ticker = Ticker(report, len(observations) * self.iterations)
+        each = self.restarts * self.trial + self.iterations
+        ticker = Ticker(report, len(observations) * each)
         seed = int(torch.randint(2**62, (1,), generator=generator))
         answers = []
         for number, observation in enumerate(observations, start=1):
@@ -88,7 +103,7 @@ class HypernetworkPullback(Attack):
                 answers.append(self._invert(pulled_back(observation, victim), threat, own, ticker))
             except NotApplicable as error:
                 answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
-            ticker.advance(number * self.iterations - ticker.done)
+            ticker.advance(number * each - ticker.done)
         return answers
 
     def _invert(
@@ -129,47 +144,35 @@ class HypernetworkPullback(Attack):
         ticker: Ticker,
     ) -> tuple[Tensor, float]:
         """(B, C, H, W) whose features and gradient are the known ones, and how far off they are."""
-        victim, observation = pulled.victim, pulled.observation
-        state = {name: value.clone().requires_grad_() for name, value in observation.before.items()}
-        noise = torch.rand(batch, *victim.input_shape, generator=generator)
-        images = (GREY + SPREAD * noise).requires_grad_()
+        victim = pulled.victim
         name = target.name if target else pulled.classifier
         inputs = victim.model.net.get_submodule(name).get_parameter("weight").shape[1]
-        free = torch.randn(batch, inputs, generator=generator) / inputs**0.5
-        cotangent = target.cotangent[None] if target else free.requires_grad_()
-        used = [key for key in state if target is None or key in target.below]
-        goal = [observation.update[key] for key in used]
-        goal_norm = torch.stack([one.square().sum() for one in goal]).sum().sqrt()
+        starts = []
+        for _ in range(self.restarts):
+            noise = torch.rand(batch, *victim.input_shape, generator=generator)
+            free = torch.randn(batch, inputs, generator=generator) / inputs**0.5
+            starts.append([GREY + SPREAD * noise] if target else [GREY + SPREAD * noise, free])
+        mismatch = mismatched(pulled, target)
+        if self.restarts > 1:
+            tried = [self._descend(mismatch, start, self.trial, ticker)[1] for start in starts]
+            starts = [starts[tried.index(min(tried))]]
+        return self._descend(mismatch, starts[0], self.iterations, ticker)
 
-        def objective() -> Tensor:
-            features = fed_to(victim, name, {**pulled.fixed, **state}, images)
-            slopes = torch.autograd.grad(
-                (features * cotangent).sum(),
-                [state[key] for key in used],
-                create_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
-            pairs = list(zip(slopes, goal, strict=True))
-            inner = torch.stack([(a * b).sum() for a, b in pairs]).sum()
-            norm = torch.stack([a.square().sum() for a, _ in pairs]).sum().sqrt()
-            distance = 1.0 - inner / (norm * goal_norm).clamp(min=1e-30)
-            if target is None:
-                return distance
-            off = (features[0] - target.input).square().sum() / target.input.square().sum().clamp(min=1e-30)
-            return distance + off
-
-        varied = [images] if target else [images, cotangent]
-        best = images.detach().clone()
-        least = float("inf")
+    def _descend(
+        self, mismatch: Callable[..., Tensor], start: Sequence[Tensor], iterations: int, ticker: Ticker
+    ) -> tuple[Tensor, float]:
+        """The images met with the least mismatch on the way down from `start`, and that mismatch."""
+        varied = [one.clone().requires_grad_() for one in start]
+        images = varied[0]
+        best, least = images.detach().clone(), float("inf")
         optimiser = torch.optim.Adam(varied, lr=self.step)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: 1.0 - done / self.iterations)
-        for iteration in range(self.iterations):
-            loss = objective()
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda done: 1.0 - done / iterations)
+        for iteration in range(iterations):
+            loss = mismatch(*varied)
             value = float(loss.detach())
             if value < least:
                 best, least = images.detach().clone(), value
-            loss = loss + self.total_variation * (1.0 - iteration / self.iterations) ** 2 * variation(images)
+            loss = loss + self.total_variation * (1.0 - iteration / iterations) ** 2 * variation(images)
             for one, slope in zip(varied, torch.autograd.grad(loss, varied), strict=True):
                 one.grad = slope
             optimiser.step()
@@ -188,6 +191,37 @@ class Fed:
     input: Tensor
     cotangent: Tensor
     below: frozenset[str]
+
+
+def mismatched(pulled: Pulled, target: Fed | None) -> Callable[..., Tensor]:
+    """How far images (B, C, H, W), and the cotangent (B, n) where it is free, are from what was observed."""
+    victim, observation = pulled.victim, pulled.observation
+    state = {name: value.clone().requires_grad_() for name, value in observation.before.items()}
+    name = target.name if target else pulled.classifier
+    used = [key for key in state if target is None or key in target.below]
+    goal = [observation.update[key] for key in used]
+    goal_norm = torch.stack([one.square().sum() for one in goal]).sum().sqrt()
+
+    def mismatch(images: Tensor, *free: Tensor) -> Tensor:
+        features = fed_to(victim, name, {**pulled.fixed, **state}, images)
+        cotangent = target.cotangent[None] if target else free[0]
+        slopes = torch.autograd.grad(
+            (features * cotangent).sum(),
+            [state[key] for key in used],
+            create_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        pairs = list(zip(slopes, goal, strict=True))
+        inner = torch.stack([(a * b).sum() for a, b in pairs]).sum()
+        norm = torch.stack([a.square().sum() for a, _ in pairs]).sum().sqrt()
+        distance = 1.0 - inner / (norm * goal_norm).clamp(min=1e-30)
+        if target is None:
+            return distance
+        off = (features[0] - target.input).square().sum() / target.input.square().sum().clamp(min=1e-30)
+        return distance + off
+
+    return mismatch
 
 
 def fed_linear(pulled: Pulled) -> Fed | None:
