@@ -16,7 +16,7 @@ from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Proxy, Victim
 from fedlab.clients.config import ClientConfig
 from fedlab.errors import MissingKnowledge, UsageError
-from fedlab.tasks import FunctionalModel, cross_entropy, initialise
+from fedlab.tasks import FunctionalModel, State, cross_entropy, initialise
 
 MALICIOUS = ThreatModel(server="malicious", proxy_data=True)
 SHAPE = (1, 8, 8)
@@ -113,6 +113,53 @@ def test_noise_is_never_certified() -> None:
         (answer,) = attack([replace(observation, update=update)], MALICIOUS, real.victim, generator=stream())
         assert answer.refusal is not None and "noise" in answer.refusal
         assert answer.certificates[0].verdict == "not applicable"
+
+
+def pruned(update: State, share: float, each: bool) -> State:
+    """Without the smallest entries: of all together, or of each tensor on its own."""
+    if each:
+        return {name: pruned({name: value}, share, False)[name] for name, value in update.items()}
+    sizes = torch.cat([value.flatten().abs() for value in update.values()]).sort().values
+    least = sizes[int(share * len(sizes))]
+    return {name: torch.where(value.abs() >= least, value, 0.0) for name, value in update.items()}
+
+
+@pytest.mark.parametrize(("share", "each"), [(0.5, True), (0.8, False)])
+@pytest.mark.parametrize("batch", [2, 8])
+def test_a_pruned_update_is_not_certified(batch: int, share: float, each: bool) -> None:
+    """One ratio per bin fits it, so that the residual is no witness; what is still proven is right."""
+    attack = Imprint(bins=600, mean=0.3, deviation=0.05)
+    real = malicious(attack, batch, victims=6)
+    cut = [replace(one, update=pruned(dict(one.update), share, each)) for one in real.observations]
+    honest = attack(real.observations, MALICIOUS, real.victim, generator=stream())
+    answers = attack(cut, MALICIOUS, real.victim, generator=stream())
+    caught = 0
+    for answer, before, truth in zip(answers, honest, real.images, strict=True):
+        (certificate,), (proven,) = answer.certificates, before.certificates
+        caught += proven.proves and not certificate.proves
+        if certificate.proves:
+            assert answer.images is not None
+            order = [j for j in match(answer.images, truth) if j is not None]
+            assert float(psnr(answer.images[order], truth).min()) > 60.0
+    assert caught >= 4
+
+
+def test_zeros_that_cannot_be_are_told() -> None:
+    """By hand: the rows that both of two records open lose pixels that those of one record still have."""
+    attack = Imprint(bins=600, mean=0.3, deviation=0.05)
+    real = malicious(attack, 2, victims=1)
+    (observation,) = real.observations
+    (before,) = attack([observation], MALICIOUS, real.victim, generator=stream())
+    assert before.certificates[0].proves
+    sent = observation.before
+    seen = real.images[0].flatten(1) @ sent["imprint.measure.weight"].T + sent["imprint.measure.bias"]
+    rows = observation.update["imprint.measure.weight"].clone()
+    rows[(seen > 0).all(dim=0), :32] = 0.0
+    update = {**observation.update, "imprint.measure.weight": rows}
+    (answer,) = attack([replace(observation, update=update)], MALICIOUS, real.victim, generator=stream())
+    (certificate,) = answer.certificates
+    assert certificate.verdict == "not unique"
+    assert "exactly zero that cannot be" in certificate.reason and "own bin" in certificate.reason
 
 
 def test_what_breaks_it_is_refused() -> None:

@@ -18,7 +18,10 @@ block adds to the image is scaled to be small, which also makes the weights smal
 several local steps are refused, since the first moves the bins.
 
 The certificate is "unique" only if as many bins answer as there are records: then each has one. Where m of B
-answer, at most B - m of them are mixtures, and nothing in the update says which.
+answer, at most B - m of them are mixtures, and nothing in the update says which. One ratio per bin fits
+whatever was done to an update, so two things that no residual sees are asked as well: each answer must open
+its own bin and not the next; and a pixel that is exactly 0 in a row is 0 in the rows above, whose records are
+among its own. Pruning breaks both, unless what it takes is less than a bin is wide.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -136,7 +140,8 @@ class Imprint(Attack):
         return answers
 
     def _read(self, observation: Observation, threat: ThreatModel, victim: Victim) -> Reconstruction:
-        sums, floor = _sums(observation)
+        bins = _bins(observation)
+        sums, floor = bins.sums, bins.floor
         batch = batch_size(observation, threat)
         share = sums[:, -1]
         full = share.abs() > floor
@@ -147,7 +152,7 @@ class Imprint(Attack):
             )
         if not answered:
             raise NotApplicable("no bin answers: the imprint had no gradient")
-        images = (sums[full, :-1] / share[full, None]).float().nan_to_num(nan=0.5).clamp(0.0, 1.0)
+        ratios = sums[full, :-1] / share[full, None]
         residual = float(sums[~full].norm() / sums.norm())
         records = batch or answered
         left = []
@@ -157,6 +162,10 @@ class Imprint(Attack):
             left.append(
                 f"{records - answered} of {records} records share a bin with another, or have no gradient"
             )
+        if strayed := bins.strayed(ratios, full):
+            left.append(f"{strayed} of {answered} answers are not in their own bin: mixtures, or pruned")
+        if bins.pruned:
+            left.append("entries are exactly zero that cannot be: the update was pruned")
         certificate = certify(
             METHOD,
             f"{answered} of {records} records",
@@ -169,15 +178,56 @@ class Imprint(Attack):
             open_="; ".join(left),
         )
         return Reconstruction(
-            images=images.reshape(-1, *victim.input_shape),
+            images=ratios.float().nan_to_num(nan=0.5).clamp(0.0, 1.0).reshape(-1, *victim.input_shape),
             residual=residual,
             details={"bins": len(sums), "bins that answer": answered, "batch": records},
             certificates=(certificate,),
         )
 
 
-def _sums(observation: Observation) -> tuple[Tensor, float]:
-    """(bins, n + 1) Σ g_i [x_i 1] over the records of each bin, up to one factor; and what is rounding in it.
+@dataclass(frozen=True)
+class _Bins:
+    """The imprint as it was sent and as it came back, by ascending cut, float64.
+
+    Attributes:
+        sent: (bins, n + 1) rows with their biases.
+        table: (bins, n + 1) how they changed.
+        floor: what is rounding in a difference of two rows.
+    """
+
+    sent: Tensor
+    table: Tensor
+    floor: float
+
+    @property
+    def sums(self) -> Tensor:
+        """(bins, n + 1) Σ g_i [x_i 1] over the records of each bin, up to one factor."""
+        return self.table - torch.cat([self.table[1:], torch.zeros_like(self.table[:1])])
+
+    @property
+    def pruned(self) -> bool:
+        """Whether an entry is exactly zero where the row above it, of fewer records, is not."""
+        lower, upper = self.table[:-1], self.table[1:]
+        return bool(((lower == 0.0) & (upper.abs() > self.floor)).any())
+
+    def strayed(self, images: Tensor, full: Tensor) -> int:
+        """How many of the images (m, n), one for each bin of `full` (bins,), are not in their bin."""
+        rows, biases = self.sent[:, :-1], self.sent[:, -1]
+        opened = images @ rows.T + biases
+        sizes = images.abs() @ rows.abs().T + biases.abs()
+        off = self.floor / self.sums[full, -1].abs()
+        slack = EMPTY * torch.finfo(torch.float32).eps * sizes + off[:, None] * rows.abs().sum(dim=1)
+        own = full.nonzero()[:, 0]
+        each = torch.arange(len(own))
+        outside = opened[each, own] < -slack[each, own]
+        inner = own < len(rows) - 1
+        above = (own + 1).clamp(max=len(rows) - 1)
+        outside |= inner & (opened[each, above] > slack[each, above])
+        return int(outside.sum())
+
+
+def _bins(observation: Observation) -> _Bins:
+    """What the update says of the imprint.
 
     Raises:
         NotApplicable: the clients were not sent the imprint, or moved it before they were done.
@@ -188,10 +238,9 @@ def _sums(observation: Observation) -> tuple[Tensor, float]:
     if steps(observation) > 1:
         raise NotApplicable(f"{steps(observation)} local steps: the first one moves the bins")
     weight, bias = (observation.update[name] for name in names)
-    sent = torch.cat([observation.before[names[0]], observation.before[names[1]][:, None]], dim=1)
+    sent = torch.cat([observation.before[names[0]], observation.before[names[1]][:, None]], dim=1).double()
     table = torch.cat([weight, bias[:, None]], dim=1).double()
     order = sent[:, -1].argsort(descending=True)
-    table = table[order]
-    sums = table - torch.cat([table[1:], torch.zeros_like(table[:1])])
     eps = torch.finfo(weight.dtype).eps
-    return sums, EMPTY * eps * float(sent.abs().max() + table.abs().max())
+    floor = EMPTY * eps * float(sent.abs().max() + table.abs().max())
+    return _Bins(sent[order], table[order], floor)
