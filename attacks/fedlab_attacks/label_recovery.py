@@ -17,6 +17,9 @@ from what dummy images show, and only the bound remains. A head without bias is 
 gradient ∂W_c = mean_i (p_ic - y_ic) h_i: one record by the row of the largest norm (the label's error is the
 sum of all the others'), a batch by row sums, which are ∂b_c times the mean sum of features. That factor is
 taken to be the least for which no n_c is negative: right if a class is absent, too small in large batches.
+
+Weight decay that is known is taken out of the update first; momentum that is known counts in the scale of
+several steps, which are read as one.
 """
 
 from __future__ import annotations
@@ -32,8 +35,8 @@ from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import Contradiction, NotApplicable
-from fedlab_attacks.exact.algebra import measured
-from fedlab_attacks.reading import Seen, batch_size, probe, steps
+from fedlab_attacks.exact.algebra import measured, trained
+from fedlab_attacks.reading import Seen, batch_size, probe
 
 DUMMIES = 256
 
@@ -72,18 +75,17 @@ def recover_labels(
     if batch == 1:
         return _single(observation, head)
     rate = observation.config.learning_rate
-    if rate is None or not threat.grants("local_steps"):
+    if not rate or not threat.grants("local_steps"):
         raise NotApplicable(
             "the labels of a batch need the gradient's scale: grant learning_rate and local_steps, or labels"
         )
-    taken = steps(observation)
-    scale = -1.0 / (rate * taken)
+    scale = 1.0 / trained(observation, 0.0, 1.0)  # minus the learning rates, with momentum, of all steps
     outputs, _ = victim.model(state, dummies, training=False)
     predicted = outputs.softmax(1).double().mean(0)
     if head.layer.bias is not None:
-        slope = observation.update[f"{head.name}.bias"].double() * scale
+        slope = measured(observation, f"{head.name}.bias").values[:, 0] * scale
     else:
-        sums = observation.update[f"{head.name}.weight"].double().sum(1) * scale
+        sums = measured(observation, f"{head.name}.weight").values.sum(1) * scale
         slope = sums / (sums / predicted).max().clamp_min(1e-30)
     counts = allot(predicted, slope, batch)
     return torch.repeat_interleave(torch.arange(victim.classes), counts)
@@ -136,10 +138,10 @@ def _check_single(observation: Observation, victim: Victim, layers: Sequence[See
 
 
 def _single(observation: Observation, head: Seen) -> Tensor:
-    """The label of one record; `update` is minus the gradient, up to a positive factor."""
+    """The label of one record; without weight decay the update is minus the gradient, up to a factor > 0."""
     if head.layer.bias is not None:
-        return observation.update[f"{head.name}.bias"].argmax().view(1)
-    weight = observation.update[f"{head.name}.weight"].double()
+        return measured(observation, f"{head.name}.bias").values.argmax().view(1)
+    weight = measured(observation, f"{head.name}.weight").values
     if len(weight) == 2:  # both rows have the same norm: rely on features being positive on balance
         return weight.sum(1).argmax().view(1)
     return weight.square().sum(1).argmax().view(1)

@@ -7,15 +7,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attack_scene import convnet, mlp, scene, small_mlp, stream
+from attack_scene import IMAGES, LABELS, Scene, convnet, mlp, scene, small_mlp, stream
+from fedlab_attacks.exact.algebra import trained
 from fedlab_attacks.label_recovery import LabelRecovery, allot
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from fedlab.audit.metrics import labels_recovered
-from fedlab.audit.observation import random_twin
+from fedlab.audit.observation import KnownConfig, Observation, random_twin
 from fedlab.audit.threat import ThreatModel
+from fedlab.audit.victim import Victim
+from fedlab.tasks import FunctionalModel, cross_entropy, initialise
 
 
 def headless() -> nn.Module:
@@ -77,6 +80,71 @@ def test_a_head_that_is_not_linear_is_refused() -> None:
     real = scene(no_head, victims=1)
     (answer,) = LabelRecovery()(real.observations, ThreatModel(), real.victim, generator=stream())
     assert answer.refusal is not None and "Conv2d" in answer.refusal
+
+
+def decayed(network: Callable[[], nn.Module], batch: int, momentum: float, taken: int) -> Scene:
+    """Clients whose head is as large as a trained one's; they decay weights by 0.1, over `taken` steps."""
+    model = FunctionalModel(initialise(network, 0), (1, 8, 8))
+    victim = Victim(model, cross_entropy, (1, 8, 8), 10)
+    before = dict(model.state())
+    heads = list(before)[-2:] if network is small_mlp else list(before)[-1:]
+    generator = stream(5)
+    for name in heads:
+        size = 2.0 if name.endswith("bias") else 0.3
+        before[name] = size * torch.randn(before[name].shape, generator=generator)
+    config = KnownConfig("eval", batch, taken, learning_rate=0.01, momentum=momentum, weight_decay=0.1)
+    real = Scene(victim, [], [], [])
+    for client in range(10):
+        ids = torch.randperm(len(IMAGES), generator=generator)[: batch * taken].view(taken, batch)
+        state, velocity = before, {name: torch.zeros_like(value) for name, value in before.items()}
+        for one in ids:
+            slope = victim.gradient(state, {}, IMAGES[one], LABELS[one], training=False)
+            velocity = {n: momentum * v + slope[n] + 0.1 * state[n] for n, v in velocity.items()}
+            state = {n: v - 0.01 * velocity[n] for n, v in state.items()}
+        update = {n: state[n] - value for n, value in before.items()}
+        real.observations.append(
+            Observation(1, client, before, update, {}, {}, config, examples=batch * taken)
+        )
+        real.images.append(IMAGES[ids.flatten()])
+        real.labels.append(LABELS[ids.flatten()])
+    return real
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "momentum", "taken", "right", "misled"),
+    [
+        (small_mlp, 1, 0.0, 1, 10, 9),
+        (headless, 1, 0.0, 1, 10, 10),
+        (small_mlp, 8, 0.0, 1, 80, 40),
+        (headless, 8, 0.0, 1, 78, 72),
+        (small_mlp, 4, 0.9, 4, 136, 60),  # momentum weighs the steps, and one step is all that is read
+        (small_mlp, 4, 0.0, 4, 160, 80),
+    ],
+)
+def test_known_weight_decay_and_momentum_are_taken_out(
+    network: Callable[[], nn.Module], batch: int, momentum: float, taken: int, right: int, misled: int
+) -> None:
+    """Decay moves a bias of 2 about as much as the gradient does: raw, or not told, labels are wrong."""
+    real = decayed(network, batch, momentum, taken)
+    for threat, least, most in (
+        (ThreatModel(), right, 10 * batch * taken),
+        (ThreatModel(momentum=False), 0, misled),
+    ):
+        answers = LabelRecovery()(real.observations, threat, real.victim, generator=stream())
+        found = 0
+        for answer, truth in zip(answers, real.labels, strict=True):
+            assert answer.labels is not None
+            found += labels_recovered(answer.labels, truth)[0]
+        assert least <= found <= most
+
+
+def test_the_scale_of_several_steps_by_hand() -> None:
+    """Momentum 0.5, rate 0.1, 3 steps of slope 1: 0.1 (1 + 1.5 + 1.75); decay 0.1 of 1 in a step: 0.99."""
+    config = KnownConfig(local_steps=3, learning_rate=0.1, momentum=0.5)
+    observation = Observation(1, 0, {}, {}, {}, {}, config)
+    assert trained(observation, 0.0, 1.0) == pytest.approx(-0.425)
+    one = replace(config, local_steps=1, weight_decay=0.1)
+    assert trained(replace(observation, config=one), 1.0, 0.0) == pytest.approx(0.99)
 
 
 def test_allot_by_hand() -> None:

@@ -51,7 +51,7 @@ def measured(observation: Observation, *names: str) -> Measured:
     Weight decay, where it is known, is taken out, which leaves -Σ_t c_t g_t over the gradients g_t of the
     local steps, with one c_t > 0 for all parameters: for one step or several, with momentum or without.
     """
-    shrunk = _decay(observation) - 1.0
+    shrunk = trained(observation, 1.0, 0.0) - 1.0
     columns, errors = [], []
     for name in names:
         sent, change = observation.before[name].double(), observation.update[name]
@@ -65,15 +65,16 @@ def measured(observation: Observation, *names: str) -> Measured:
     return Measured(torch.cat(columns, dim=1), largest, float(off.norm()))
 
 
-def _decay(observation: Observation) -> float:
-    """What weight decay alone makes of a weight of 1: w <- w - lr v, v <- momentum v + decay w."""
+def trained(observation: Observation, weight: float, slope: float) -> float:
+    """What the local steps make of `weight` if its gradient is `slope` in each of them.
+
+    w <- w - lr v, v <- momentum v + slope + decay w, from v = 0; what is not known counts as 0.
+    """
     config = observation.config
-    rate, decay, momentum = config.learning_rate, config.weight_decay, config.momentum or 0.0
-    if not rate or not decay:
-        return 1.0
-    weight, velocity = 1.0, 0.0
+    rate, decay, momentum = config.learning_rate or 0.0, config.weight_decay or 0.0, config.momentum or 0.0
+    velocity = 0.0
     for _ in range(steps(observation)):
-        velocity = momentum * velocity + decay * weight
+        velocity = momentum * velocity + slope + decay * weight
         weight -= rate * velocity
     return weight
 
