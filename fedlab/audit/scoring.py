@@ -144,6 +144,10 @@ def score(reconstruction: Reconstruction, truth: Truth) -> VictimScore:
     )
 
 
+NO_ANSWER = "the client did not answer: "
+"""How the refusal of a victim begins that did not answer a malicious server."""
+
+
 @dataclass(frozen=True)
 class Summary:
     """What a row of the report says about one attack; None where nothing was answered.

@@ -14,7 +14,7 @@ from typing import Any
 from fedlab.audit import archive
 from fedlab.errors import DataError, Interrupted, UsageError
 from fedlab.experiment import resuming
-from fedlab.experiment.asked import EACH, Wish, attack_entry, moot, threat_entries
+from fedlab.experiment.asked import EACH, Wish, attack_entry, blamed, moot, threat_entries
 from fedlab.experiment.attacking import choose
 from fedlab.experiment.cells import Trained
 from fedlab.experiment.directory import RunDirectory
@@ -120,12 +120,14 @@ def _asked(
         entry = attack_entry(wish, scenario)
         chosen.append(str(entry["label"]))
         if entry["label"] not in [one.label for one in scenario.attacks]:
-            scenario = _with(scenario, [entry], [])
+            with blamed("attack", wish):
+                scenario = _with(scenario, [entry], [])
     for wish in threats or [one.label for one in began.threats]:
         for entry in threat_entries(wish, scenario):
             under.append(str(entry["label"]))
             if entry["label"] not in scenario.assumed:
-                scenario = _with(scenario, [], [entry])
+                with blamed("threat", wish):
+                    scenario = _with(scenario, [], [entry])
     return scenario, list(dict.fromkeys(chosen)), list(dict.fromkeys(under))
 
 

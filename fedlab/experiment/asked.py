@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
 
-from fedlab.errors import UnknownName, UsageError
+from fedlab.errors import Problem, ScenarioError, UnknownName, UsageError
 from fedlab.ladder import DENIED, LADDER
 from fedlab.scenario import Scenario
 from fedlab.scenario.schema import Threat
@@ -58,7 +59,7 @@ def threat_entries(wish: Wish, scenario: Scenario) -> list[dict[str, Any]]:
 
     Raises:
         UnknownName: no such level or label.
-        UsageError: a key without a value.
+        UsageError: a key without a value, or a label that is no name.
     """
     if wish == EACH:
         base = scenario.threat
@@ -73,7 +74,11 @@ def threat_entries(wish: Wish, scenario: Scenario) -> list[dict[str, Any]]:
         if first not in LADDER:
             raise UnknownName("threat", first, {*LADDER, EACH, *filter(None, scenario.assumed)})
         start, wish = {"level": first}, rest
-    return [threat_entry(start | _assigned(wish, f"--threat {wish}"), scenario)]
+    given = _assigned(wish, f"--threat {wish}")
+    if not isinstance(given.get("label", ""), str):
+        told = 'no name for the threat. Did you mean "labels", the knowledge?'
+        raise ScenarioError(f"--threat {wish}", [Problem("label", told)])
+    return [threat_entry(start | given, scenario)]
 
 
 def threat_entry(entry: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
@@ -90,6 +95,24 @@ def threat_entry(entry: dict[str, Any], scenario: Scenario) -> dict[str, Any]:
     words = _words({key: value for key, value in entry.items() if key not in ("level", "label")})
     named = _label([str(entry.get("level", "")), *words]) or "again"
     return {"label": _free(named, set(scenario.assumed)), **entry}
+
+
+@contextmanager
+def blamed(kind: str, wish: Wish) -> Iterator[None]:
+    """Mistakes of a wish are told of the wish, not of a place in a scenario that nobody wrote.
+
+    Args:
+        kind: "attack" or "threat".
+    """
+    try:
+        yield
+    except ScenarioError as error:
+        source = f"--{kind} {wish}" if isinstance(wish, str) else f"{kind} {wish!r}"
+        places = [re.sub(rf"^{kind}s\.\d+\.?", "", one.place) or kind for one in error.problems]
+        raise ScenarioError(
+            source,
+            [Problem(place, one.message) for place, one in zip(places, error.problems, strict=True)],
+        ) from error
 
 
 def moot(threat: Threat, base: Threat, *, dropout: bool, batch_norm: bool) -> bool:

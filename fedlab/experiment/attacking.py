@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedlab import seeds
 from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victim, random_twin
-from fedlab.audit.scoring import Choice, choose_victims, score
+from fedlab.audit.scoring import NO_ANSWER, Choice, choose_victims, score
 from fedlab.audit.truth import Truth
 from fedlab.errors import MissingKnowledge, NotApplicable
 from fedlab.experiment.cells import Trained
@@ -47,7 +47,7 @@ class AttackJob:
         """One answer per victim: those to the observations, and refusals of clients in their places."""
         left = iter(answers)
         return [
-            Reconstruction(refusal=f"the client did not answer: {self.refused[place]}")
+            Reconstruction(refusal=f"{NO_ANSWER}{self.refused[place]}")
             if place in self.refused
             else next(left)
             for place in range(len(self.observations) + len(self.refused))

@@ -30,6 +30,7 @@ from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.questions import Questions, questions
 from fedlab.experiment.setup import Setup
 from fedlab.progress import Progress
+from fedlab.report.reading import clause
 from fedlab.runtime import Executor
 from fedlab.scenario import Scenario
 
@@ -132,7 +133,9 @@ def attack_cells(
         directory.event("attacked", cell=job.cell, attack=job.label, error=answer.error, **threat)
         if index not in started:
             progress.start(job.title, 1)
-        progress.finish(job.title, answer.error or "")
+        # Of a refusal the first clause: the report has the whole of it.
+        why = answer.error or ""
+        progress.finish(job.title, why if answer.failed else clause(why))
 
 
 def work(job: Job, report: Callable[[int, int], None]) -> AttackAnswer | MembershipAnswer:

@@ -12,7 +12,7 @@ from fedlab.report.integrity import integrity_rows
 from fedlab.report.knowledge import knowledge
 from fedlab.report.limits import limits, threat_models
 from fedlab.report.membership import membership_rows, with_membership
-from fedlab.report.reading import LEVELS, assumed
+from fedlab.report.reading import LEVELS
 from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.tasks import task_rows
@@ -34,7 +34,7 @@ def assemble(run: Run) -> dict[str, Any]:
     utility = utility_rows(run, undefended)
     guarantees = guarantee_rows(run)
     membership = membership_rows(run)
-    found = verdict(assumed(attacks), utility, guarantees, undefended, run.threshold, _settings(run))
+    found = verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run))
     return {
         "schema_version": 1,
         "threshold_db": run.threshold,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from fedlab.audit.difference import Difference, difference
 from fedlab.audit.scoring import VictimScore
-from fedlab.report.reading import AXES, key, listed, percent
+from fedlab.report.reading import AXES, SILENT, clause, key, listed, percent
 from fedlab.report.rundir import Run, malformed
 
 Row = dict[str, Any]
@@ -25,6 +25,8 @@ KNOWLEDGE = {
     "proxy_data": "data of the same kind",
 }
 """Fields of a threat model that grant knowledge, in words."""
+
+_TOLD = ("level", "symbol", "reading", "refusal", "clients_refused", "error")
 
 CEILING_DB = 60.0
 """Above this, no eye can tell images apart: higher PSNR counts as this much in differences."""
@@ -51,6 +53,34 @@ def knowledge(run: Run, rows: list[Row]) -> list[Row]:
             axes = {axis: base[axis] for axis in AXES}
             groups.append({"attack": base["attack"], **axes, "rows": [_row(base, base, None), *compared]})
     return groups
+
+
+def answered(group: Row) -> bool:
+    """Whether the attack answered anything under any threat: a table of dashes tells nothing."""
+    return any(row["level"] not in SILENT for row in group["rows"])
+
+
+def idle(groups: list[Row], who: Callable[[Row], str]) -> list[str]:
+    """A sentence per attack that answered nothing, whatever its attacker was assumed to know."""
+    told: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
+    for group in groups:
+        if not answered(group):
+            said: dict[str, list[str]] = {}
+            for row in group["rows"]:
+                said.setdefault(_silence(row), []).append(row["threat_label"] or "as assumed")
+            reasons = tuple((reason, listed(labels)) for reason, labels in said.items())
+            told.setdefault((group["attack"], reasons), []).append(who(group))
+    return [
+        f"{attack} on {listed(pools)}: "
+        + "; ".join(f"{reason} ({labels})" if len(reasons) > 1 else reason for reason, labels in reasons)
+        + "."
+        for (attack, reasons), pools in told.items()
+    ]
+
+
+def sets_apart(groups: list[Row]) -> dict[str, str]:
+    """What each threat's attacker knows more, knows less or may do."""
+    return {row["threat_label"]: row["what"] for group in groups for row in group["rows"] if row["what"]}
 
 
 def _place(row: Row) -> tuple[str, ...]:
@@ -90,7 +120,7 @@ def _row(row: Row, base: Row, gain: Difference | None) -> Row:
         "difference_ci95": list(gain.ci95) if gain and gain.ci95 else None,
         "difference_victims": gain.victims if gain else None,
         "paired": gain.paired if gain else None,
-        **{name: row[name] for name in ("level", "symbol", "reading", "refusal", "error")},
+        **{name: row[name] for name in _TOLD},
         "worth": "" if row is base else _worth(row, base, gain),
     }
 
@@ -112,15 +142,13 @@ def _what(threat: Row, base: Row) -> str:
 
 def _worth(row: Row, base: Row, gain: Difference | None) -> str:
     """What the difference means, in a sentence that needs no statistics."""
-    if row["level"] == "failed":
-        return "not tested: the attack failed"
+    if row["level"] in SILENT:
+        return _silence(row)
     if row["labels_granted"] and row["psnr_median"] is None:
         return "it was given the labels, and finds nothing else"
     if row["level"] == "labels" == base["level"]:
         named, before = (percent(one["label_accuracy"]) for one in (row, base))
         return f"names {named} of the labels, as against {before}"
-    if gain is None and row["refusal"]:
-        return f"nothing: {row['refusal']}"
     if gain is None:
         return f"no image to compare: {row['reading']}"
     if gain.ci95 is None:
@@ -130,3 +158,12 @@ def _worth(row: Row, base: Row, gain: Difference | None) -> str:
         return "no difference" if low == high else "no difference could be shown"
     size = "" if abs(gain.mean) >= 1.0 else "slightly "
     return f"this attacker gets {size}more" if gain.mean > 0 else f"this attacker gets {size}less"
+
+
+def _silence(row: Row) -> str:
+    """Why there is no answer; only what clients refused is a result."""
+    if row["clients_refused"] is not None:
+        return f"nothing: clients refused the altered model: {clause(row['clients_refused']['reason'])}"
+    if row["level"] == "failed":
+        return "not tested: the attack failed"
+    return f"not tested: {clause(row['refusal'] or 'the attack gave no answer')}"

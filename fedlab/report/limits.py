@@ -112,16 +112,21 @@ def _reach(run: Run, attacks: list[str]) -> list[str]:
 
 def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:
     """{tested, not_tested}, in sentences."""
-    tested: dict[str, list[str]] = {}
+    tested: dict[tuple[str, str], list[str]] = {}
     for row in attacks:
         if row["level"] in UNTRIED:
             continue
-        tested.setdefault(_describe(row["threat"], row["client_mode"]), []).append(row["attack"])
+        tested.setdefault((_describe(row["threat"]), row["client_mode"]), []).append(row["attack"])
     asked = [one for one in run.memberships if any(who["scores"] for who in one.get("targets") or [])]
     for one in asked:
         mode = str(one.get("client_mode") or "")
-        tested.setdefault(_describe(one.get("threat") or {}, mode), []).append(one["attack"])
-    sentences = [f"{text} Attacks: {', '.join(dict.fromkeys(names))}." for text, names in tested.items()]
+        tested.setdefault((_describe(one.get("threat") or {}), mode), []).append(one["attack"])
+    sides: dict[tuple[str, str], list[str]] = {}
+    for (text, mode), names in tested.items():
+        sides.setdefault((text, ", ".join(dict.fromkeys(names))), []).append(mode_word(mode))
+    sentences = [
+        f"{text} Clients in {listed(words)}. Attacks: {names}." for (text, names), words in sides.items()
+    ]
     modes = {cell["client_mode"] for cell in run.cells}
     missing = [
         f"Clients that run their network in {mode_word(mode)}."
@@ -150,9 +155,9 @@ def _covered(threat: Row, server: str) -> set[str]:
     return found | ({MALICIOUS} if server == "malicious" == threat.get("server") else set())
 
 
-def _describe(threat: Row, mode: str) -> str:
+def _describe(threat: Row) -> str:
     if not threat:
-        return f"A curious server; what it knows was not recorded (clients in {mode_word(mode)})."
+        return "A curious server; what it knows was not recorded."
     asked = [piece for piece in KNOWLEDGE if piece in threat]  # older runs knew of fewer
     knows = [KNOWLEDGE[piece] for piece in asked if granted(threat, piece)]
     lacks = [KNOWLEDGE[piece] for piece in asked if not granted(threat, piece)]
@@ -165,7 +170,7 @@ def _describe(threat: Row, mode: str) -> str:
         else "Honest-but-curious server: follows the protocol, keeps and studies"
     )
     text += (
-        f" {seen} (clients in {mode_word(mode)}). It holds the network and its weights before and after, and"
+        f" {seen}. It holds the network and its weights before and after, and"
         f" knows {listed(knows) if knows else 'nothing else'}."
     )
     return text + (f" It does not know {listed(lacks)}." if lacks else "")

@@ -14,6 +14,9 @@ Row = dict[str, Any]
 NO_SMALLER = 1.0
 """Differences below so many dB are not told by name, however narrow their interval."""
 
+FEW = 5
+"""Of fewer victims, a bootstrap sees too little of how victims differ."""
+
 
 def called(key: str) -> str:
     """`task.model.first_bias` as people say it: first bias."""
@@ -47,6 +50,7 @@ def findings(data: Row, threshold: float) -> list[str]:
         *_reached(points, data["modes"], threshold),
         *_modes(points),
         *(text for mode in data["modes"] for text in _turned(points, mode)),
+        *_few(points),
         *_gaps(data),
     ]
 
@@ -61,8 +65,26 @@ def _reached(points: list[Row], modes: list[str], threshold: float) -> list[str]
         where = f": {reading.listed(over)}" if 0 < len(over) <= 6 else ""
         share = f"{len(over)} of {reading.plural(len(medians), 'point')}"
         words = reading.mode_word(mode)
-        found.append(f"In {words} the best attack's median reaches {threshold:g} dB at {share}{where}.")
+        base = next((best for row, best in rows if best is not None and not row["overrides"]), None)
+        told = (
+            f" At the base the highest median is {base['attack']}'s: {reading.decibel(base['psnr_median'])}."
+            if base is not None
+            else ""
+        )
+        found.append(f"In {words} the best attack's median reaches {threshold:g} dB at {share}{where}.{told}")
     return found
+
+
+def _few(points: list[Row]) -> list[str]:
+    """That intervals over a handful of victims mean little."""
+    tried = [one["victims"] for row in points for side in row["modes"] for one in side["attacks"]]
+    most = max(tried, default=FEW)
+    if not 1 < most < FEW:
+        return []
+    return [
+        f"Each interval rests on {most} victims at most: a bootstrap over so few means little, however narrow"
+        " it is."
+    ]
 
 
 def _modes(points: list[Row]) -> list[str]:
@@ -156,6 +178,14 @@ def _curve(curve: Row, threshold: float) -> str:
     if not near:
         return f"In {mode} the attack reaches {threshold:g} dB from none of the starts."
     last = near[-1]
+    further = known[len(near)] if len(near) < len(known) else None
+    if last["share"] == 0.0 and further is not None:
+        return (
+            f"In {mode}, started from the true image itself, the attack stays there"
+            f" ({reading.decibel(last['psnr_median'])}); {_replaced(further['share'])} it ends at"
+            f" {reading.decibel(further['psnr_median'])}. Nothing between was tried, so that how far it comes"
+            " back from is not known: the image is in the update, but the way to it is not found."
+        )
     if last["share"] == 1.0:
         return f"In {mode} the attack reaches {threshold:g} dB from every start, pure noise included."
     found = (
@@ -163,9 +193,13 @@ def _curve(curve: Row, threshold: float) -> str:
     )
     found += f" pixels replaced ({reading.decibel(last['psnr_median'])}, from a start of"
     found += f" {reading.decibel(last['start'])})"
-    if len(near) == len(known):
+    if further is None:
         return f"{found}, the furthest start that was tried."
     return f"{found}, and not from further away: the image is in the update, but the way to it is not found."
+
+
+def _replaced(share: float) -> str:
+    return "from pure noise" if share == 1.0 else f"with {reading.percent(share)} of the pixels replaced"
 
 
 def _shown(gap: Row) -> bool:

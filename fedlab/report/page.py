@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from fedlab.report import course, figures, fleet_figures, map_figures, membership, reading
 from fedlab.report.gallery import Sheet, Strip
-from fedlab.report.knowledge import CEILING_DB
+from fedlab.report.knowledge import CEILING_DB, answered, idle, sets_apart
 from fedlab.report.verdict import strongest_of
 
 _HERE = Path(__file__).parent
@@ -72,6 +72,9 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         map_basin=map_figures.basin(data["map"], data["threshold_db"]),
         membership=membership.shown(data),
         knowledge_ceiling=CEILING_DB,
+        knowledge_tables=[group for group in data["knowledge"] if answered(group)],
+        knowledge_idle=idle(data["knowledge"], reading.namer(cells)),
+        threats_apart=sets_apart(data["knowledge"]),
         near_identical=reading.NEAR_IDENTICAL_DB,
         ceiling=figures.CEILING_DB,
         most_clients=figures.MOST_CLIENTS,

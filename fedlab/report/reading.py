@@ -74,6 +74,9 @@ LEVELS = {
 # Levels under which nothing was tried: neither a leak nor a lack of one.
 UNTRIED = ("failed", "unattacked")
 
+# Levels of attacks that answered nothing at all.
+SILENT = ("refused", *UNTRIED)
+
 
 def level(scores: Summary, control: Summary, threshold: float, *, unanswered: str = "refused") -> Level:
     """Where an attack stands, by its median, its worst case and its own control.
@@ -146,6 +149,11 @@ def span(bounds: list[float] | None) -> str:
 def plural(count: int, one: str, many: str | None = None) -> str:
     """1 image, 2 images."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def clause(text: str) -> str:
+    """A reason up to its first semicolon: what went wrong, without what to do about it."""
+    return text.partition(";")[0].strip()
 
 
 def listed(items: list[str]) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from fedlab.audit.scoring import Summary, VictimScore, binomial_interval, summarise
+from fedlab.audit.scoring import NO_ANSWER, Summary, VictimScore, binomial_interval, summarise
 from fedlab.report.course import course
-from fedlab.report.proofs import proofs
-from fedlab.report.reading import AXES, key, level
+from fedlab.report.proofs import merged, proofs
+from fedlab.report.reading import AXES, SILENT, key, level
 from fedlab.report.rundir import Run, malformed
 
 _PSNR = ("psnr_median", "psnr_max", "psnr_mean", "psnr_ci95")
@@ -20,6 +20,7 @@ _NO_VICTIM = (
     "no victim: no observed update was eligible (e.g. no Poisson batch of one record); observe more rounds"
 )
 _NO_UPDATE = "no victim: no valid update of the observed rounds reached the server; see the limits for why"
+_DECLINED = f"{NO_ANSWER}refused to train: "
 _SHARED = ("ssim_median", "label_accuracy", "fraction_recovered", "fraction_ci95", "recovered", "images")
 
 
@@ -58,12 +59,17 @@ def _attack_row(
             [_NO_VICTIM if any(_observed(run, file) for file in files) else _NO_UPDATE],
         )
     reading = level(found, control, run.threshold, unanswered=unanswered)
+    silent = reading.key in SILENT
+    told = [one.refusal or "" for one in scores]
+    clients = [one.removeprefix(_DECLINED) for one in told if one.startswith(_DECLINED)]
     granted = bool(threat.get("labels"))
     numbers = _numbers(found, (*_PSNR, *_SHARED))
     control_numbers = _numbers(control, ("psnr_median", "psnr_max", *_SHARED))
     if granted:
         # What the threat model gave away was not recovered.
         numbers["label_accuracy"] = control_numbers["label_accuracy"] = None
+    if silent:
+        numbers["images"] = control_numbers["images"] = 0  # nothing was tried on them, whoever declined
     return {
         "attack": attack,
         "plugin": str(files[0].get("plugin") or attack),
@@ -74,7 +80,10 @@ def _attack_row(
         **numbers,
         "victims": found.victims + absent,
         "refused": found.refused + refused,
-        "refusal": "; ".join(dict.fromkeys(reasons)) or None,
+        "refusal": "; ".join(merged(reasons)) or None,
+        "clients_refused": {"updates": len(clients), "reason": "; ".join(merged(clients))}
+        if clients
+        else None,
         "models": len(files),
         "failed": len(crashed),
         "error": "; ".join(dict.fromkeys(str(file.get("error") or "no reason given") for file in crashed))
@@ -86,7 +95,7 @@ def _attack_row(
         "labels_granted": granted,
         "level": reading.key,
         "symbol": reading.symbol,
-        "reading": reading.word,
+        "reading": "clients refused" if silent and clients else reading.word,
         "psnr": _values(scores),
         "certificates": proofs(scores),
     }

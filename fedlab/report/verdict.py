@@ -13,6 +13,8 @@ from fedlab.report.reading import (
     AXES,
     LEVELS,
     UNTRIED,
+    assumed,
+    clause,
     decibel,
     epsilon,
     interval,
@@ -37,8 +39,12 @@ def verdict(
     threshold: float,
     settings: dict[str, str],
 ) -> Row:
-    """{headline, findings: one per row of `guarantees`}; `settings` says what each defense was set to."""
+    """{headline, findings: one per row of `guarantees`}; `settings` says what each defense was set to.
+
+    Both are about the attacker of `[threat]`; what clients refused is told of every attacker.
+    """
     findings = []
+    whole, attacks = attacks, assumed(attacks)
     for guarantee in guarantees:
         here = [row for row in attacks if key(row) == key(guarantee)]
         measured = next((row for row in utility if key(row) == key(guarantee)), None)
@@ -54,7 +60,8 @@ def verdict(
                 "accuracy": measured["accuracy"] if measured else None,
                 "accuracy_cost": measured["accuracy_cost"] if measured else None,
                 "epsilon": guarantee["epsilon"],
-                "leakage": _leakage(here, strongest, threshold),
+                "leakage": _leakage(here, strongest, threshold)
+                + _withstood([row for row in whole if key(row) == key(guarantee)]),
                 "labels": _labels(here),
                 "utility": _utility(measured, undefended),
                 "guarantee": _guarantee(guarantee),
@@ -110,12 +117,40 @@ def _headline(attacks: list[Row], undefended: set[str], threshold: float) -> str
     these = "The one attacker tried" if tried == 1 else f"The {tried} attackers tried"
     return (
         f"{these} did not recover an image at {threshold:g} dB. The strongest was {strongest['attack']}"
-        f" against {who}: median {decibel(strongest['psnr_median'])}; {beside}.{_broken(attacks)}"
+        f" against {who}: median {decibel(strongest['psnr_median'])}; {beside}."
+        f"{_by_median(strongest, attacks, undefended)}{_broken(attacks)}"
     )
 
 
+def _by_median(strongest: Row, rows: list[Row], undefended: set[str]) -> str:
+    """Where another attack than the strongest has the larger median: by what they are ranked."""
+    answered = [row for row in rows if row["psnr_median"] is not None]
+    highest = max(answered, key=lambda row: float(row["psnr_median"]))
+    if decibel(highest["psnr_median"]) == decibel(strongest["psnr_median"]) or highest is strongest:
+        return ""
+    where = f" against {subject(highest, undefended)}" if key(highest) != key(strongest) else ""
+    return (
+        f" Attacks are ranked by how far they get beyond their control; the highest median is"
+        f" {highest['attack']}'s{where}: {decibel(highest['psnr_median'])},"
+        f" control {decibel(highest['control']['psnr_median'])}."
+    )
+
+
+def _withstood(rows: list[Row]) -> str:
+    """What clients refused to train, a sentence per attack and threat."""
+    found = ""
+    for row in rows:
+        if (told := row["clients_refused"]) is not None:
+            under = f" (threat {row['threat_label']})" if row["threat_label"] else ""
+            found += (
+                f" Clients refused the altered model of {row['attack']}{under} in {told['updates']} of"
+                f" {plural(row['victims'], 'update')}: {clause(told['reason'])}."
+            )
+    return found
+
+
 def _leakage(rows: list[Row], strongest: Row | None, threshold: float) -> str:
-    declined = [row["attack"] for row in rows if row["level"] == "refused"]
+    declined = [row["attack"] for row in rows if row["level"] == "refused" and not row["clients_refused"]]
     tail = f" Not applicable here: {', '.join(declined)}." if declined else ""
     if any(row["level"] == "unattacked" for row in rows):
         tail += " No observed update was eligible to be attacked."
@@ -147,6 +182,7 @@ def _leakage(rows: list[Row], strongest: Row | None, threshold: float) -> str:
     verb = "did not recover an image" if len(answered) == 1 else "recovered an image"
     return (
         f"{which} that answered {verb} at {threshold:g} dB. Best: {strongest['attack']} ({numbers})."
+        f"{_by_median(strongest, answered, set())}"
         f" With {plural(images, 'image')}, a true rate of up to {percent(room)} cannot be excluded"
         f" (95 %).{tail}"
     )

@@ -151,6 +151,9 @@ def test_imprint_in_a_run_reads_records_and_inspecting_clients_refuse(tmp_path: 
     assert plain["control"]["fraction_recovered"] in (None, 0.0)
     assert inspected["refused"] == 4 and inspected["fraction_recovered"] in (0.0, None)
     assert "the client did not answer: refused to train: imprint." in inspected["refusal"]
+    card = report["verdict"]["findings"][1]["leakage"]
+    assert "Clients refused the altered model of imprint in 4 of 4 updates: imprint." in card
+    assert "Not applicable" not in card
     first, second = report["utility"]
     assert first["accuracy"] == second["accuracy"]
 

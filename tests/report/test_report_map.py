@@ -13,7 +13,7 @@ from fake_run import write_run
 from fedlab.errors import DataError
 from fedlab.report import AuditReport, build
 from fedlab.report.client_map import interval, median
-from fedlab.report.map_words import called, setting, written
+from fedlab.report.map_words import called, of_basin, setting, written
 
 LABELS = ("inverting", "running")
 VICTIMS = 8
@@ -159,7 +159,7 @@ def test_sentences_claim_what_was_shown_and_no_more(report: AuditReport) -> None
     text = "\n".join(report.data["map"]["findings"])
     assert (
         "In inference mode the best attack's median reaches 20 dB at 2 of 3 points: base and norm group."
-        in text
+        " At the base the highest median is inverting's: 40.0 dB." in text
     )
     assert (
         "At the base, inference mode gives 15.0 dB more than training mode (+15.0 dB, 95 % interval" in text
@@ -179,6 +179,29 @@ def test_the_basin_in_words(report: AuditReport) -> None:
     assert "from a start of 12.0 dB" in seen and "not from further away" in seen
     assert "the attack drifts away, to 7.0 dB: update and prior" in gone
     assert [one["control_median"] for one in basin["curves"][0]["points"]] == [5.0] * 3
+
+
+def test_two_starts_do_not_tell_what_lies_between() -> None:
+    def point(share: float, start: float, end: float) -> dict[str, Any]:
+        return {"share": share, "start": start, "psnr_median": end, "reason": None}
+
+    points = [point(0.0, 200.0, 200.0), point(1.0, 5.0, 6.0)]
+    data = {"attack": "x", "refusal": None, "curves": [{"client_mode": "eval", "points": points}]}
+    (text,) = of_basin(data, 20.0)
+    assert "stays there (200.0 dB); from pure noise it ends at 6.0 dB" in text
+    assert "Nothing between was tried" in text and "from a start" not in text
+
+
+def test_intervals_over_a_handful_of_victims_come_with_a_warning(tmp_path: Path, report: AuditReport) -> None:
+    run = write_run(tmp_path / "run", modes=("eval", "train"))
+    data = mapped()
+    for point in data["points"]:
+        for one in point["cells"]:
+            for tried in one["attacks"].values():
+                tried["victims"] = tried["victims"][:3]
+    (run / "map.json").write_text(json.dumps(data))
+    assert any("rests on 3 victims" in text for text in build(run).data["map"]["findings"])
+    assert not any("rests on" in text for text in report.data["map"]["findings"])
 
 
 def test_the_figure_has_every_point(page: str, report: AuditReport) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from fake_run import write_run
 
 from fedlab.audit import Certificate, Reconstruction, ThreatModel
 from fedlab.audit.difference import difference
@@ -16,7 +17,7 @@ from fedlab.audit.scoring import VictimScore, score
 from fedlab.audit.truth import Truth
 from fedlab.errors import DataError
 from fedlab.report import AuditReport, build
-from fedlab.report.proofs import proofs
+from fedlab.report.proofs import merged, proofs
 
 CELL = "none-train-s7"
 
@@ -103,7 +104,7 @@ def test_each_threat_has_a_row_beside_the_runs_own(run_dir: Path) -> None:
     assert rows["oracle"]["worth"] == "this attacker gets more"
     assert rows["blind"]["worth"] == "this attacker gets slightly less"
     assert rows["same"]["worth"] == "no difference" and rows["same"]["difference"] == 0.0
-    assert rows["denied"]["worth"] == "nothing: needs learning_rate" and rows["denied"]["victims"] == 8
+    assert rows["denied"]["worth"] == "not tested: needs learning_rate" and rows["denied"]["victims"] == 8
     assert rows["crash"]["worth"] == "not tested: the attack failed" and rows["crash"]["error"] == "boom"
     text = report.html.read_text()
     assert "What knowledge is worth" in text and "+12.0" in text and "the run's own attacker" in text
@@ -118,6 +119,78 @@ def test_the_verdict_is_about_the_runs_own_attacker(report: AuditReport, run_dir
     assert "inverting-gradients on none under oracle (near-identical)" in told
     before = [row for row in found["attacks"] if not row["threat_label"]]
     assert before == report.data["attacks"], "base rows are as they were"
+
+
+REFUSED = "the client did not answer: refused to train: a.weight looks odd: 100 of 100 rows; b.weight too"
+
+
+def refuse(run: Path, label: str, threat: ThreatModel) -> None:
+    """Clients refuse what a malicious server sends; of eight one breaks down instead."""
+    add(run, label, threat, [None] * 8, server="malicious")
+    path = run / "attacks" / CELL / f"inverting-gradients@{label}.json"
+    data = json.loads(path.read_text())
+    for number, one in enumerate(data["victims"]):
+        one["refusal"] = REFUSED if number else "the client did not answer: out of memory"
+    path.write_text(json.dumps(data))
+
+
+def test_what_clients_refused_is_told_on_the_card_of_their_defense(run_dir: Path) -> None:
+    refuse(run_dir, "trickster", ThreatModel(server="malicious"))
+    report = build(run_dir)
+    (row,) = [one for one in report.data["attacks"] if one["threat_label"] == "trickster"]
+    assert (row["clients_refused"]["updates"], row["reading"], row["images"]) == (7, "clients refused", 0)
+    cards = {one["defense"]: one["leakage"] for one in report.data["verdict"]["findings"]}
+    told = "Clients refused the altered model of inverting-gradients (threat trickster) in 7 of 8 updates"
+    assert f"{told}: a.weight looks odd: 100 of 100 rows." in cards["none"]
+    assert all("Clients refused" not in text for defense, text in cards.items() if defense != "none")
+    worth = table(report)["trickster"]["worth"]
+    assert worth == "nothing: clients refused the altered model: a.weight looks odd: 100 of 100 rows"
+
+
+def test_an_attack_without_any_answer_is_a_sentence_and_no_table(run_dir: Path) -> None:
+    path = run_dir / "attacks" / CELL / "inverting-gradients.json"
+    data = json.loads(path.read_text())
+    needs = "needs sums; grant them"
+    path.write_text(json.dumps(data | {"victims": [], "control": [], "error": needs, "chosen": 8}))
+    add(run_dir, "sums", ThreatModel(sums=True), [], error=needs, chosen=8)
+    add(run_dir, "blind", ThreatModel(batch_size=False), [], error="needs batch_size", chosen=8)
+    report = build(run_dir)
+    text = report.html.read_text()
+    assert (
+        "inverting-gradients on none: not tested: needs sums (as assumed and sums);"
+        " not tested: needs batch_size (blind)." in text
+    )
+    section = text[text.index('id="knowledge"') : text.index("Without an answer")]
+    assert "<table" not in section and section.count("Does not know the batch size") == 1
+
+
+def test_a_threat_in_two_modes_is_one_paragraph(tmp_path: Path) -> None:
+    (text,) = build(write_run(tmp_path / "run", modes=("train", "eval"))).data["threat_models"]["tested"]
+    assert "Clients in training mode and inference mode." in text
+
+
+def test_a_row_that_refused_itself_and_one_that_was_refused_count_the_same_images(run_dir: Path) -> None:
+    add(run_dir, "itself", ThreatModel(), [None] * 8)
+    path = run_dir / "attacks" / CELL / "inverting-gradients@itself.json"
+    data = json.loads(path.read_text())
+    path.write_text(json.dumps(data | {"victims": [one | {"refusal": "no"} for one in data["victims"]]}))
+    add(run_dir, "denied", ThreatModel(learning_rate=False), [], error="needs it", chosen=8)
+    rows = [one for one in build(run_dir).data["attacks"] if one["threat_label"]]
+    assert [(one["images"], one["victims"], one["refused"]) for one in rows] == [(0, 8, 8), (0, 8, 8)]
+
+
+def test_the_headline_says_by_what_it_ranks_where_another_median_is_larger(run_dir: Path) -> None:
+    for path in (run_dir / "attacks").glob("*/*.json"):
+        data = json.loads(path.read_text())
+        psnr, base = (7.0, 4.0) if path.stem == "inverting-gradients" else (8.0, 7.5)
+        for kind, value in (("victims", psnr), ("control", base)):
+            for one in data[kind]:
+                one["psnr"] = [value if score is not None else None for score in one["psnr"]]
+        path.write_text(json.dumps(data))
+    headline = build(run_dir).data["verdict"]["headline"]
+    assert "The strongest was inverting-gradients" in headline
+    assert "ranked by how far they get beyond their control; the highest median is" in headline
+    assert "8.0 dB, control 7.5 dB." in headline
 
 
 def test_a_sum_is_no_pair_of_one_of_its_clients(run_dir: Path) -> None:
@@ -190,6 +263,17 @@ def test_certificates_are_summed_up_in_words_and_kept_in_figures() -> None:
     assert (linear["rank"], linear["unknowns"], linear["condition"]) == ([1, 28], [1, 64], [1, 1])
     assert sparse["text"] == "not applicable in 3 of 3 updates because the layer is no ReLU layer"
     assert proofs([certificates()]) == []
+
+
+def test_reasons_that_differ_in_figures_alone_are_told_once() -> None:
+    assert merged(
+        ["proven: 1 of 8 records, confirmed: 1", "proven: 2 of 8 records, confirmed: 1", "conv.0.weight"]
+    ) == ["proven: 1 to 2 of 8 records, confirmed: 1", "conv.0.weight"]
+    assert merged(["residual 5.0e-01, rank 9", "residual 4.6e-01, rank 10"]) == [
+        "residual 4.6e-01 to 5.0e-01, rank 9 to 10"
+    ]
+    assert merged(["layer.1", "layer.2"]) == ["layer.1", "layer.2"], "names are no figures"
+    assert merged(["{} of 2", "{} of 3"]) == ["{} of 2 to 3"], "braces of a plugin's own"
 
 
 def test_a_score_keeps_certificates_and_reads_them_again(run_dir: Path, report: AuditReport) -> None:

@@ -132,9 +132,7 @@ class LinearLayer(Attack):
                 proven = absent(observation, victim, first, known, found, table, generator)
                 details |= {"confirmed": confirmed, "proven": proven}
                 left = (
-                    ""
-                    if proven == batch
-                    else f"{proven} of {batch} records are proven, {confirmed} confirmed"
+                    "" if proven == batch else f"proven: {proven} of {batch} records, confirmed: {confirmed}"
                 )
             right = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
         residual = solve(right.T, table.T).residual
