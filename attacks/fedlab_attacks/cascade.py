@@ -285,5 +285,6 @@ def _labelled(
 def _concluded(case: Case) -> Reconstruction:
     if case.answer is None:
         told = [str(one) for one in case.tried] + case.refusals
-        return Reconstruction.refused("; ".join(told) or "nothing applies", *case.tried)
+        whole = "; ".join([f"none of its {len(told)} stages applies here", *told])
+        return Reconstruction.refused(whole, *case.tried)
     return replace(case.answer, certificates=tuple(case.tried))
