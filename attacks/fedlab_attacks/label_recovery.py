@@ -67,7 +67,7 @@ def recover_labels(
     dummies = torch.rand(DUMMIES, *victim.input_shape, generator=generator)
     dummies = dummies * torch.rand(DUMMIES, *([1] * len(victim.input_shape)), generator=generator)
     state = {**observation.before, **observation.buffers_before}
-    layers = probe(victim, state, dummies)
+    layers = probe(victim, state, dummies[:2])  # which layers there are, any image tells
     if granted is not None:
         _check_single(observation, victim, layers, int(granted))
         return granted
