@@ -176,7 +176,7 @@ def test_what_comes_from_python_counts_for_every_strategy(tmp_path: Path) -> Non
 
 def test_a_strategy_that_cannot_be_put_together_fails_before_anything_is_written(tmp_path: Path) -> None:
     broken = {"label": "whole", "name": "fedavg", "local_rule": "personal-head"}
-    with pytest.raises(UsageError, match="attacks on models of which a part stays"):
+    with pytest.raises(UsageError, match="leaves a part of the model with the clients"):
         fedlab.run(scenario(strategies=[{"label": SMALL}, broken]), out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
