@@ -65,7 +65,7 @@ def test_a_run_on_a_foreign_grid_is_the_simulation_bit_for_bit(tmp_path: Path) -
         assert (expected["traffic"]["clock"], found["traffic"]["clock"]) == ("virtual", "real")
         assert found["traffic"]["uploads"] == expected["traffic"]["uploads"]
         assert timeless(found) == timeless(expected)
-        attack = f"attacks/{cell}/linear-layer.json"
+        attack = f"attacks/{cell}/cascade.json"
         assert loaded(theirs / attack)["victims"] == loaded(ours / attack)["victims"]
     assert (theirs / "report.html").is_file()
 
