@@ -26,7 +26,7 @@ def test_quickstart(tmp_path: Path) -> None:
     assert all(row["victims"] >= 8 and row["client_mode"] == "train" for row in rows.values())
     assert rows["inverting-gradients", "none"]["psnr_median"] <= 15
     assert rows["dropout-inversion", "none"]["psnr_median"] >= 30
-    assert rows["linear-layer", "none"]["psnr_median"] >= 100
+    assert rows["cascade", "none"]["psnr_median"] >= 100
     for (_, defense), row in rows.items():
         assert row["control"]["psnr_median"] <= 12
         if defense == "dp-sgd":
