@@ -8,8 +8,9 @@ observation goes through
 3. descents: several local steps in the span of a linear first layer (networks without dropout and batch
    norm), or the training-mode client (dropout masks, batch statistics, local steps, as far as they play a
    part), then plain gradient matching where neither can be set up. They start once from what closed forms
-   gave without proof (the right number of images) and once from noise; the lower residual answers. Records
-   that a closed form confirmed in a batch are kept as they are.
+   gave without proof (the right number of images) and once from noise; the lower residual answers. What a
+   closed form confirmed without being unique is kept as it is: a single record, or records of a batch if all
+   that it confirmed are proven too.
 
 and leaves as soon as a certificate says "unique". What was tried, and why it did not apply, is part of the
 answer: all certificates, in order. Labels are read off the last layer where that is possible.

@@ -79,4 +79,5 @@ def weights(observation: Observation, layer: Seen) -> tuple[Tensor, Tensor]:
     names = [f"{layer.name}.{kind}" for kind in ("weight", "bias")[: 1 + (layer.layer.bias is not None)]]
     before = [observation.before[name].double() for name in names]
     after = [value + observation.update[name].double() for value, name in zip(before, names, strict=True)]
-    return tuple(torch.cat([w[0], *(b[:, None] for b in w[1:])], dim=1) for w in (before, after))  # type: ignore[return-value]
+    old, new = (torch.cat([one.reshape(len(one), -1) for one in side], dim=1) for side in (before, after))
+    return old, new

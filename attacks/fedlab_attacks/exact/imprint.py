@@ -36,13 +36,13 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.audit.attack import Attack, Reconstruction, Report
-from fedlab.audit.certificate import Certificate
 from fedlab.audit.observation import Observation
 from fedlab.audit.threat import Server, ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
 from fedlab_attacks.exact.algebra import certify
+from fedlab_attacks.exact.each import each
 from fedlab_attacks.reading import batch_size, steps, uncounted
 
 METHOD = "imprint"
@@ -130,14 +130,7 @@ class Imprint(Attack):
         generator: torch.Generator,
         report: Report,
     ) -> list[Reconstruction]:
-        answers = []
-        for done, observation in enumerate(observations, start=1):
-            try:
-                answers.append(self._read(observation, threat, victim))
-            except NotApplicable as error:
-                answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
-            report(done, len(observations))
-        return answers
+        return each(observations, lambda one: self._read(one, threat, victim), method=METHOD, report=report)
 
     def _read(self, observation: Observation, threat: ThreatModel, victim: Victim) -> Reconstruction:
         bins = _bins(observation)

@@ -42,6 +42,7 @@ from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.algebra import Measured, certify, measured
 from fedlab_attacks.exact.chain import Chain, Link, read_chain
 from fedlab_attacks.exact.convolution import Factor, LinearMap
+from fedlab_attacks.exact.each import each
 from fedlab_attacks.reading import batch_size, uncounted
 
 METHOD = "layer peel"
@@ -77,21 +78,20 @@ class LayerPeel(Attack):
         generator: torch.Generator,
         report: Report,
     ) -> list[Reconstruction]:
-        answers = []
         factors = _Factors()
+        # One seed for all: each is attacked alone as in company.
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        for done, observation in enumerate(observations, start=1):
+
+        def solve(observation: Observation) -> Reconstruction:
             own = torch.Generator().manual_seed(seed)
+            state = {**observation.before, **observation.buffers_before}
+            chain = read_chain(victim, state, own)
             try:
-                state = {**observation.before, **observation.buffers_before}
-                chain = read_chain(victim, state, own)
-                answers.append(_Peeling(observation, chain, threat, factors, own).answer())
-            except NotApplicable as error:
-                answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
+                return _Peeling(observation, chain, threat, factors, own).answer()
             except Singular as found:
-                answers.append(Reconstruction.refused(str(found), found.certificate))
-            report(done, len(observations))
-        return answers
+                return Reconstruction.refused(str(found), found.certificate)
+
+        return each(observations, solve, method=METHOD, report=report)
 
 
 @dataclass

@@ -47,6 +47,7 @@ from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.algebra import Spectrum, certify, measured, solve, spectrum
+from fedlab_attacks.exact.each import each
 from fedlab_attacks.exact.first_layer import ZERO, first_layer, rectified, weights
 from fedlab_attacks.exact.second_layer import second_layer_size
 from fedlab_attacks.reading import Seen, batch_size, uncounted
@@ -78,16 +79,14 @@ class LinearLayer(Attack):
         generator: torch.Generator,
         report: Report,
     ) -> list[Reconstruction]:
-        answers = []
+        # One seed for all: each is attacked alone as in company.
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        for done, observation in enumerate(observations, start=1):
-            own = torch.Generator().manual_seed(seed)
-            try:
-                answers.append(self._solve(observation, threat, victim, own))
-            except NotApplicable as error:
-                answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
-            report(done, len(observations))
-        return answers
+        return each(
+            observations,
+            lambda one: self._solve(one, threat, victim, torch.Generator().manual_seed(seed)),
+            method=METHOD,
+            report=report,
+        )
 
     def _solve(
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator

@@ -33,6 +33,7 @@ from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
 from fedlab_attacks.exact.algebra import COARSE
+from fedlab_attacks.exact.each import each
 from fedlab_attacks.exact.layer_peel import LayerPeel
 from fedlab_attacks.exact.patch_embedding import PatchEmbedding
 from fedlab_attacks.exact.private_network import Pulled, pulled_back
@@ -93,18 +94,15 @@ class HypernetworkPullback(Attack):
         generator: torch.Generator,
         report: Report,
     ) -> list[Reconstruction]:
-        each = self.restarts * self.trial + self.iterations
-        ticker = Ticker(report, len(observations) * each)
+        budget = self.restarts * self.trial + self.iterations
+        ticker = Ticker(report, len(observations) * budget)
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        answers = []
-        for number, observation in enumerate(observations, start=1):
-            own = own_generator(seed, observation)
-            try:
-                answers.append(self._invert(pulled_back(observation, victim), threat, own, ticker))
-            except NotApplicable as error:
-                answers.append(Reconstruction.refused(error, Certificate.refused(METHOD, str(error))))
-            ticker.advance(number * each - ticker.done)
-        return answers
+        return each(
+            observations,
+            lambda one: self._invert(pulled_back(one, victim), threat, own_generator(seed, one), ticker),
+            method=METHOD,
+            report=lambda done, total: ticker.advance(done * budget - ticker.done),
+        )
 
     def _invert(
         self, pulled: Pulled, threat: ThreatModel, generator: torch.Generator, ticker: Ticker

@@ -58,8 +58,7 @@ def over_rounds(
 def distance(own: Tensor, others: Tensor) -> Tensor:
     """(N,) how far `own` (N,) lies above the mean of `others` (K, N), in their common standard deviation."""
     spread = others.var(dim=0, unbiased=True).mean().sqrt()
+    # Where the others agree on every record, the differences speak for themselves.
     if not float(spread) > 0.0:
-        spread = torch.ones_like(
-            spread
-        )  # the others agree on every record: the differences speak for themselves
+        spread = torch.ones_like(spread)
     return (own - others.mean(dim=0)) / spread

@@ -6,6 +6,7 @@ A victim's random numbers come from a stream of its own, so that it is attacked 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -79,7 +80,7 @@ class Setting:
 
 
 class Inversion(Attack):
-    """An attack that descends; a subclass says how in `budget` and `solve`.
+    """An attack that descends; a subclass says how in `solve`.
 
     Args:
         iterations: of the main descent. restarts: starts per victim; the least residual wins.
@@ -100,18 +101,18 @@ class Inversion(Attack):
         self._given: tuple[Tensor, ...] = ()
 
     def budget(self, victim: Victim, threat: ThreatModel) -> int:
-        """Iterations in all for one chunk of victims."""
-        raise NotImplementedError
+        """Iterations in all for one chunk of victims; a subclass that does more says so."""
+        return self.iterations
 
     def depth(self, observations: Sequence[Observation]) -> int:
         """How many gradients one graph holds per victim and restart."""
         return 1
 
+    @abstractmethod
     def solve(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
     ) -> tuple[Variables, list[str]]:
         """The best candidate for each victim of `setting`, and how each was found."""
-        raise NotImplementedError
 
     def labels(
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator

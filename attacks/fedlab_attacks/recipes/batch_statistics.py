@@ -68,9 +68,6 @@ class BatchStatistics(Inversion):
         self.statistics = statistics
         self.recipe = signed_recipe(self, smoothness=total_variation, batch_norm=batch_norm, step=step)
 
-    def budget(self, victim: Victim, threat: ThreatModel) -> int:
-        return self.iterations
-
     def labels(
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
     ) -> Tensor:

@@ -63,9 +63,6 @@ class ImprovedDeepLeakage(Inversion):
             raise UsageError(f"{type(self).__name__}: memory = {memory}; expected at least 1")
         self.memory = memory
 
-    def budget(self, victim: Victim, threat: ThreatModel) -> int:
-        return self.iterations
-
     def solve(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
     ) -> tuple[Variables, list[str]]:

@@ -86,9 +86,6 @@ class GradInversion(Inversion):
         self.weights = (total_variation, energy, consistency, batch_norm)
         self.step = step
 
-    def budget(self, victim: Victim, threat: ThreatModel) -> int:
-        return self.iterations
-
     def solve(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
     ) -> tuple[Variables, list[str]]:

@@ -72,9 +72,6 @@ class GIARunning(Inversion):
         super().__init__(iterations=iterations, restarts=restarts, device=device)
         self.recipe = signed_recipe(self, smoothness=total_variation, batch_norm=batch_norm, step=step)
 
-    def budget(self, victim: Victim, threat: ThreatModel) -> int:
-        return self.iterations
-
     def labels(
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
     ) -> Tensor:
@@ -124,9 +121,6 @@ class GIAEstimate(Inversion):
     ) -> None:
         super().__init__(iterations=iterations, restarts=restarts, device=device)
         self.recipe = signed_recipe(self, smoothness=total_variation, batch_norm=batch_norm, step=step)
-
-    def budget(self, victim: Victim, threat: ThreatModel) -> int:
-        return self.iterations
 
     def labels(
         self, observation: Observation, threat: ThreatModel, victim: Victim, generator: torch.Generator
