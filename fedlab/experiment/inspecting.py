@@ -19,8 +19,10 @@ from typing import Any, Literal, get_args, get_origin
 import torch
 
 from fedlab import plugins, seeds
-from fedlab.audit import Attack, KnownConfig, Observation, ThreatModel, Victim, metrics
+from fedlab.audit import Attack, KnownConfig, Observation, Reconstruction, ThreatModel, Victim
 from fedlab.audit.layer_ranks import LayerRank, layer_ranks
+from fedlab.audit.scoring import score
+from fedlab.audit.truth import Truth
 from fedlab.clients import ClientConfig
 from fedlab.errors import FedlabError, NotApplicable, UsageError
 from fedlab.experiment.setup import build_task
@@ -158,7 +160,7 @@ class _Bench:
                 continue
             values: list[float] = []
             for answer, (_, truth) in zip(answers, seen, strict=True):
-                values += _psnr(answer.images, truth)
+                values += _psnr(answer, truth)
             said = [str(one) for answer in answers for one in answer.certificates]
             said += [str(answer.refusal) for answer in answers if answer.refusal and not answer.certificates]
             hit = [value >= self.settings.audit.success_psnr for value in values]
@@ -171,7 +173,7 @@ class _Bench:
                 tuple(dict.fromkeys(said)),
             )
 
-    def _observed(self, batch: int, client: int) -> tuple[Observation, torch.Tensor]:
+    def _observed(self, batch: int, client: int) -> tuple[Observation, Truth]:
         """One client's step on its own records, as its server sees it, and the records."""
         model, clients = self.victim.model, self.settings.clients
         generator = seeds.torch_generator(self.seed, "inspect", batch, client)
@@ -187,7 +189,8 @@ class _Bench:
         config = KnownConfig.all_of(
             ClientConfig(self.mode, batch, local_steps=1, learning_rate=clients.learning_rate)
         )
-        return Observation(1, client, before, update, buffers, buffers, config, examples=batch), images
+        truth = Truth(1, client, tuple(int(i) for i in ids), images, labels, self.task.test.pixels)
+        return Observation(1, client, before, update, buffers, buffers, config, examples=batch), truth
 
 
 def exact_attacks() -> Iterator[tuple[str, Attack]]:
@@ -206,13 +209,9 @@ def exact_attacks() -> Iterator[tuple[str, Attack]]:
             yield name, plugins.build("attacks", name)
 
 
-def _psnr(images: torch.Tensor | None, truth: torch.Tensor) -> list[float]:
+def _psnr(answer: Reconstruction, truth: Truth) -> list[float]:
     """One value per true record, 0 where there is no answer."""
-    order = [None] * len(truth) if images is None else metrics.match(images[: len(truth)], truth)
-    return [
-        0.0 if images is None or j is None else float(metrics.psnr(images[j : j + 1], truth[i : i + 1]))
-        for i, j in enumerate(order)
-    ]
+    return [0.0 if value is None else value for value in score(answer, truth).psnr]
 
 
 def _turns(settings: Scenario, batches: Sequence[int]) -> Iterator[Turn]:
