@@ -25,6 +25,7 @@ DENIED: Mapping[str, bool] = dict.fromkeys(
         "dropout_masks",
         "batch_norm_buffers",
         "proxy_data",
+        "defense",
     ),
     False,
 )
@@ -39,6 +40,7 @@ PROTOCOL: Mapping[str, bool] = {
     "client_mode_known": True,
     "dropout_rate": True,
     "batch_norm_buffers": True,
+    "defense": True,
 }
 
 LADDER: Mapping[Level, Mapping[str, bool]] = {

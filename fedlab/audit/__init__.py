@@ -4,6 +4,7 @@ from fedlab.audit.attack import Attack as Attack
 from fedlab.audit.attack import Reconstruction as Reconstruction
 from fedlab.audit.certificate import Certificate as Certificate
 from fedlab.audit.defense import Defense as Defense
+from fedlab.audit.disclosure import Disclosure as Disclosure
 from fedlab.audit.observation import KnownConfig as KnownConfig
 from fedlab.audit.observation import Observation as Observation
 from fedlab.audit.observation import Part as Part

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from fedlab.audit.disclosure import NOTHING
 from fedlab.audit.observation import Observation
 from fedlab.audit.victim import Victim
 from fedlab.clients.config import Mode
@@ -24,6 +25,7 @@ Knowledge = Literal[
     "dropout_masks",
     "batch_norm_buffers",
     "proxy_data",
+    "defense",
 ]
 KNOWLEDGE: tuple[Knowledge, ...] = get_args(Knowledge)
 Server = Literal["curious", "malicious"]
@@ -44,6 +46,7 @@ class ThreatModel:
         momentum: whether it knows the clients' momentum and weight decay.
         dropout_masks: whether it knows which units were dropped: nobody does; an upper bound.
         proxy_data: whether it has data of the same kind.
+        defense: whether it knows which defense the clients use, and how that is set.
         server: "curious" follows the protocol; "malicious" may send clients a network or parameters of its
             own making, and is then one of the attacks that say so.
         sums: whether it sees only the sum of a round's updates (secure aggregation), whatever the defense.
@@ -59,6 +62,7 @@ class ThreatModel:
     dropout_masks: bool = False
     batch_norm_buffers: bool = True
     proxy_data: bool = False
+    defense: bool = True
     server: Server = "curious"
     sums: bool = False
 
@@ -89,4 +93,6 @@ class ThreatModel:
 
     def public(self, victim: Victim) -> Victim:
         """The victim as this attacker has it."""
-        return victim if self.proxy_data else replace(victim, proxy=None)
+        if not self.proxy_data:
+            victim = replace(victim, proxy=None)
+        return victim if self.defense else replace(victim, disclosure=NOTHING)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlab.audit.disclosure import NOTHING, Disclosure
 from fedlab.tasks import FunctionalModel, State
 
 
@@ -31,6 +32,7 @@ class Victim:
         personal: parameters that never leave a client: no update has them, and `before` has the server's own
             values, which are nobody's.
         proxy: similar data that the attacker holds; None unless the threat model grants it.
+        disclosure: what the attacker knows of the clients' defense; nothing where the threat model denies it.
     """
 
     model: FunctionalModel
@@ -39,6 +41,7 @@ class Victim:
     classes: int
     personal: frozenset[str] = frozenset()
     proxy: Proxy | None = None
+    disclosure: Disclosure = NOTHING
 
     @property
     def shared(self) -> tuple[str, ...]:

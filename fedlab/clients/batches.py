@@ -66,7 +66,9 @@ class Batches:
         self.config, self.seed, self.device = config, seed, device
         self._drops = config.mode == "train" and bool(model.mask_shapes)
         trial = torch.Generator()
+        self._samples = config.mode == "train" and bool(model.noise_shapes)
         self._draws = bool(rule.draws(model.parameters_of(model.state()), trial))
+        self._endings = bool(rule.ending(model.parameters_of(model.state()), trial))
         self._noise = bool(rule.noise(torch.Size((1, *data.shape)), trial))
         self._images: Tensor | None = None
         self._labels: Tensor | None = None
@@ -115,6 +117,23 @@ class Batches:
             noise=self._per_record(self._own_noise, "noise" + purpose, jobs, step, lengths, longest)
             if self._noise
             else {},
+            samples=self._per_record(self.model.draw_noise, "sample" + purpose, jobs, step, lengths, longest)
+            if self._samples
+            else {},
+        )
+
+    def endings(self, jobs: Sequence[ClientJob]) -> State:
+        """What the rule draws for the end of each client's round."""
+        if not self._endings:
+            return {}
+        return self._stacked(
+            [
+                self.rule.ending(
+                    self.model.parameters_of(job.state),
+                    seeds.torch_generator(self.seed, "rule-end", *job.place),
+                )
+                for job in jobs
+            ]
         )
 
     def everything(self, jobs: Sequence[ClientJob]) -> Iterator[Batch]:

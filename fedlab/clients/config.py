@@ -47,6 +47,7 @@ class Federation:
         rate: probability with which each client takes part in a round, independently of all others and of
             earlier rounds; 1 where it is not drawn so, whatever its share of rounds is.
         dropout: the largest probability with which a client that is asked does not answer.
+        secure: whether noise is drawn from the operating system, not from the seed tree.
         participations: rounds in which one client takes part at most; None if nothing bounds them.
         seed: of the run, for draws that the server makes itself.
     """
@@ -59,6 +60,7 @@ class Federation:
     participations: int | None = None
     seed: int = 0
     dropout: float = 0.0
+    secure: bool = False
 
     @property
     def most(self) -> int:

@@ -152,6 +152,7 @@ class LocalTraining:
             learning_rate=column([self.config.learning_rate] * len(jobs)),
             momentum=column([self.config.momentum] * len(jobs)),
             gradient=self._full(jobs, parameters, buffers) if self.rule.full_gradient else {},
+            draws=self.batches.endings(jobs),
         )
 
     def _full(self, jobs: Sequence[ClientJob], parameters: State, buffers: State) -> State:
@@ -242,6 +243,7 @@ class LocalTraining:
                 part.x,
                 training=self.config.mode == "train",
                 masks=part.masks,
+                noise=part.samples,
                 rows=part.rows,
             )
             losses = self.loss(outputs, part.y) * part.rows

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fedlab import seeds
 from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victim, random_twin
+from fedlab.audit.disclosure import NOTHING
 from fedlab.audit.scoring import NO_ANSWER, Choice, choose_victims, score
 from fedlab.audit.truth import Truth
 from fedlab.errors import MissingKnowledge, NotApplicable
@@ -172,7 +173,15 @@ def public(trained: Trained, victims: Victims, scenario: Scenario) -> tuple[Vict
     """What anybody knows of a cell, and what this attacker does; data of its own only if there are any."""
     task, threat = trained.task, threat_model(scenario, trained)
     proxy = proxy_of(trained, victims.truths) if threat.proxy_data else None
-    victim = Victim(trained.model, task.loss, task.input_shape, task.classes, trained.personal, proxy)
+    victim = Victim(
+        trained.model,
+        task.loss,
+        task.input_shape,
+        task.classes,
+        trained.personal,
+        proxy,
+        trained.disclosure if threat.defense else NOTHING,
+    )
     return victim, replace(threat, proxy_data=proxy is not None)
 
 

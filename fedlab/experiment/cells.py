@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fedlab import plugins, seeds
 from fedlab.adversaries import Group, poison
-from fedlab.audit import Defense
+from fedlab.audit import Defense, Disclosure
 from fedlab.audit.defense import NetworkFactory
+from fedlab.audit.disclosure import NOTHING
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
 from fedlab.clients.config import Mode
@@ -73,6 +74,7 @@ class Trained:
     metrics: dict[str, Any]
     weights_sha256: str
     personal: frozenset[str] = frozenset()
+    disclosure: Disclosure = NOTHING
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,10 @@ def federated(
     seed: int,
     *,
     whole: bool = False,
+    deployed: bool = False,
 ) -> Federation:
-    """What a defense plans with; `whole` if the strategy came from Python: whom it asks is its own affair."""
+    """What a defense plans with; `whole` if the strategy came from Python: whom it asks is its own affair;
+    `deployed` if the clients are real."""
     settings, slow = scenario.strategy, scenario.clients.stragglers
     drawn = settings.name == "fedavg" and settings.sampling.name == "poisson" and not whole
     everybody_else_counts = settings.over_selection == 1.0 and settings.quorum == 1
@@ -128,6 +132,7 @@ def federated(
         participations=bound if isinstance(bound, int) else None,
         seed=seed,
         dropout=max(kind.dropout for kind in scenario.devices.kinds),
+        secure=deployed if scenario.privacy.secure_rng is None else scenario.privacy.secure_rng,
     )
 
 
@@ -146,10 +151,13 @@ def assemble(
     own: Own = Own(),  # noqa: B008 (frozen)
     adversaries: Sequence[Group] = (),
     tampered: Callable[[NetworkFactory], NetworkFactory] = lambda factory: factory,
+    *,
+    deployed: bool = False,
 ) -> Parts:
     """The cell's clients and its strategy, with the defense in its places and the adversaries' records.
 
-    `tampered` is what a malicious server makes of the network that was agreed on.
+    `tampered` is what a malicious server makes of the network that was agreed on; `deployed` says that the
+    clients are real.
     """
     settings, clients = scenario.strategy, scenario.clients
     config = defense.config(
@@ -176,7 +184,8 @@ def assemble(
             f" {settings.local_rule.name} moves pixels; take images, or another rule"
         )
     task = replace(task, network=tampered(rule.network(defense.network(task.network))))
-    federation = federated(scenario, owners, config, cell.seed, whole=own.strategy is not None)
+    whole = own.strategy is not None
+    federation = federated(scenario, owners, config, cell.seed, whole=whole, deployed=deployed)
     rule = defense.local_rule(rule, federation)
     defended = defense.aggregator(aggregator, federation)
     model = task.model(seeds.derive(cell.seed, "init"))

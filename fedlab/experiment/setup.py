@@ -113,6 +113,7 @@ class Setup:
             own,
             self.adversaries[seed],
             tampered or (lambda factory: factory),
+            deployed=self.grid is not None,
         )
 
     @property

@@ -202,6 +202,7 @@ class Training:
     def _rounds(self) -> Iterator[Round]:
         scenario, settings = self.scenario, self.scenario.strategy
         grid = attacked(self.traffic, self.cell, scenario, self.parts, self.adversaries)
+        grid = self.defense.grid(grid, self.parts.federation)
         return rounds(
             self.parts.strategy,
             watched(grid, scenario, self.parts.strategy, self.watcher),
@@ -362,5 +363,13 @@ def checkpoints_of(directory: RunDirectory, cell: Cell) -> Path:
 def trained(cell: Cell, setup: Setup, parts: Parts, metrics: dict[str, Any], weights: str) -> Trained:
     """What attackers and scorer need of a cell, just trained or long ago."""
     return Trained(
-        cell, parts.task, parts.model, parts.config, parts.owners, metrics, weights, parts.personal
+        cell,
+        parts.task,
+        parts.model,
+        parts.config,
+        parts.owners,
+        metrics,
+        weights,
+        parts.personal,
+        setup.defenses[cell.defense].disclosure(parts.model),
     )

@@ -24,6 +24,7 @@ class Guarantee:
         per_client: ε of each client that took part.
         participations: rounds in which each client took part.
         noise: where the noise came from.
+        beside: what else holds of the same training, about other units; never to be added up.
     """
 
     mechanism: str
@@ -37,8 +38,9 @@ class Guarantee:
     per_client: dict[int, float] = field(default_factory=dict)
     participations: dict[int, int] = field(default_factory=dict)
     reason: str | None = None
+    beside: tuple[Guarantee, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, where an infinite ε is null."""
         spent = {c: e if math.isfinite(e) else None for c, e in self.per_client.items()}
-        return asdict(self) | {"per_client": spent}
+        return asdict(self) | {"per_client": spent, "beside": [one.to_dict() for one in self.beside]}

@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from fedlab import files
 from fedlab.errors import DataError
@@ -31,6 +32,7 @@ class Event:
         sample_rate: q, the probability that a record takes part in a step (Poisson sampling).
         steps: how many such steps the client took in that round.
         repeat: how often the client had been sent the same model before, by an asynchronous server.
+        place: who added the noise.
     """
 
     client: int
@@ -39,6 +41,7 @@ class Event:
     sample_rate: float
     steps: int
     repeat: int = 0
+    place: Literal["client", "server"] = "client"
 
 
 @dataclass
@@ -54,6 +57,10 @@ class Ledger:
 
     def add(self, event: Event) -> None:
         self.events.append(event)
+
+    def only(self, place: str) -> Ledger:
+        """The events of noise that was added there."""
+        return Ledger([event for event in self.events if event.place == place], set(self.turned_away))
 
     def clients(self) -> list[int]:
         """Clients with at least one event, in order."""

@@ -20,6 +20,7 @@ KNOWLEDGE = {
     "momentum": "the clients' momentum and weight decay",
     "client_mode": "how clients run their network",
     "dropout_rate": "the dropout rates",
+    "defense": "the defense and its settings",
     "dropout_masks": "which units dropout switched off",
     "batch_norm_buffers": "batch-norm statistics before and after",
     "proxy_data": "data of the same kind",

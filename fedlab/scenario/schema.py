@@ -15,6 +15,7 @@ from fedlab.errors import UnknownName
 from fedlab.scenario.devices import Devices
 from fedlab.scenario.given import is_count, table
 from fedlab.scenario.map import Map
+from fedlab.scenario.privacy import Privacy
 from fedlab.scenario.sections import (
     Count,
     Momentum,
@@ -162,6 +163,9 @@ class Audit(Section):
     records or partners run out."""
     success_psnr: Annotated[float, Field(gt=0, le=200)] = 20.0
     """From this PSNR on, in dB, a record counts as recovered."""
+    adaptive: bool = True
+    """Also run, against each defense, the attacks that know it (`fedlab list defenses` names them), and each
+    of them once more as an attacker who does not know."""
     include_samples: bool = False
     """Keep the clients' images and their reconstructions in the run directory and show them in the report."""
     max_disk_mb: Positive = 2000.0
@@ -195,6 +199,7 @@ class Scenario(Section):
     checkpoint: Checkpoint = Checkpoint()
     runtime: Runtime = Runtime()
     audit: Audit = Audit()
+    privacy: Privacy = Privacy()
     threat: Threat = Threat()
     threats: Annotated[tuple[ThreatVariant, ...], Field(strict=False)] = ()
     """Each `[[threats]]` is tried with every attack, beside `[threat]`."""

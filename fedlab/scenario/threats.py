@@ -41,6 +41,8 @@ class Threat(Section):
     """The running statistics before and after."""
     proxy_data: bool = False
     """Up to 512 of the held-out records, drawn by the seed: data of the same kind, of no client."""
+    defense: bool = True
+    """Which defense the clients use, and how it is set; not its random draws."""
     server: Literal["curious", "malicious"] = "curious"
     """`"curious"` follows the protocol; `"malicious"` may send clients a network or weights of its own."""
     sums: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fedlab_defenses.dp_sgd import DPSGD, PrivateRule
+from fedlab_defenses.privacy.dp_sgd import DPSGD, PrivateRule
 
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.batches import ClientJob

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from fedlab_defenses.dp_ftrl import DPFTRL, TreeMean
+from fedlab_defenses.privacy.dp_ftrl import DPFTRL, TreeMean
 from torch import Tensor
 
 from fedlab.clients import ClientConfig, Federation

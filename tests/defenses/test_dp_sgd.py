@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from fedlab_defenses.dp_sgd import DPSGD, NOISE, PrivateRule
+from fedlab_defenses.privacy.dp_sgd import DPSGD, NOISE, PrivateRule
 from opacus import GradSampleModule
 from opacus.optimizers import DPOptimizer
 from torch import nn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlab_defenses.dp_sgd import _hardest, sample_rate
+from fedlab_defenses.privacy.dp_sgd import _hardest, sample_rate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -4,9 +4,9 @@ import functools
 
 import pytest
 import torch
-from fedlab_defenses.architecture import Architecture
-from fedlab_defenses.gradient_pruning import GradientPruning
+from fedlab_defenses.architecture.knobs import Architecture
 from fedlab_defenses.none import NoDefense
+from fedlab_defenses.updates.gradient_pruning import GradientPruning
 from torch import nn
 
 from fedlab.audit import Defense

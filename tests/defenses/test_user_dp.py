@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from fedlab_defenses.central import ZERO_OUT, clipped_sum
-from fedlab_defenses.user_dp import NoisyMean, UserDP
+from fedlab_defenses.privacy.central import ZERO_OUT, clipped_sum
+from fedlab_defenses.privacy.user_dp import NoisyMean, UserDP
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -70,7 +70,9 @@ def test_a_user_who_is_twice_in_a_buffer_is_clipped_once() -> None:
     one = torch.tensor([3.0, 4.0], dtype=torch.float64)
     both = updates(torch.stack([one, one]), (7, 7))
     torch.testing.assert_close(clipped_sum(both, 5.0), one)
-    assert UserDP(noise_multiplier=1.0).charge((7, 7), 3, federation()) == [Event(7, 3, 1.0, 1.0, 1)]
+    assert UserDP(noise_multiplier=1.0).charge((7, 7), 3, federation()) == [
+        Event(7, 3, 1.0, 1.0, 1, place="server")
+    ]
 
 
 def test_a_zero_update_stays_zero() -> None:

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from fedlab_defenses.dp_sgd import DPSGD
+from fedlab_defenses.privacy.dp_sgd import DPSGD
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -31,7 +31,8 @@ class Batch(NamedTuple):
 
     x (B, C, H, W); y (B,); rows (B,) 1 for a record and 0 for padding; masks: keep-masks by dropout
     layer, (B, ...) each; draws: random tensors that the rule asked for in `draws`; noise: those that it
-    asked for in `noise`, (B, ...) each; size: the configured (expected) batch size, a scalar.
+    asked for in `noise`, (B, ...) each; size: the configured (expected) batch size, a scalar; samples:
+    standard normal draws of the network's stochastic layers, (B, ...) each.
     """
 
     x: Tensor
@@ -41,6 +42,7 @@ class Batch(NamedTuple):
     draws: State
     size: Tensor
     noise: State = {}  # noqa: RUF012 (never written to)
+    samples: State = {}  # noqa: RUF012 (never written to)
 
 
 class Work(NamedTuple):
@@ -48,7 +50,8 @@ class Work(NamedTuple):
 
     steps: mini-batch steps that it takes; epoch: steps of one pass over its records; learning_rate,
     momentum: of its SGD; gradient: mean gradient over all of its records at the model that the server
-    sent, for rules with `full_gradient` (empty for others).
+    sent, for rules with `full_gradient` (empty for others); draws: random tensors that the rule asked for in
+    `ending`.
     """
 
     steps: Tensor
@@ -56,6 +59,7 @@ class Work(NamedTuple):
     learning_rate: Tensor
     momentum: Tensor
     gradient: State
+    draws: State = {}  # noqa: RUF012 (never written to)
 
 
 class Aux(NamedTuple):
@@ -138,6 +142,10 @@ class LocalRule:
         """Random tensors for the records of one step of one client, (B, ...) each; `shape` is x's."""
         return {}
 
+    def ending(self, parameters: State, generator: torch.Generator) -> State:
+        """Random tensors for `finish`, drawn once per round of one client, outside of `vmap`."""
+        return {}
+
     def start(self, parameters: State, memory: State, server: State, work: Work) -> Carry:
         """What to carry through the round's steps; `server` holds the slots that the server sent."""
         return {}
@@ -191,6 +199,9 @@ class WrappedRule(LocalRule):
 
     def noise(self, shape: torch.Size, generator: torch.Generator) -> State:
         return self.inner.noise(shape, generator)
+
+    def ending(self, parameters: State, generator: torch.Generator) -> State:
+        return self.inner.ending(parameters, generator)
 
     def start(self, parameters: State, memory: State, server: State, work: Work) -> Carry:
         return self.inner.start(parameters, memory, server, work)

@@ -35,7 +35,7 @@ from fedlab.privacy import Assumption, Guarantee, Ledger
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState, FunctionAggregator, mean
 from fedlab.strategies.aggregators.contract import coordinatewise_of
-from fedlab_defenses.central import mean_only, plain_server
+from fedlab_defenses.privacy.central import mean_only, plain_server
 
 
 class SecureAggregation(Defense):

@@ -54,6 +54,7 @@ class DPSGD(Defense):
     )
 
     example: ClassVar[dict[str, Any]] = {"noise_multiplier": 1.0}
+    spends = "client"
 
     def __init__(
         self,
@@ -230,13 +231,19 @@ def privatise(
     ξ is standard normal and lies in `batch.draws`.
     """
 
-    def one_record(x: Tensor, y: Tensor, masks: State) -> tuple[State, Aux]:
-        alone = Batch(
-            x[None], y[None], batch.rows.new_ones(1), {n: m[None] for n, m in masks.items()}, {}, batch.size
+    def one_record(x: Tensor, y: Tensor, masks: State, samples: State) -> tuple[State, Aux]:
+        alone = batch._replace(
+            x=x[None],
+            y=y[None],
+            rows=batch.rows.new_ones(1),
+            masks={name: mask[None] for name, mask in masks.items()},
+            draws={},
+            noise={},
+            samples={name: sample[None] for name, sample in samples.items()},
         )
         return grad_fn(parameters, alone)
 
-    gradients, aux = vmap(one_record)(batch.x, batch.y, batch.masks)
+    gradients, aux = vmap(one_record)(batch.x, batch.y, batch.masks, batch.samples)
     squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]
     norms = torch.stack(squares).sum(0).sqrt()
     factors = batch.rows * (clip / norms).clamp(max=1.0)  # a zero gradient: C / 0 = inf, factor 1

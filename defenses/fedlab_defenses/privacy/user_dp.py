@@ -48,7 +48,7 @@ from fedlab.clients.rules import LocalRule
 from fedlab.privacy import Assumption, Event, Guarantee, Ledger, epsilon_of, noise_multiplier_for
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState
-from fedlab_defenses.central import (
+from fedlab_defenses.privacy.central import (
     ZERO_OUT,
     QuietRule,
     bound,
@@ -84,6 +84,7 @@ class UserDP(Defense):
         " ICLR 2018, https://arxiv.org/abs/1710.06963"
     )
     example: ClassVar[dict[str, Any]] = {"noise_multiplier": 1.0}
+    spends = "server"
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class UserDP(Defense):
 
     def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
         sigma, rate = self.sigma(federation), self.rate(federation)
-        return [Event(client, round, sigma, rate, 1) for client in sorted(set(clients))]
+        return [Event(client, round, sigma, rate, 1, place="server") for client in sorted(set(clients))]
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The largest ε over users, each over the rounds in which it took part. Under Poisson sampling over

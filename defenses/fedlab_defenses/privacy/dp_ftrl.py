@@ -45,7 +45,7 @@ from fedlab.privacy.gaussian import gaussian_epsilon, least
 from fedlab.privacy.trees import nodes, place, squared_sensitivity, worst_squared_sensitivity
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState
-from fedlab_defenses.central import (
+from fedlab_defenses.privacy.central import (
     ZERO_OUT,
     QuietRule,
     bound,
@@ -79,6 +79,7 @@ class DPFTRL(Defense):
         " Sampling or Shuffling, ICML 2021, https://arxiv.org/abs/2103.00039"
     )
     example: ClassVar[dict[str, Any]] = {"noise_multiplier": 4.0}
+    spends = "server"
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class DPFTRL(Defense):
 
     def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
         sigma = self.sigma(federation)
-        return [Event(client, round, sigma, 1.0, 1) for client in sorted(set(clients))]
+        return [Event(client, round, sigma, 1.0, 1, place="server") for client in sorted(set(clients))]
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The largest ε over users: of one Gaussian with the sensitivity of the user's own rounds."""

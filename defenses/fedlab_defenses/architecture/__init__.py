@@ -1,0 +1,1 @@
+"""Change the network instead of what is sent."""

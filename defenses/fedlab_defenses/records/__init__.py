@@ -1,0 +1,1 @@
+"""Change the records that a step trains on."""

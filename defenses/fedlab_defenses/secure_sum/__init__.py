@@ -1,0 +1,1 @@
+"""Let the server see sums of updates, and none of them."""

@@ -1,0 +1,1 @@
+"""Change the update before it is sent: heuristics without a guarantee."""
