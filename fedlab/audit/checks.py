@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from fedlab.audit.observation import Observation
 from fedlab.audit.victim import Victim
@@ -37,9 +40,9 @@ def check_observation(observation: Observation, victim: Victim) -> None:
                 f" network has {tuple(expected)}: attack it with the network it is of"
             )
     changes = [observation.update[name] for name in victim.shared]
-    if not all(bool(torch.isfinite(change).all()) for change in changes):
+    if not finite(changes):
         raise UnusableUpdate("the update is not finite; the guard turns such updates away in training")
-    if not all(bool(torch.isfinite(observation.before[name]).all()) for name in victim.shared):
+    if not finite([observation.before[name] for name in victim.shared]):
         raise UnusableUpdate("the parameters that the server sent are not finite")
     if not any(bool(change.any()) for change in changes):
         raise UnusableUpdate("the update is zero: it says nothing about the data")
@@ -50,3 +53,9 @@ def check_observation(observation: Observation, victim: Victim) -> None:
         )
     if observation.config.batch_size is not None and observation.config.batch_size < 0:
         raise Contradiction(f"batch_size = {observation.config.batch_size}; expected at least 0")
+
+
+def finite(values: Sequence[Tensor]) -> bool:
+    """Whether no element is NaN or infinite: extremes are, if any is, and are found without a mask."""
+    extremes = [torch.stack(value.aminmax()) for value in values if value.numel()]
+    return not extremes or bool(torch.cat(extremes).isfinite().all())
