@@ -68,10 +68,15 @@ class MembershipAttack(ABC):
 
         Raises:
             MissingKnowledge: the threat model denies something in `needs`.
-            NotApplicable: no usable observation.
+            NotApplicable: no usable observation, or a part of the model stays with the clients.
             PluginError: the answer breaks the contract.
         """
         who = type(self).__name__
+        if victim.personal:
+            raise NotApplicable(
+                "a part of the model stays with the clients"
+                f" ({', '.join(sorted(victim.personal)[:3])}, ...), and the attack needs the whole of it"
+            )
         missing = sorted(item for item in self.needs if not threat.grants(item))
         if missing:
             raise MissingKnowledge(

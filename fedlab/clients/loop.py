@@ -57,6 +57,7 @@ class LocalTraining:
         self.model, self.loss, self.data = model, loss, data
         self.rule, self.config, self.stacked = rule, config, stacked
         self.device = torch.device(device)
+        rule.meet(model)
         self.batches = Batches(data, model, rule, config, seed, self.device)
         mapped: Callable[[Callable[..., Any]], Callable[..., Any]] = vmap if stacked else _alone
         self._begin = Traced(mapped(rule.start))
@@ -238,6 +239,7 @@ class LocalTraining:
 
     def _gradients(self, buffers: State) -> GradFn:
         def objective(values: State, part: Batch) -> tuple[Tensor, Aux]:
+            part = self.rule.expand(part)
             outputs, after = self.model(
                 {**values, **buffers},
                 part.x,

@@ -178,19 +178,20 @@ def assemble(
             f" {plugins.provider('local_rules', settings.local_rule.name)}) is a {type(rule).__name__};"
             " expected a subclass of fedlab.clients.LocalRule"
         )
-    if rule.pixels and not task.train.pixels:
-        raise UsageError(
-            f"the records of {task.name} are no pixels in [0, 1], and the local rule"
-            f" {settings.local_rule.name} moves pixels; take images, or another rule"
-        )
     task = replace(task, network=tampered(rule.network(defense.network(task.network))))
     whole = own.strategy is not None
     federation = federated(scenario, owners, config, cell.seed, whole=whole, deployed=deployed)
-    rule = defense.local_rule(rule, federation)
+    plain, rule = rule, defense.local_rule(rule, federation)
+    if rule.pixels and not task.train.pixels:
+        who = f"local rule {settings.local_rule.name}" if plain.pixels else f"defense {cell.defense}"
+        raise UsageError(
+            f"the records of {task.name} are no pixels in [0, 1], and the {who} moves pixels; take images, or"
+            " another of them"
+        )
     defended = defense.aggregator(aggregator, federation)
     model = task.model(seeds.derive(cell.seed, "init"))
     kept = frozenset(rule.personal(model.parameters_of(model.state()), torch.Generator()))
-    if kept:
+    if plain.personal(model.parameters_of(model.state()), torch.Generator()):  # under every defense
         _check_attacks(scenario, kept, settings.local_rule.name)
     arguments = _arguments(scenario, cell, model, rule, kept, defended, config, federation)
     if needs_root(aggregator):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fedlab.clients.config import ClientConfig
 from fedlab.clients.rules.server import ServerSide
-from fedlab.tasks import State
+from fedlab.tasks import FunctionalModel, State
 
 Carry = State
 """What a rule remembers from step to step within one round (named tensors)."""
@@ -118,6 +118,13 @@ class LocalRule:
         """What the algorithm makes of the network (a hypernetwork that generates it, say)."""
         return factory
 
+    def meet(self, model: FunctionalModel) -> None:
+        """Take note of the network that clients train; called wherever they do, before they begin.
+
+        Raises:
+            UsageError: the rule cannot train it.
+        """
+
     def personal(self, parameters: State, generator: torch.Generator) -> State:
         """The parameters that never leave a client, as the client begins with them.
 
@@ -154,6 +161,14 @@ class LocalRule:
         """The batch that a step trains on instead of the one that was drawn."""
         return batch
 
+    def expand(self, batch: Batch) -> Batch:
+        """What a gradient is taken of instead of `batch`: each record as k rows, i as i k to (i + 1) k - 1.
+
+        Called within every gradient, also of one record alone: what bounds or weighs a record's gradient
+        meets all its rows as one.
+        """
+        return batch
+
     def direction(
         self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
     ) -> tuple[State, Aux, Carry]:
@@ -188,6 +203,9 @@ class WrappedRule(LocalRule):
     def network(self, factory: NetworkFactory) -> NetworkFactory:
         return self.inner.network(factory)
 
+    def meet(self, model: FunctionalModel) -> None:
+        self.inner.meet(model)
+
     def personal(self, parameters: State, generator: torch.Generator) -> State:
         return self.inner.personal(parameters, generator)
 
@@ -208,6 +226,9 @@ class WrappedRule(LocalRule):
 
     def perturb(self, grad_fn: InputGradFn, parameters: State, batch: Batch) -> Batch:
         return self.inner.perturb(grad_fn, parameters, batch)
+
+    def expand(self, batch: Batch) -> Batch:
+        return self.inner.expand(batch)
 
     def direction(
         self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
