@@ -64,6 +64,9 @@ class Stack(Defense):
     def local_rule(self, rule: LocalRule, federation: Federation) -> LocalRule:
         return functools.reduce(lambda made, one: one.local_rule(made, federation), self.layers, rule)
 
+    def cautions(self, federation: Federation) -> Sequence[str]:
+        return [caution for one in self.layers for caution in one.cautions(federation)]
+
     def mods(self) -> Sequence[Mod]:
         # Flower calls the first mod first: the one nearest to the server.
         return [mod for one in reversed(self.layers) for mod in one.mods()]
@@ -89,8 +92,12 @@ class Stack(Defense):
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The first layer's that gives an ε, with what the others prove (or say) beside it."""
-        said = [one.guarantee(ledger.only(one.spends) if one.spends else ledger) for one in self.layers]
-        found = sorted((one for one in said if one is not None), key=lambda one: one.epsilon is None)
+        said = [
+            (one.guarantee(ledger.only(one.spends) if one.spends else ledger), one.spends)
+            for one in self.layers
+        ]
+        told = [replace(one, place=one.place or place) for one, place in said if one is not None]
+        found = sorted(told, key=lambda one: one.epsilon is None)
         return replace(found[0], beside=tuple(found[1:])) if found else None
 
 

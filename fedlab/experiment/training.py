@@ -28,6 +28,7 @@ from fedlab.experiment.several import Measured, Simultaneous, TaskMilestones, me
 from fedlab.experiment.traffic import Traffic
 from fedlab.experiment.watch import Watcher
 from fedlab.experiment.world import attacked, global_draws, simulation, watched
+from fedlab.privacy.examination import examined
 from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, client_of, quiet_logger
@@ -77,7 +78,9 @@ class Training:
         self.traffic = Traffic(self.grid, fleet, cell.seed)
         if isinstance(self.parts.strategy, Buffered):
             self.parts.strategy.thrown = lambda node: self.traffic.unused([client_of(node)], DISCARDED)
-        self.journal = Journal(directory.path / "privacy" / f"{cell.name}.journal.jsonl")
+        self.journal = Journal(
+            directory.path / "privacy" / f"{cell.name}.journal.jsonl", secure=self.parts.federation.secure
+        )
         self.watcher = Watcher(
             self.parts.model,
             self.parts.config,
@@ -121,7 +124,7 @@ class Training:
                 " deployed Grid its rounds would be run again, with the same noise on other updates. Start a"
                 " new run with another seed; what was spent stands in this one's privacy folder"
             )
-        for caution in self._cautions():
+        for caution in (*self.defense.cautions(self.parts.federation), *self._cautions()):
             self.diary.caution(caution)
         keeps = resumable and self.scenario.checkpoint.every > 0
         patient = stop.patient(self.diary.stopping) if keeps else nullcontext()
@@ -311,7 +314,7 @@ class Training:
         archive.add(directory.path / "observations" / cell.name, [])
         directory.write_tensors(f"models/{cell.name}/model.safetensors", self.state)
         self.journal.flush()  # what came after the last round's replies
-        guarantee = self.defense.guarantee(self.journal)
+        guarantee = examined(self.defense.guarantee, self.journal, self.defense.spends)
         if guarantee is not None:
             directory.write_json(f"privacy/{cell.name}.json", guarantee.to_dict())
         entry = {

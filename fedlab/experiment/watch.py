@@ -230,7 +230,7 @@ class Watcher:
 
     def _turned_away(self, client: int, kind: str) -> None:
         if kind not in NOT_ITS_CONTENT:
-            self.ledger.turned_away.add(client)
+            self.ledger.turn_away(client)
 
     def _round_of(self, message: Message | None) -> int:
         config = message.content.get("config") if message is not None else None

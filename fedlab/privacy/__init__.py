@@ -8,3 +8,5 @@ from fedlab.privacy.guarantee import Assumption as Assumption
 from fedlab.privacy.guarantee import Guarantee as Guarantee
 from fedlab.privacy.ledger import Event as Event
 from fedlab.privacy.ledger import Ledger as Ledger
+from fedlab.privacy.second_opinion import History as History
+from fedlab.privacy.second_opinion import history_of as history_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,29 +28,36 @@ def _check_delta(delta: float) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(history: tuple[tuple[float, float, int], ...], delta: float, name: str) -> float:
+def _epsilon(
+    history: tuple[tuple[float, float, int], ...], delta: float, name: str, orders: tuple[float, ...] | None
+) -> float:
     from opacus.accountants import PRVAccountant, RDPAccountant
 
     accountant = {"prv": PRVAccountant, "rdp": RDPAccountant}[name]()
     accountant.history = list(history)
+    chosen = {} if orders is None else {"alphas": list(orders)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "optimal order is the largest alpha": a hint, no error
-        return float(accountant.get_epsilon(delta=delta))
+        return float(accountant.get_epsilon(delta=delta, **chosen))
 
 
-def _account(steps: Steps, delta: float, name: str) -> float:
+def _account(steps: Steps, delta: float, name: str, orders: tuple[float, ...] | None = None) -> float:
     _check_delta(delta)
     live = [(sigma, q, count) for (sigma, q), count in sorted(steps.items()) if count > 0 and q > 0.0]
     if not live:
         return 0.0
     if any(sigma <= 0.0 for sigma, _, _ in live):
         return math.inf  # without noise there is no guarantee
-    return _epsilon(tuple(live), delta, name)
+    return _epsilon(tuple(live), delta, name, orders)
 
 
-def rdp_epsilon(steps: Steps, delta: float) -> float:
-    """ε at `delta` by Rényi accounting: looser than PRV, and always a number when there is noise."""
-    return max(0.0, _account(steps, delta, "rdp"))
+def rdp_epsilon(steps: Steps, delta: float, orders: Sequence[float] | None = None) -> float:
+    """ε at `delta` by Rényi accounting: looser than PRV, and always a number when there is noise.
+
+    Args:
+        orders: those to take the best of; Opacus' own unless given.
+    """
+    return max(0.0, _account(steps, delta, "rdp", None if orders is None else tuple(orders)))
 
 
 def prv_epsilon(steps: Steps, delta: float) -> float:

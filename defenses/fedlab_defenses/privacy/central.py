@@ -8,14 +8,15 @@ else would carry something of the user past the noise is refused, or not sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from fedlab.clients.rules import LocalRule, ServerSide, WrappedRule
 from fedlab.errors import UsageError
-from fedlab.privacy import Assumption, Guarantee, Ledger
+from fedlab.privacy import Assumption, Guarantee, History, Ledger
+from fedlab.privacy.noise import source
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import FunctionAggregator, called, mean, weighted_mean
 from fedlab.tasks import BatchNorm
@@ -129,8 +130,9 @@ def proved(
     accountant: str,
     adjacency: str,
     assumptions: tuple[Assumption, ...] = (),
+    histories: Mapping[int, History],
 ) -> Guarantee | None:
-    """The largest ε over the users who took part; None if nobody did."""
+    """The largest ε over the users who took part; None if nobody did. `histories` are theirs."""
     if not spent:
         return None
     sigma, worst = min(event.noise_multiplier for event in ledger.events), max(spent.values())
@@ -147,7 +149,7 @@ def proved(
         unit="one user, with all records and all rounds",
         adjacency=adjacency,
         accountant=accountant,
-        noise="reproducible simulation noise from the seed tree: protects no real data",
+        noise=source(ledger.secure),
         assumptions=(
             Assumption("Gaussian noise is added to every sum of updates before it is used", sigma > 0.0),
             Assumption("all that a user sends in a round is clipped together, after staleness weights", True),
@@ -165,6 +167,8 @@ def proved(
         per_client=spent,
         participations=ledger.participations(),
         reason=why,
+        place="server",
+        history=histories[max(spent, key=lambda user: spent[user])],
     )
 
 
@@ -184,3 +188,13 @@ def target(name: str, noise_multiplier: float | None, epsilon: float | None, del
         bound(f"{name} epsilon", epsilon)
     if not 0.0 < delta < 1.0:
         raise UsageError(f"{name} delta must lie in (0, 1), got {delta}")
+
+
+def weak_delta(defense: str, delta: float, count: int, units: str) -> list[str]:
+    """A caution if δ is so large that a guarantee says little; `count` units, 0 if nobody knows."""
+    if not count or delta < 1.0 / count:
+        return []
+    return [
+        f"{defense} delta = {delta:g} is not below 1 / {count} ({units}): to publish one of them, drawn at"
+        f" random, would keep such a guarantee as well; set delta well below, e.g. {0.1 / count:.0e}"
+    ]

@@ -53,6 +53,7 @@ from fedlab_defenses.privacy.central import (
     mean_only,
     proved,
     target,
+    weak_delta,
     without_batch_norm,
 )
 
@@ -112,21 +113,18 @@ class DPFTRL(Defense):
             return float(self.noise_multiplier or 0.0)
         return _calibrated(self.epsilon, self.delta, federation.most, federation.rounds, self.restart)
 
+    def cautions(self, federation: Federation) -> Sequence[str]:
+        return weak_delta("dp-ftrl", self.delta, len(federation.records), "users")
+
     def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
         sigma = self.sigma(federation)
         return [Event(client, round, sigma, 1.0, 1, place="server") for client in sorted(set(clients))]
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The largest ε over users: of one Gaussian with the sensitivity of the user's own rounds."""
-        rounds: dict[int, set[int]] = {client: set() for client in ledger.clients()}
-        for event in ledger.events:
-            rounds[event.client].add(event.round)
-        last = max((event.round for event in ledger.events), default=0)
         sigma = min((event.noise_multiplier for event in ledger.events), default=0.0)
-        spent = {
-            client: self._epsilon(squared_sensitivity(mine, last, self.restart), sigma)
-            for client, mine in rounds.items()
-        }
+        squared = {client: self._squared(ledger.of(client)) for client in ledger.clients()}
+        spent = {client: self._epsilon(one, sigma) for client, one in squared.items()}
         trees = "one tree" if self.restart is None else f"a tree for every {self.restart} rounds"
         return proved(
             f"DP-FTRL at the server: updates clipped to {self.clip:g}, noise multiplier {sigma:g} per node,"
@@ -137,7 +135,25 @@ class DPFTRL(Defense):
             accountant="analytic Gaussian, sensitivity of each user's own rounds in the tree",
             adjacency=ZERO_OUT,
             assumptions=(Assumption("no amplification by sampling is claimed", True),),
+            histories={
+                client: ((sigma / math.sqrt(one), 1.0, 1),) if one and sigma > 0.0 else ()
+                for client, one in squared.items()
+            },
         )
+
+    def _squared(self, mine: Ledger) -> int:
+        """Σ |S ∩ node|² over the nodes that all attempts released, S being the user's rounds.
+
+        An attempt goes on from a checkpoint: what came before it is as the one before left it, and nodes that
+        end there keep their noise. Those that end later are drawn, and released, again.
+        """
+        total, taken = 0, set[int]()
+        for attempt, (first, last) in mine.attempts().items():
+            taken = {round for round in taken if round < first}
+            before = squared_sensitivity(taken, first - 1, self.restart)
+            taken |= {event.round for event in mine.events if event.attempt == attempt}
+            total += squared_sensitivity(taken, last, self.restart) - before
+        return total
 
     def _epsilon(self, squared: int, sigma: float) -> float:
         mu = math.sqrt(squared) / sigma if sigma > 0.0 else math.inf

@@ -45,7 +45,15 @@ from torch import Tensor
 from fedlab.audit.defense import Defense, NetworkFactory
 from fedlab.clients.config import Federation
 from fedlab.clients.rules import LocalRule
-from fedlab.privacy import Assumption, Event, Guarantee, Ledger, epsilon_of, noise_multiplier_for
+from fedlab.privacy import (
+    Assumption,
+    Event,
+    Guarantee,
+    Ledger,
+    epsilon_of,
+    history_of,
+    noise_multiplier_for,
+)
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState
 from fedlab_defenses.privacy.central import (
@@ -56,6 +64,7 @@ from fedlab_defenses.privacy.central import (
     mean_only,
     proved,
     target,
+    weak_delta,
     without_batch_norm,
 )
 
@@ -124,6 +133,9 @@ class UserDP(Defense):
         negligible = math.log(NEGLIGIBLE * self.delta / max(federation.rounds, 1))
         return federation.rate if nobody < negligible else 1.0
 
+    def cautions(self, federation: Federation) -> Sequence[str]:
+        return weak_delta("user-dp", self.delta, len(federation.records), "users")
+
     def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
         sigma, rate = self.sigma(federation), self.rate(federation)
         return [Event(client, round, sigma, rate, 1, place="server") for client in sorted(set(clients))]
@@ -134,8 +146,8 @@ class UserDP(Defense):
         steps = {client: dict(mine) for client, mine in ledger.steps().items()}
         drawn = bool(ledger.events) and all(event.sample_rate < 1.0 for event in ledger.events)
         if drawn:
-            last = max(event.round for event in ledger.events)
-            steps = {client: {next(iter(mine)): last} for client, mine in steps.items()}
+            made = sum(last - first + 1 for first, last in ledger.attempts().values())
+            steps = {client: {next(iter(mine)): made} for client, mine in steps.items()}
         spent = {client: epsilon_of(mine, self.delta) for client, mine in steps.items()}
         names = sorted({one.accountant for one in spent.values()})
         return proved(
@@ -154,6 +166,7 @@ class UserDP(Defense):
                     True,
                 ),
             ),
+            histories={client: history_of(mine) for client, mine in steps.items()},
         )
 
 
