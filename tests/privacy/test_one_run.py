@@ -151,12 +151,12 @@ def test_epsilon_of_rates_by_hand() -> None:
 
 def test_trials_find_either_side() -> None:
     """Half of the trials inside cannot be outside, or half of those outside cannot be inside: ε is infinite,
-    and 100 counted trials with 50 hits and no mistake prove ln(0.4 / 0.036) = 2.4 of it; a few less with one."""
+    and 50 hits among 100 counted trials, with a mistake or two, prove ln(0.4 / 0.07) = 1.7 of it."""
     generator = np.random.default_rng(4)
     plain = generator.random(200)
     moved = np.where(generator.random(200) < 0.5, 3.0, 0.0) + generator.random(200)
-    assert epsilon_from_trials(moved, plain, delta=0.0) > 1.5
-    assert epsilon_from_trials(plain, 1.0 - moved, delta=0.0) > 1.5
+    assert epsilon_from_trials(moved, plain, delta=0.0) > 1.2
+    assert epsilon_from_trials(plain, 1.0 - moved, delta=0.0) > 1.2
     assert epsilon_from_trials(plain, generator.random(200), delta=0.0) < 0.5
 
 
