@@ -27,6 +27,9 @@ KNOWLEDGE = {
 }
 """Fields of a threat model that grant knowledge, in words."""
 
+UNAWARE = "unaware"
+"""The threat of an attacker who does not know the defense; an audit adds it, and tells of it on its own."""
+
 _TOLD = ("level", "symbol", "reading", "refusal", "clients_refused", "error")
 
 CEILING_DB = 60.0
@@ -47,9 +50,11 @@ def knowledge(run: Run, rows: list[Row]) -> list[Row]:
     for base in rows:
         if base["threat_label"]:
             continue
-        others = [row for row in rows if row["threat_label"] and _place(row) == _place(base)]
+        others = [
+            row for row in rows if row["threat_label"] not in ("", UNAWARE) and _place(row) == _place(base)
+        ]
         if others:
-            mine = _scores(run, base)
+            mine = victims_of(run, base)
             compared = [_row(one, base, _gain(run, one, mine)) for one in others]
             axes = {axis: base[axis] for axis in AXES}
             groups.append({"attack": base["attack"], **axes, "rows": [_row(base, base, None), *compared]})
@@ -88,7 +93,7 @@ def _place(row: Row) -> tuple[str, ...]:
     return row["attack"], *key(row)
 
 
-def _scores(run: Run, row: Row) -> dict[Hashable, VictimScore]:
+def victims_of(run: Run, row: Row) -> dict[Hashable, VictimScore]:
     """The victims of a row by cell, round and client."""
     cells = {cell["name"] for cell in run.cells if key(cell) == key(row)}
     found: dict[Hashable, VictimScore] = {}
@@ -104,7 +109,7 @@ def _scores(run: Run, row: Row) -> dict[Hashable, VictimScore]:
 
 
 def _gain(run: Run, row: Row, base: dict[Hashable, VictimScore]) -> Difference | None:
-    mine = _scores(run, row)
+    mine = victims_of(run, row)
     # A sum of updates is another victim than each of them, though it goes by the number of one.
     same = all(len(mine[one].psnr) == len(base[one].psnr) for one in mine if one in base)
     return difference(mine, base, ceiling=CEILING_DB, paired=same and bool(mine.keys() & base.keys()))

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedlab.audit.scoring import binomial_interval
 from fedlab.report.course import told
-from fedlab.report.knowledge import KNOWLEDGE, granted
+from fedlab.report.knowledge import KNOWLEDGE, UNAWARE, granted
 from fedlab.report.reading import LEVELS, UNTRIED, assumed, listed, mode_word, namer, percent, plural, several
 from fedlab.report.rundir import Run, malformed
 
@@ -182,7 +182,8 @@ def _stronger(attacks: list[Row], who: Callable[[Row], str]) -> list[str]:
     more = []
     for row in attacks:
         first = base.get((row["attack"], who(row)))
-        if row["threat_label"] and first and LEVELS[row["level"]].rank > LEVELS[first["level"]].rank > 0:
+        aware = row["threat_label"] not in ("", UNAWARE)  # who knows less is no stronger attacker
+        if aware and first and LEVELS[row["level"]].rank > LEVELS[first["level"]].rank > 0:
             more.append(f"{row['attack']} on {who(row)} under {row['threat_label']} ({row['reading']})")
     if not more:
         return []

@@ -176,6 +176,11 @@ def key(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return strategy, defense, mode
 
 
+def panel(row: Mapping[str, Any]) -> tuple[str, str]:
+    """What defenses are compared within: one strategy, one client mode."""
+    return str(row.get("strategy") or ""), str(row["client_mode"])
+
+
 def assumed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows whose attacker is that of `[threat]`, which verdicts are about; older runs have no other."""
     return [row for row in rows if not row.get("threat_label")]

@@ -39,6 +39,7 @@ class Run:
         memberships: the same for attacks that score records instead of reconstructing them.
         hashes: sha256 of each file that the report rests on, by relative path.
         map: what map.json holds; None without a map.
+        checks: what was measured of the proofs (`privacy/<cell>.checks.json`), by cell name.
     """
 
     directory: Path
@@ -51,6 +52,7 @@ class Run:
     hashes: dict[str, str] = field(default_factory=dict)
     map: dict[str, Any] | None = None
     memberships: list[dict[str, Any]] = field(default_factory=list)
+    checks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -127,6 +129,11 @@ def read_run(directory: Path) -> Run:
             for name in names
             if run.file(kind, f"{name}.json").exists()
         }
+    checks = {
+        name: _json(run, "privacy", f"{name}.checks.json")
+        for name in names
+        if run.file("privacy", f"{name}.checks.json").exists()
+    }
     attacks = [one for name in names for one in _attacks(run, name)]
     again = manifest.get("again")
     again = again if isinstance(again, dict) else {}
@@ -152,6 +159,7 @@ def read_run(directory: Path) -> Run:
         hashes,
         mapped,
         memberships,
+        checks,
     )
 
 

@@ -1,0 +1,66 @@
+"""The proof in detail: what `guarantees` says in a row, with its curve, its course and its second opinion.
+
+Files of older versions lack some of it, and then so does the report: nothing is computed here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedlab.report.reading import key
+from fedlab.report.rundir import Run, malformed
+
+Row = dict[str, Any]
+
+_FACTS = ("unit", "adjacency", "mechanism", "accountant", "noise", "reason")
+
+
+def proofs_in_full(run: Run, guarantees: list[Row]) -> list[Row]:
+    """One row per pool with a mechanism, of its first trained model with the largest ε."""
+    rows = []
+    for row in guarantees:
+        cells = [cell["name"] for cell in run.cells if key(cell) == key(row)]
+        files = [run.privacy[name] for name in cells if name in run.privacy]
+        if not files or not row["mechanism"]:
+            continue
+        with malformed(f"privacy of {row['defense']} ({row['client_mode']})"):
+            worst = max(files, key=lambda one: float(one.get("epsilon") or 0.0))
+            rows.append({**row, "models": len(files), **_detail(worst, row["epsilon"] is not None)})
+    return rows
+
+
+def _detail(file: Row, holds: bool) -> Row:
+    """Curves are told only where there is an ε: what nobody proved must not be drawn either."""
+    rounds = sorted(int(count) for count in (file.get("participations") or {}).values())
+    return {
+        "participations": {
+            "lowest": rounds[0] if rounds else None,
+            "median": rounds[len(rounds) // 2] if rounds else None,
+            "highest": rounds[-1] if rounds else None,
+        },
+        "cross_check": _second(file.get("cross_check")) if holds else None,
+        "curve": _pairs(file.get("curve"), float) if holds else [],
+        "course": _pairs(file.get("course"), int) if holds else [],
+        "beside": [
+            {**{name: one.get(name) for name in _FACTS}, "epsilon": one.get("epsilon"),
+             "delta": one.get("delta"),
+             "assumptions": [
+                 {"text": str(said["text"]), "holds": said["holds"] is True}
+                 for said in one.get("assumptions") or []
+             ]}
+            for one in file.get("beside") or []
+        ],
+    }  # fmt: skip
+
+
+def _second(found: Any) -> Row | None:
+    if not isinstance(found, dict):
+        return None
+    return {"accountant": str(found.get("accountant") or ""), "epsilon": found.get("epsilon")}
+
+
+def _pairs(found: Any, first: type) -> list[list[float]]:
+    """[[x, ε], ...] in order of x, from pairs or from a table."""
+    listed = list(found.items()) if isinstance(found, dict) else list(found or [])
+    pairs = [[first(x), float(y)] for x, y in listed if y is not None]
+    return sorted(pairs)
