@@ -58,6 +58,10 @@ class Defense:
         """Wrap the client's training rule."""
         return rule
 
+    def cautions(self, federation: Federation) -> Sequence[str]:
+        """Settings that are allowed, and seldom meant: told before training, which goes on."""
+        return ()
+
     def mods(self) -> Sequence[Mod]:
         """Flower mods around the ClientApp."""
         return ()

@@ -44,9 +44,7 @@ def standard_normal(
     if not secure:
         return torch.randn(tuple(shape), generator=generator, dtype=dtype)
     bits = np.frombuffer(os.urandom(8 * math.prod(shape)), dtype=np.uint64) >> np.uint64(12)
-    uniform = (
-        bits + 0.5
-    ) * 2.0**-52  # exactly, and in (0, 1) without its ends, where the inverse is infinite
+    uniform = (bits + 0.5) * 2.0**-52  # exact, and never 0 or 1, where the inverse is infinite
     return torch.from_numpy(ndtri(uniform)).reshape(tuple(shape)).to(dtype)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fedlab_defenses.privacy.dp_sgd import DPSGD, PrivateRule
+from fedlab_defenses.privacy.dp_sgd import DPSGD
+from fedlab_defenses.privacy.private_gradients import PrivateRule
+from fedlab_defenses.privacy.thresholds import Flat
 
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.batches import ClientJob
@@ -45,7 +47,7 @@ def test_rules_that_look_at_records_more_than_once_a_step_are_refused(small_data
 @pytest.mark.parametrize("rule", [FedAvgMVR, ScaffoldMVR])
 def test_without_variance_reduction_one_gradient_is_left(rule: type[FedAvgMVR]) -> None:
     assert rule(beta=1.0).gradients == 1 and rule(beta=0.5).gradients == 2
-    PrivateRule(rule(beta=1.0), 1.0, 1.0, 4)
+    PrivateRule(rule(beta=1.0), 1.0, Flat(1.0), 4)
 
 
 def test_a_control_variate_under_dp_sgd_is_made_of_what_the_noise_covers(small_data: Dataset) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fedlab_defenses.privacy.dp_sgd import _hardest, sample_rate
+from fedlab_defenses.privacy.dp_sgd import _hardest
+from fedlab_defenses.privacy.private_gradients import sample_rate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

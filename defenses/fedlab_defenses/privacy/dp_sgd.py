@@ -8,34 +8,43 @@ accountant (its Rényi accountant where PRV's grids do not reach; the guarantee 
 steps of all rounds that a client took part in; being sampled into a round amplifies nothing here,
 because the server knows whom it asked.
 
-Deviations from Opacus 1.6: the clip factor is min(1, C/‖g‖) (Opacus divides by ‖g‖ + 1e-6), and a
-zero gradient has factor 1; an empty Poisson batch sends pure noise. The noise comes from the
-simulation's seed tree: it is reproducible and protects no real data.
+How gradients are clipped is told in `thresholds.py`, with what differs from Opacus 1.6 in it; a zero
+gradient has factor 1, numbers that are not finite count as zeros, and an empty Poisson batch sends pure
+noise. The noise comes from the simulation's seed tree, where it is reproducible and protects no real data,
+or from the operating system (`[privacy] secure_rng`). The batches always come from the seed tree: who knows
+the seed knows them, and to them sampling hides nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.func import vmap
+from pydantic import Field
 
 from fedlab.audit.defense import Defense, NetworkFactory
 from fedlab.clients.config import ClientConfig, Federation
 from fedlab.clients.plan import steps_per_round
-from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, WrappedRule
+from fedlab.clients.rules import LocalRule, WrappedRule
 from fedlab.errors import UsageError
-from fedlab.privacy import Assumption, Guarantee, Ledger, epsilon_of, noise_multiplier_for
-from fedlab.tasks import BatchNorm, State
+from fedlab.privacy import Assumption, Guarantee, Ledger, epsilon_of, history_of, noise_multiplier_for
+from fedlab.privacy.noise import source
+from fedlab_defenses.privacy.central import bound, target, weak_delta
+from fedlab_defenses.privacy.group_norm import with_group_norm, without_batch_norm
+from fedlab_defenses.privacy.private_gradients import PrivateRule, sample_rate
+from fedlab_defenses.privacy.thresholds import Adaptive, Flat, PerLayer
 
-NOISE = "dp-noise/"
-"""Prefix of this rule's draws."""
+LIMITS = (1e-6, 1e6)
+"""What an adaptive clipping norm stays between, as multiples of `max_grad_norm`."""
+
+UNITS = "the records of the smallest client"
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class DPSGD(Defense):
@@ -46,7 +55,15 @@ class DPSGD(Defense):
         epsilon: target ε at `delta`; σ is then the smallest that keeps a client within it even if
             the client is asked in every round.
         delta: δ of the guarantee; should lie well below 1 / (records of a client).
-        max_grad_norm: C, L2 norm that each record's gradient is clipped to.
+        max_grad_norm: C, L2 norm that each record's gradient is clipped to; under adaptive clipping, at
+            first.
+        clipping: flat (the whole gradient), per-layer (each of L parameter tensors to C / √L), or adaptive
+            (to a quantile of the norms, which each client learns for itself).
+        fix: put group norm where the network has batch norm, instead of refusing it.
+        quantile: of adaptive clipping, the share of gradients that are to stay as they are.
+        clip_rate: of adaptive clipping, how fast the norm follows that quantile.
+        count_noise: of adaptive clipping, the noise on the number of gradients that stayed as they were; a
+            twentieth of the batch size, or σ if that is more, unless given. More than σ / 2.
     """
 
     paper = (
@@ -59,29 +76,33 @@ class DPSGD(Defense):
     def __init__(
         self,
         *,
-        noise_multiplier: float | None = None,
-        epsilon: float | None = None,
-        delta: float = 1e-5,
-        max_grad_norm: float = 1.0,
+        noise_multiplier: Annotated[float, Field(ge=0)] | None = None,
+        epsilon: Positive | None = None,
+        delta: Share = 1e-5,
+        max_grad_norm: Positive = 1.0,
+        clipping: Literal["flat", "per-layer", "adaptive"] = "flat",
+        fix: bool = False,
+        quantile: Share = 0.5,
+        clip_rate: Positive = 0.2,
+        count_noise: Positive | None = None,
     ) -> None:
-        if (noise_multiplier is None) == (epsilon is None):
-            raise UsageError(
-                "dp-sgd takes either noise_multiplier or epsilon (a target): expected exactly one of them"
-            )
-        if noise_multiplier is not None and not 0.0 <= noise_multiplier < math.inf:
-            raise UsageError(f"dp-sgd noise_multiplier must be finite and >= 0, got {noise_multiplier}")
-        if epsilon is not None and not 0.0 < epsilon < math.inf:
-            raise UsageError(f"dp-sgd epsilon must be finite and > 0, got {epsilon}")
-        if not 0.0 < max_grad_norm < math.inf:
-            raise UsageError(f"dp-sgd max_grad_norm must be finite and > 0, got {max_grad_norm}")
-        if not 0.0 < delta < 1.0:
-            raise UsageError(f"dp-sgd delta must lie in (0, 1), got {delta}")
-        self.noise_multiplier, self.epsilon = noise_multiplier, epsilon
-        self.delta, self.max_grad_norm = delta, max_grad_norm
+        target("dp-sgd", noise_multiplier, epsilon, delta)
+        self.noise_multiplier, self.epsilon, self.delta = noise_multiplier, epsilon, delta
+        self.max_grad_norm = bound("dp-sgd max_grad_norm", max_grad_norm)
+        if clipping not in ("flat", "per-layer", "adaptive"):
+            raise UsageError(f"dp-sgd clipping = {clipping!r}; expected flat, per-layer or adaptive")
+        if not 0.0 < quantile < 1.0:
+            raise UsageError(f"dp-sgd quantile = {quantile}; expected a share between 0 and 1, e.g. 0.5")
+        self.clipping, self.fix, self.quantile = clipping, fix, quantile
+        self.clip_rate = bound("dp-sgd clip_rate", clip_rate)
+        self.count_noise = None if count_noise is None else bound("dp-sgd count_noise", count_noise)
+        self._fewest = 0
+        self._clip: Flat | None = None
 
     def network(self, factory: NetworkFactory) -> NetworkFactory:
-        """The same network, refused if one record's gradient would depend on another's."""
-        return functools.partial(_without_batch_norm, factory)
+        """The same network; batch norm in it, through which one record's gradient would depend on another's,
+        is refused or replaced."""
+        return functools.partial(with_group_norm if self.fix else without_batch_norm, factory)
 
     def config(self, config: ClientConfig) -> ClientConfig:
         """Poisson sampling, which the accountant assumes."""
@@ -99,19 +120,47 @@ class DPSGD(Defense):
                 " models themselves and send the result, which no noise covers; choose a rule without"
                 " personal parameters"
             )
-        return PrivateRule(rule, sigma, self.max_grad_norm, federation.config.batch_size)
+        self._fewest = min(federation.sizes)
+        self._clip = self.clip(sigma, federation)
+        batch = federation.config.batch_size
+        return PrivateRule(rule, sigma, self._clip, batch, secure=federation.secure)
+
+    def clip(self, sigma: float, federation: Federation) -> Flat:
+        """How gradients are clipped, whose steps are accounted with σ.
+
+        Raises:
+            UsageError: the counts of adaptive clipping have too little noise for that.
+        """
+        if self.clipping != "adaptive":
+            return (PerLayer if self.clipping == "per-layer" else Flat)(self.max_grad_norm)
+        batch = federation.config.batch_size or min(federation.sizes)
+        noise = max(batch / 20.0, sigma) if self.count_noise is None else self.count_noise
+        if sigma >= 2.0 * noise:
+            raise UsageError(
+                f"dp-sgd count_noise = {noise:g}; expected more than half of the noise multiplier"
+                f" ({sigma:g}), because the counts alone must not spend what gradients and counts may spend"
+                " together; raise it, or leave it out"
+            )
+        limits = (LIMITS[0] * self.max_grad_norm, LIMITS[1] * self.max_grad_norm)
+        return Adaptive(self.max_grad_norm, self.quantile, self.clip_rate, noise, limits)
+
+    def cautions(self, federation: Federation) -> Sequence[str]:
+        return weak_delta("dp-sgd", self.delta, min(federation.sizes), UNITS)
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The largest ε over the clients that took part, each over all its rounds."""
         if not ledger.events:
             return None
         sigma = min(event.noise_multiplier for event in ledger.events)
-        spent = {client: epsilon_of(steps, self.delta) for client, steps in ledger.steps().items()}
+        steps = ledger.steps()
+        spent = {client: epsilon_of(mine, self.delta) for client, mine in steps.items()}
         accountants = sorted({one.accountant for one in spent.values()})
-        worst = max(one.epsilon for one in spent.values())
+        most_exposed = max(spent, key=lambda client: spent[client].epsilon)
+        worst = spent[most_exposed].epsilon
+        amiss = next((event.amiss for event in ledger.events if event.amiss), "")
         return Guarantee(
             mechanism=(
-                f"DP-SGD in the clients: per-record clipping to {self.max_grad_norm:g},"
+                f"DP-SGD in the clients: per-record clipping {self._clip or Flat(self.max_grad_norm)},"
                 f" noise multiplier {sigma:g}"
             ),
             epsilon=worst if math.isfinite(worst) else None,
@@ -119,13 +168,19 @@ class DPSGD(Defense):
             unit="one record of one client",
             adjacency="add or remove one record",
             accountant=f"{' and '.join(accountants)} (opacus {version('opacus')})",
-            noise="reproducible simulation noise from the seed tree: protects no real data",
+            noise=source(ledger.secure),
             assumptions=(
                 Assumption("Gaussian noise is added in every step", sigma > 0.0),
+                Assumption(f"every step ran as planned{amiss and f' ({amiss})'}", not amiss),
                 Assumption("each step's batch is a Poisson sample of the client's records", True),
+                Assumption("nobody who attacks knows the run's seed, which the batches come from", True),
                 Assumption("each record's gradient is clipped before the sum", True),
                 Assumption("the sum is divided by the expected, not the realised, batch size", True),
-                Assumption("no layer mixes the records of a batch (no batch norm)", True),
+                Assumption(
+                    "no layer mixes the records of a batch"
+                    + (" (every batch norm was replaced by group norm)" if self.fix else " (no batch norm)"),
+                    True,
+                ),
                 Assumption("nothing else computed from records is sent (no loss, no buffers)", True),
                 Assumption("how many records each client holds is public", True),
                 Assumption(
@@ -135,6 +190,9 @@ class DPSGD(Defense):
             per_client={client: one.epsilon for client, one in spent.items()},
             participations=ledger.participations(),
             reason=_why_none(sigma, worst),
+            place="client",
+            history=history_of(steps[most_exposed]),
+            cautions=tuple(weak_delta("dp-sgd", self.delta, self._fewest, UNITS)),
         )
 
 
@@ -169,100 +227,3 @@ def _hardest(federation: Federation) -> list[tuple[float, int]]:
         if not found or rate > found[-1][0]:
             found.append((rate, steps))
     return found
-
-
-def sample_rate(batch_size: int, records: int) -> float:
-    """q: the probability that a record takes part in a step; batch_size 0 means all records."""
-    return min(batch_size or records, records) / records
-
-
-class PrivateRule(WrappedRule):
-    """Another rule, with every gradient that it asks for made private, and nothing else sent.
-
-    Raises:
-        UsageError: the rule looks at records more often than once a step, which no noise covers.
-    """
-
-    def __init__(self, inner: LocalRule, noise_multiplier: float, clip: float, batch_size: int) -> None:
-        super().__init__(inner)
-        if inner.gradients > 1 or inner.full_gradient:
-            raise UsageError(
-                f"dp-sgd cannot protect the local rule {type(inner).__name__}: it takes"
-                + (
-                    " a gradient of all records at once"
-                    if inner.full_gradient
-                    else " several gradients a step"
-                )
-                + ", and the noise is accounted for one batch a step; choose another rule (or SCAFFOLD's"
-                " option II)"
-            )
-        self.shares_buffers = False
-        self.noise_multiplier, self.clip, self.batch_size = noise_multiplier, clip, batch_size
-
-    def draws(self, parameters: State, generator: torch.Generator) -> State:
-        noise = {
-            f"{NOISE}{name}": torch.randn(value.shape, generator=generator)
-            for name, value in parameters.items()
-        }
-        return noise | self.inner.draws(parameters, generator)
-
-    def direction(
-        self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
-    ) -> tuple[State, Aux, Carry]:
-        def private(values: State, part: Batch) -> tuple[State, Aux]:
-            return privatise(grad_fn, values, part, self.clip, self.noise_multiplier)
-
-        return self.inner.direction(private, parameters, batch, carry)
-
-    def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
-        """What the accountant needs, and no loss: that is a function of the records without noise."""
-        return {
-            "dp-noise-multiplier": self.noise_multiplier,
-            "dp-sample-rate": sample_rate(self.batch_size, records),
-            "dp-steps": steps,
-        }
-
-
-def privatise(
-    grad_fn: GradFn, parameters: State, batch: Batch, clip: float, sigma: float
-) -> tuple[State, Aux]:
-    """(Σ_i clip(g_i) + σ C ξ) / expected batch size, over the batch's real rows.
-
-    ξ is standard normal and lies in `batch.draws`.
-    """
-
-    def one_record(x: Tensor, y: Tensor, masks: State, samples: State) -> tuple[State, Aux]:
-        alone = batch._replace(
-            x=x[None],
-            y=y[None],
-            rows=batch.rows.new_ones(1),
-            masks={name: mask[None] for name, mask in masks.items()},
-            draws={},
-            noise={},
-            samples={name: sample[None] for name, sample in samples.items()},
-        )
-        return grad_fn(parameters, alone)
-
-    gradients, aux = vmap(one_record)(batch.x, batch.y, batch.masks, batch.samples)
-    squares = [g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]
-    norms = torch.stack(squares).sum(0).sqrt()
-    factors = batch.rows * (clip / norms).clamp(max=1.0)  # a zero gradient: C / 0 = inf, factor 1
-    noisy = {
-        name: (torch.tensordot(factors, g, dims=1) + sigma * clip * batch.draws[f"{NOISE}{name}"])
-        / batch.size
-        for name, g in gradients.items()
-    }
-    loss = (aux.loss * batch.rows).sum() / batch.rows.sum().clamp(min=1.0)
-    return noisy, Aux(loss, {name: value[0] for name, value in aux.buffers.items()})
-
-
-def _without_batch_norm(factory: Callable[[], nn.Module]) -> nn.Module:
-    net = factory()
-    mixing = nn.modules.batchnorm._BatchNorm, BatchNorm
-    guilty = [name or type(net).__name__ for name, layer in net.named_modules() if isinstance(layer, mixing)]
-    if guilty:
-        raise UsageError(
-            f"dp-sgd cannot protect a network with batch norm ({', '.join(guilty)}): its batch statistics mix"
-            ' records, so one record\'s gradient has no bound; set task.model.norm = "group" or "none"'
-        )
-    return net

@@ -1,0 +1,141 @@
+"""A local rule whose every gradient is private: clipped record by record, summed, and noised."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work, WrappedRule
+from fedlab.errors import UsageError
+from fedlab.privacy.noise import standard_normal
+from fedlab.tasks import State
+from fedlab_defenses.privacy.thresholds import LIMIT, Flat
+
+NOISE = "dp-noise/"
+"""Prefix of the gradients' noise among a rule's draws."""
+
+
+class PrivateRule(WrappedRule):
+    """Another rule, with every gradient that it asks for made private, and nothing else sent.
+
+    Args:
+        noise_multiplier: σ that a step is accounted with.
+        clip: how gradients are clipped.
+        batch_size: as configured; 0 means all records.
+        secure: whether the noise comes from the operating system.
+
+    Raises:
+        UsageError: the rule looks at records more often than once a step, which no noise covers.
+    """
+
+    def __init__(
+        self, inner: LocalRule, noise_multiplier: float, clip: Flat, batch_size: int, *, secure: bool = False
+    ) -> None:
+        super().__init__(inner)
+        if inner.gradients > 1 or inner.full_gradient:
+            raise UsageError(
+                f"dp-sgd cannot protect the local rule {type(inner).__name__}: it takes"
+                + (
+                    " a gradient of all records at once"
+                    if inner.full_gradient
+                    else " several gradients a step"
+                )
+                + ", and the noise is accounted for one batch a step; choose another rule (or SCAFFOLD's"
+                " option II)"
+            )
+        self.shares_buffers = False
+        self.noise_multiplier, self.clip, self.batch_size = noise_multiplier, clip, batch_size
+        self.secure = secure
+
+    def memory(self, parameters: State) -> State:
+        return self.inner.memory(parameters) | self.clip.memory()
+
+    def draws(self, parameters: State, generator: torch.Generator) -> State:
+        def normal(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+            return standard_normal(shape, generator, secure=self.secure, dtype=dtype)
+
+        noise = {f"{NOISE}{name}": normal(value.shape, value.dtype) for name, value in parameters.items()}
+        return noise | self.clip.draws(normal) | self.inner.draws(parameters, generator)
+
+    def start(self, parameters: State, memory: State, server: State, work: Work) -> Carry:
+        mine, others = _parted(memory)
+        return self.inner.start(parameters, others, server, work) | mine
+
+    def direction(
+        self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
+    ) -> tuple[State, Aux, Carry]:
+        mine, others = _parted(carry)
+        bound = self.clip.bound(mine)
+
+        def private(values: State, part: Batch) -> tuple[State, Aux]:
+            nonlocal mine
+            noisy, aux, factors = privatise(
+                grad_fn, values, part, self.clip, bound, self.clip.multiplier(self.noise_multiplier)
+            )
+            mine = self.clip.moved(mine, factors, part)
+            return noisy, aux
+
+        direction, aux, others = self.inner.direction(private, parameters, batch, others)
+        return direction, aux, others | mine
+
+    def finish(self, anchor: State, parameters: State, work: Work, carry: Carry) -> Sent:
+        mine, others = _parted(carry)
+        sent = self.inner.finish(anchor, parameters, work, others)
+        return sent._replace(memory=sent.memory | mine)
+
+    def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
+        """What the accountant needs, and no loss: that is a function of the records without noise."""
+        return {
+            "dp-noise-multiplier": self.noise_multiplier,
+            "dp-sample-rate": sample_rate(self.batch_size, records),
+            "dp-steps": steps,
+        }
+
+
+def sample_rate(batch_size: int, records: int) -> float:
+    """q: the probability that a record takes part in a step; batch_size 0 means all records."""
+    return min(batch_size or records, records) / records
+
+
+def privatise(
+    grad_fn: GradFn, parameters: State, batch: Batch, clip: Flat, bound: Tensor | float, sigma: float
+) -> tuple[State, Aux, State]:
+    """(Σ_i clip(g_i) + σ C ξ) / expected batch size over the batch's real rows, and the clip factors (B,).
+
+    ξ is standard normal and lies in `batch.draws`; C is `bound`. A number of a gradient that is not finite
+    counts as zero: one record must not reach further than C, whatever it holds.
+    """
+
+    def one_record(x: Tensor, y: Tensor, masks: State, samples: State) -> tuple[State, Aux]:
+        alone = batch._replace(
+            x=x[None],
+            y=y[None],
+            rows=batch.rows.new_ones(1),
+            masks={name: mask[None] for name, mask in masks.items()},
+            draws={},
+            noise={},
+            samples={name: sample[None] for name, sample in samples.items()},
+        )
+        return grad_fn(parameters, alone)
+
+    gradients, aux = vmap(one_record)(batch.x, batch.y, batch.masks, batch.samples)
+    gradients = {name: g.nan_to_num(0.0, 0.0, 0.0) for name, g in gradients.items()}
+    squares = {name: g.reshape(len(g), -1).square().sum(1) for name, g in gradients.items()}
+    factors = clip.factors(squares, bound)
+    noisy = {
+        name: (
+            torch.tensordot(factors[name] * batch.rows, g, dims=1)
+            + sigma * bound * batch.draws[f"{NOISE}{name}"]
+        )
+        / batch.size
+        for name, g in gradients.items()
+    }
+    loss = (aux.loss * batch.rows).sum() / batch.rows.sum().clamp(min=1.0)
+    return noisy, Aux(loss, {name: value[0] for name, value in aux.buffers.items()}), factors
+
+
+def _parted(state: State) -> tuple[State, State]:
+    """What is ours in a memory, and what is the inner rule's."""
+    mine = {name: value for name, value in state.items() if name == LIMIT}
+    return mine, {name: value for name, value in state.items() if name != LIMIT}
