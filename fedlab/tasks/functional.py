@@ -47,6 +47,7 @@ class FunctionalModel:
             name for name in self.net.state_dict() if name not in set(self.parameter_names)
         )
         self._norms = tuple(n for n, m in self.net.named_modules() if isinstance(m, BatchNorm))
+        self._weighed = tuple(n for n, m in self.net.named_modules() if m._buffers.get("rows", 0) is None)
         self.dropout_rates: dict[str, float] = {}
         self.mask_shapes: dict[str, torch.Size] = {}
         self.noise_shapes: dict[str, torch.Size] = {}
@@ -176,7 +177,8 @@ class FunctionalModel:
                 training mode when the network has dropout.
             noise: standard normal draws by `GaussianSample` layer, (B, ...) each; without any, such a layer
                 gives its mean. Needed in training mode when the network has one.
-            rows: (B,) weights of the examples in batch statistics; 0 marks padding.
+            rows: (B,) weights of the examples in batch statistics, and in whatever else layers with a buffer
+                `rows` make of a batch; 0 marks padding.
 
         Raises:
             ValueError: training mode without masks for a network that has dropout, or without noise for one
@@ -198,7 +200,7 @@ class FunctionalModel:
                 f"{', '.join(self.noise_shapes)}; draw it with draw_noise()"
             )
         if rows is not None and training:
-            tensors |= {f"{name}.rows": rows for name in self._norms}
+            tensors |= {f"{name}.rows" if name else "rows": rows for name in self._weighed}
         self.net.train(training)
         kind = next((state[name].dtype for name in self.parameter_names), x.dtype)
         outputs = torch.func.functional_call(self.net, tensors, (x.to(kind),), tie_weights=False)

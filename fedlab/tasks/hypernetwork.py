@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from fedlab.errors import UsageError
 from fedlab.tasks.functional import State
-from fedlab.tasks.layers import Dropout
+from fedlab.tasks.layers import Dropout, GaussianSample
 
 
 class HyperNetwork(nn.Module):
@@ -187,6 +187,10 @@ def _refuse(network: nn.Module) -> None:
             problem = f"drops units (p = {layer.p})", "dropout = 0"
         elif next(layer.buffers(recurse=False), None) is not None:
             problem = "keeps statistics", 'norm = "group", "layer" or "none"'
+        elif isinstance(layer, GaussianSample):
+            problem = "draws noise", "no variational bottleneck"
+        elif not all(value.requires_grad for value in layer.parameters(recurse=False)):
+            problem = "is frozen", "every layer trained"
         if problem:
             raise UsageError(
                 f"layer {name} ({type(layer).__name__}) {problem[0]}, which a generated network cannot;"

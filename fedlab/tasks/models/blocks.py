@@ -12,6 +12,7 @@ from fedlab.errors import UsageError, did_you_mean
 
 Activation = Literal["relu", "leaky_relu", "gelu", "sigmoid", "tanh"]
 Norm = Literal["none", "batch", "group", "layer"]
+Pool = Literal["max", "avg", "stride"]
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -73,6 +74,31 @@ def norm_layer(name: str, channels: int) -> nn.Module:
     if name == "group":
         return nn.GroupNorm(math.gcd(channels, 8), channels)
     return nn.GroupNorm(1, channels) if name == "layer" else nn.Identity()
+
+
+def unit_norm(name: str, units: int) -> nn.Module:
+    """Normalisation of (B, units), by the same names."""
+    choose("norm", name, get_args(Norm))
+    if name == "batch":
+        return nn.BatchNorm1d(units)
+    if name == "group":
+        return nn.GroupNorm(math.gcd(units, 8), units)
+    return nn.LayerNorm(units) if name == "layer" else nn.Identity()
+
+
+def pool_layer(kind: str) -> nn.Module:
+    """Maximum or mean over 2x2 pixels; an odd last row or column is a window of its own."""
+    return nn.MaxPool2d(2, ceil_mode=True) if kind == "max" else nn.AvgPool2d(2, ceil_mode=True)
+
+
+class Skip(nn.Sequential):
+    """Layers and a way around them: x to x + f(x)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x
+        for layer in self:
+            out = layer(out)
+        return x + out
 
 
 class GlobalAverage(nn.Module):

@@ -11,7 +11,8 @@ Knobs and leaks, for one example per step:
   (Scheliga et al., AAAI 2023, https://arxiv.org/abs/2208.06163).
 - A large `width` and a small `depth` give an optimising attack more equations per pixel; `relu`
   hides what its dead units saw, the smooth activations hide nothing.
-- `norm="batch"` mixes the examples of a batch in training mode.
+- `norm="batch"` mixes the examples of a batch in training mode; `group` and `layer` do not.
+- `skip` hands what a layer was given on beside what it made of it, dead units included.
 """
 
 from __future__ import annotations
@@ -19,12 +20,19 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import nn
 
 from fedlab.errors import UsageError
-from fedlab.tasks.models.blocks import Activation, activation_layer, at_least, choose, dropout_layer
+from fedlab.tasks.models.blocks import (
+    Activation,
+    Norm,
+    Skip,
+    activation_layer,
+    at_least,
+    dropout_layer,
+    unit_norm,
+)
 
 
 def mlp(
@@ -34,9 +42,10 @@ def mlp(
     width: int | list[int] = 256,
     depth: int = 2,
     activation: Activation = "relu",
-    norm: Literal["none", "batch", "layer"] = "none",
+    norm: Norm = "none",
     dropout: float = 0.0,
     first_bias: bool = True,
+    skip: bool = False,
 ) -> nn.Module:
     """Flatten, then `depth` times linear, norm, activation, dropout, then a linear classifier.
 
@@ -46,9 +55,10 @@ def mlp(
         width: units of each hidden layer; a list gives each layer its own and sets the depth.
         depth: number of hidden layers.
         activation: relu, leaky_relu, gelu, sigmoid or tanh.
-        norm: none, batch or layer, before the activation.
+        norm: none, batch, group or layer, before the activation.
         dropout: rate behind every activation.
         first_bias: whether the first layer has a bias.
+        skip: whether there is a way around each hidden layer that has as many inputs as units.
 
     Raises:
         UsageError: a knob out of range.
@@ -60,18 +70,15 @@ def mlp(
     inputs = math.prod(input_shape)
     for number, units in enumerate(widths, start=1):
         at_least("width", units)
-        layers[f"linear{number}"] = nn.Linear(inputs, units, bias=first_bias or number > 1)
-        layers[f"norm{number}"] = _norm(norm, units)
-        layers[f"activation{number}"] = activation_layer(activation)
-        layers[f"dropout{number}"] = dropout_layer(dropout)
+        layer: OrderedDict[str, nn.Module] = OrderedDict()
+        layer[f"linear{number}"] = nn.Linear(inputs, units, bias=first_bias or number > 1)
+        layer[f"norm{number}"] = unit_norm(norm, units)
+        layer[f"activation{number}"] = activation_layer(activation)
+        layer[f"dropout{number}"] = dropout_layer(dropout)
+        if skip and inputs == units:
+            layers[f"block{number}"] = Skip(layer)
+        else:
+            layers.update(layer)
         inputs = units
     layers["head"] = nn.Linear(inputs, classes)
     return nn.Sequential(layers)
-
-
-def _norm(name: str, units: int) -> nn.Module:
-    """Normalisation of (B, units)."""
-    choose("norm", name, ("none", "batch", "layer"))
-    if name == "batch":
-        return nn.BatchNorm1d(units)
-    return nn.LayerNorm(units) if name == "layer" else nn.Identity()

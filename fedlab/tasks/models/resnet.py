@@ -12,6 +12,8 @@ connections (`skip=True`) and normalisation before the activation path (`order="
 - `norm="batch"` mixes the examples of a batch, and its running statistics reach the server.
 - `head="average"` keeps only the mean of each map, `"flatten"` gives the classifier's input, all of
   the last maps, away in closed form at one example per step.
+- `pool="max"` and `"avg"` halve the maps behind a block's first convolution, and throw values away; with
+  `"stride"` that convolution takes every second pixel.
 - `dropout` (inside each block, as in Wide ResNet, BMVC 2016, and before the classifier) must be
   guessed by attacks that optimise.
 - `first_bias` (off, as usual in front of a norm) adds the summed cotangent of the stem.
@@ -29,11 +31,13 @@ from fedlab.tasks.models.blocks import (
     Activation,
     GlobalAverage,
     Norm,
+    Pool,
     activation_layer,
     at_least,
     choose,
     dropout_layer,
     norm_layer,
+    pool_layer,
 )
 
 
@@ -51,9 +55,13 @@ class Block(nn.Module):
         order: str,
         activation: str,
         dropout: float,
+        pool: str,
     ) -> None:
         super().__init__()
         self.pre = order == "pre"
+        self.pool = pool_layer(pool) if stride > 1 and pool != "stride" else None
+        halves = stride > 1
+        stride = 1 if self.pool is not None else stride
         bias = norm == "none"
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=bias)
@@ -62,21 +70,24 @@ class Block(nn.Module):
         self.activation = activation_layer(activation)
         self.dropout = dropout_layer(dropout)
         self.shortcut: nn.Module | None = None
-        if skip and stride == 1 and inputs == outputs:
+        if skip and not halves and inputs == outputs:
             self.shortcut = nn.Identity()
         elif skip:
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pre:
-            h = self.conv1(self.activation(self.norm1(x)))
+            h = self._halved(self.conv1(self.activation(self.norm1(x))))
             h = self.conv2(self.dropout(self.activation(self.norm2(h))))
         else:
-            h = self.dropout(self.activation(self.norm1(self.conv1(x))))
+            h = self.dropout(self.activation(self.norm1(self._halved(self.conv1(x)))))
             h = self.norm2(self.conv2(h))
         if self.shortcut is not None:
-            h = h + self.shortcut(x)
+            h = h + self._halved(self.shortcut(x))
         return h if self.pre else self.activation(h)  # type: ignore[no-any-return]
+
+    def _halved(self, x: Tensor) -> Tensor:
+        return x if self.pool is None else self.pool(x)
 
 
 def resnet(
@@ -93,6 +104,7 @@ def resnet(
     activation: Activation = "relu",
     dropout: float = 0.0,
     first_bias: bool = False,
+    pool: Pool = "stride",
 ) -> nn.Module:
     """A stem, `stages` of `depth` blocks each, and a linear classifier.
 
@@ -109,6 +121,7 @@ def resnet(
         activation: relu, leaky_relu, gelu, sigmoid or tanh.
         dropout: rate inside each block and before the classifier.
         first_bias: whether the stem's convolution has a bias.
+        pool: max, avg or stride, where a stage begins on half the side.
 
     Raises:
         UsageError: a knob out of range.
@@ -116,6 +129,7 @@ def resnet(
     channels, height, breadth = input_shape
     choose("order", order, ("post", "pre"))
     choose("head", head, ("average", "flatten"))
+    choose("pool", pool, ("max", "avg", "stride"))
     at_least("depth", depth)
     maps = at_least("width", width)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -136,6 +150,7 @@ def resnet(
                 order=order,
                 activation=activation,
                 dropout=dropout,
+                pool=pool,
             )
             channels, height, breadth = maps, -(-height // stride), -(-breadth // stride)
     if order == "pre":

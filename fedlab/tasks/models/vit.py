@@ -14,12 +14,14 @@ Knobs and leaks:
 - `first_bias` gives the sum of the cotangents, not each.
 - `dropout` (on the embedded tokens, the attention weights and both residual branches) must be
   guessed by attacks that optimise.
+- Without `skip` a token reaches the head through attention alone; `order="post"` normalises the sums (as the
+  first transformers did), `norm="none"` nothing.
 - A larger `depth` and a smaller `dim` leave an optimising attack fewer equations per pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -49,23 +51,48 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and a two-layer network, each behind a layer norm and around a skip connection."""
+    """Attention and a two-layer network, each with a layer norm and a skip connection around it.
 
-    def __init__(self, dim: int, heads: int, mlp_dim: int, activation: str, dropout: float) -> None:
+    The norm stands before the branch (`pre`) or behind the sum (`post`).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_dim: int,
+        activation: str,
+        dropout: float,
+        *,
+        norm: str,
+        pre: bool,
+        skip: bool,
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
+        self.pre, self.skip = pre, skip
+        self.norm1 = _norm(norm, dim)
         self.attention = Attention(dim, heads, dropout)
         self.dropout1 = dropout_layer(dropout)
-        self.norm2 = nn.LayerNorm(dim)
+        self.norm2 = _norm(norm, dim)
         self.linear1 = nn.Linear(dim, mlp_dim)
         self.activation = activation_layer(activation)
         self.linear2 = nn.Linear(mlp_dim, dim)
         self.dropout2 = dropout_layer(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.dropout1(self.attention(self.norm1(x)))
-        out: Tensor = x + self.dropout2(self.linear2(self.activation(self.linear1(self.norm2(x)))))
-        return out
+        x = self._around(x, self.norm1, lambda h: self.dropout1(self.attention(h)))
+        return self._around(
+            x, self.norm2, lambda h: self.dropout2(self.linear2(self.activation(self.linear1(h))))
+        )
+
+    def _around(self, x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        h = branch(norm(x) if self.pre else x)
+        h = x + h if self.skip else h
+        return h if self.pre else norm(h)
+
+
+def _norm(name: str, dim: int) -> nn.Module:
+    return nn.LayerNorm(dim) if choose("norm", name, ("layer", "none")) == "layer" else nn.Identity()
 
 
 class VisionTransformer(nn.Module):
@@ -88,6 +115,7 @@ class VisionTransformer(nn.Module):
         learned: bool,
         dropout: float,
         first_bias: bool,
+        norm: str,
     ) -> None:
         super().__init__()
         channels, height, breadth = input_shape
@@ -100,7 +128,7 @@ class VisionTransformer(nn.Module):
             self.register_buffer("positions", sine_positions(rows, columns, dim))
         self.dropout = dropout_layer(dropout)
         self.layers = nn.Sequential(*layers)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = _norm(norm, dim)
         self.head = nn.Linear(dim, classes)
 
     def patches(self, x: Tensor) -> Tensor:
@@ -137,6 +165,9 @@ def vit(
     activation: Activation = "gelu",
     dropout: float = 0.0,
     first_bias: bool = True,
+    norm: Literal["layer", "none"] = "layer",
+    order: Literal["pre", "post"] = "pre",
+    skip: bool = True,
 ) -> nn.Module:
     """A transformer on patches.
 
@@ -152,6 +183,9 @@ def vit(
         activation: relu, leaky_relu, gelu, sigmoid or tanh.
         dropout: rate on tokens, attention weights and residual branches.
         first_bias: whether the patch embedding has a bias.
+        norm: layer or none.
+        order: pre (a norm before each branch) or post (behind each sum).
+        skip: whether there are ways around attention and network.
 
     Raises:
         UsageError: a knob out of range, or sizes that do not divide.
@@ -166,6 +200,7 @@ def vit(
     ):
         at_least(knob, value)
     choose("positions", positions, ("learned", "fixed"))
+    choose("order", order, ("pre", "post"))
     if height % patch or breadth % patch:
         raise UsageError(
             f"patch = {patch} does not divide images of {height}x{breadth}; choose one that does"
@@ -179,8 +214,12 @@ def vit(
         classes,
         patch=patch,
         dim=dim,
-        layers=[Layer(dim, heads, mlp_dim, activation, dropout) for _ in range(depth)],
+        layers=[
+            Layer(dim, heads, mlp_dim, activation, dropout, norm=norm, pre=order == "pre", skip=skip)
+            for _ in range(depth)
+        ],
         learned=positions == "learned",
         dropout=dropout,
         first_bias=first_bias,
+        norm=norm,
     )
