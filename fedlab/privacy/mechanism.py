@@ -3,7 +3,7 @@
 A lower bound on ε says little about small faults. What an accountant assumes of a release, clipped vectors
 and Gaussian noise over a fixed denominator (`fedlab.privacy.releases`) of a Poisson sample of the records
 (`fedlab.privacy.sampling`), can be looked at piece by piece instead, by calling the code that makes it with
-vectors of one's choice. Each test is told what is accounted, and not what the code says of itself.
+vectors of one's choice. Each test is told what the ledger has, and not what the code says of its noise.
 
 The levels are divided by the number of tests (Bonferroni), so that a right mechanism fails any of them with
 probability `level` at most, up to the approximation of χ² where numbers are counted.

@@ -36,14 +36,16 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class Claim:
-    """What noise is accounted for: σ over the norm C that each contribution is clipped to.
+    """What code that adds noise says of itself; σ stands in the ledger.
 
     Attributes:
+        clip: C, the norm that each contribution is clipped to.
+        factor: the noise's standard deviation over σC.
         unit: what is clipped: each "record" of a step, or the "update" of a round.
     """
 
-    noise_multiplier: float
     clip: float
+    factor: float = 1.0
     unit: Literal["record", "update"] = "record"
 
 

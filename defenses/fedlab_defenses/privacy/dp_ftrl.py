@@ -42,6 +42,7 @@ from fedlab.clients.rules import LocalRule
 from fedlab.errors import UsageError
 from fedlab.privacy import Assumption, Event, Guarantee, Ledger
 from fedlab.privacy.gaussian import gaussian_epsilon, least
+from fedlab.privacy.mechanism import Claim
 from fedlab.privacy.trees import nodes, place, squared_sensitivity, worst_squared_sensitivity
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState
@@ -174,6 +175,11 @@ class TreeMean:
     def __init__(self, clip: float, sigma: float, cohort: int, restart: int | None, seed: int) -> None:
         self.clip, self.sigma, self.cohort = clip, sigma, cohort
         self.restart, self.seed = restart, seed
+
+    @property
+    def claim(self) -> Claim:
+        """Of the first model, whose noise is one node of the tree."""
+        return Claim(self.clip)
 
     def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
         total = clipped_sum(updates, self.clip)

@@ -34,6 +34,7 @@ from fedlab.errors import UsageError
 from fedlab.privacy import Assumption, Guarantee, Ledger, history_of
 from fedlab.privacy.accountants import Steps
 from fedlab.privacy.gaussian import gaussian_epsilon, least
+from fedlab.privacy.mechanism import Claim
 from fedlab.privacy.noise import source, standard_normal
 from fedlab.tasks import State
 from fedlab_defenses.privacy.central import QuietRule, bound, target, weak_delta, without_batch_norm
@@ -147,6 +148,11 @@ class NoisyUpdate(WrappedRule):
     def __init__(self, inner: LocalRule, sigma: float, clip: float, *, secure: bool = False) -> None:
         super().__init__(inner)
         self.sigma, self.clip, self.secure = sigma, clip, secure
+
+    @property
+    def claim(self) -> Claim:
+        """Of one update."""
+        return Claim(self.clip, 2.0, "update")
 
     def ending(self, parameters: State, generator: torch.Generator) -> State:
         noise = {

@@ -8,6 +8,7 @@ from torch.func import vmap
 
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work, WrappedRule
 from fedlab.errors import UsageError
+from fedlab.privacy.mechanism import Claim
 from fedlab.privacy.noise import standard_normal
 from fedlab.tasks import State
 from fedlab_defenses.privacy.thresholds import LIMIT, Flat
@@ -47,6 +48,12 @@ class PrivateRule(WrappedRule):
         self.shares_buffers = False
         self.noise_multiplier, self.clip, self.batch_size = noise_multiplier, clip, batch_size
         self.secure = secure
+
+    @property
+    def claim(self) -> Claim:
+        """Of the gradients of a first step; the noise of counts, where there are any, is not in it."""
+        sigma = self.noise_multiplier
+        return Claim(self.clip.limit, self.clip.multiplier(sigma) / sigma if sigma else 1.0)
 
     def memory(self, parameters: State) -> State:
         return self.inner.memory(parameters) | self.clip.memory()

@@ -54,6 +54,7 @@ from fedlab.privacy import (
     history_of,
     noise_multiplier_for,
 )
+from fedlab.privacy.mechanism import Claim
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState
 from fedlab_defenses.privacy.central import (
@@ -182,6 +183,11 @@ class NoisyMean:
 
     def __init__(self, clip: float, sigma: float, cohort: int) -> None:
         self.clip, self.sigma, self.cohort = clip, sigma, cohort
+
+    @property
+    def claim(self) -> Claim:
+        """Of one new model."""
+        return Claim(self.clip)
 
     def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
         total = clipped_sum(updates, self.clip)
