@@ -6,10 +6,11 @@ over all the messages of a chunk, which then train stacked. Both give the same n
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -235,14 +236,58 @@ def _remember(context: Context, key: str, state: State) -> None:
         context.state[key] = array_record({name: value.clone() for name, value in state.items()})
 
 
+@runtime_checkable
+class CohortMod(Protocol):
+    """A Flower mod that can take a whole chunk at once, so that its clients are still trained stacked."""
+
+    def cohort(
+        self,
+        messages: Sequence[Message],
+        contexts: Sequence[Context],
+        call_next: Callable[[Sequence[Message], Sequence[Context]], list[Message]],
+    ) -> list[Message]:
+        """Answer each message, in order; what is asked of the app goes through `call_next`."""
+
+
 def with_mods(app: CohortApp, mods: Sequence[Mod]) -> ClientApp:
-    """The same clients behind Flower mods, which see one message at a time: no longer stacked."""
+    """The same clients behind Flower mods; stacked no longer, if one of them sees one message at a time."""
     if not mods:
         return app
+    whole = [mod for mod in cast(Sequence[object], mods) if isinstance(mod, CohortMod)]
+    if len(whole) == len(mods):
+        return ModdedApp(app, whole)
     wrapped = ClientApp(mods=list(mods))
     wrapped.train()(app._train_one)
     wrapped.evaluate()(app._evaluate)
+    wrapped.query()(_unanswered)
     return wrapped
+
+
+class ModdedApp(ClientApp):
+    """The clients of an app behind mods that take whole chunks, the first nearest to the server."""
+
+    def __init__(self, app: CohortApp, mods: Sequence[CohortMod]) -> None:
+        super().__init__()
+        self.app, self.cohort_mods = app, list(mods)
+        for kind in (self.train, self.evaluate, self.query):
+            kind()(self._one)
+
+    def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        """Answer each message in order."""
+        return self._through(0, messages, contexts)
+
+    def _through(self, place: int, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        if place == len(self.cohort_mods):
+            return self.app.run_cohort(messages, contexts)
+        return self.cohort_mods[place].cohort(messages, contexts, functools.partial(self._through, place + 1))
+
+    def _one(self, message: Message, context: Context) -> Message:
+        return self.run_cohort([message], [context])[0]
+
+
+def _unanswered(message: Message, context: Context) -> Message:
+    """What only a mod can answer."""
+    raise UsageError("a query that no mod of this client answers")
 
 
 def evaluate(training: LocalTraining, state: State, ids: NDArray[np.int64]) -> tuple[float, float]:

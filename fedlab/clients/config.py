@@ -48,6 +48,8 @@ class Federation:
             earlier rounds; 1 where it is not drawn so, whatever its share of rounds is.
         dropout: the largest probability with which a client that is asked does not answer.
         secure: whether noise is drawn from the operating system, not from the seed tree.
+        quorum: updates that a round needs.
+        enough: updates after which a round goes on without the others; None: it waits for all.
         participations: rounds in which one client takes part at most; None if nothing bounds them.
         seed: of the run, for draws that the server makes itself.
     """
@@ -61,6 +63,8 @@ class Federation:
     seed: int = 0
     dropout: float = 0.0
     secure: bool = False
+    quorum: int = 1
+    enough: int | None = None
 
     @property
     def most(self) -> int:

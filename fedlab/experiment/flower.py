@@ -71,6 +71,12 @@ def evaluate(message: Message, context: Context) -> Message:
     return _answer(message, context)
 
 
+@client_app.query()
+def query(message: Message, context: Context) -> Message:
+    """Answer as a client of the cell that the message names: what a defense's protocol asks."""
+    return _answer(message, context)
+
+
 client_app.query(ACTION)(tell_partition)
 
 
@@ -88,7 +94,10 @@ def read(config: Mapping[str, str], bundle: Path | None) -> Scenario:
 
 
 def instructions(scenario: Scenario, cell: Cell) -> dict[str, str]:
-    """What a message must say for a node to know what to do."""
+    """What a message must say for a node to know what to do; noise for real clients is no simulation's."""
+    if scenario.privacy.secure_rng is None:
+        privacy = scenario.privacy.model_copy(update={"secure_rng": True})
+        scenario = scenario.model_copy(update={"privacy": privacy})
     return {SCENARIO: resolved_toml(scenario), CELL: cell.name, VERSION: __version__}
 
 

@@ -39,6 +39,7 @@ def summed(
         for one in arrivals
     ]
     parts.sort(key=lambda part: (part.client, part.round, part.repeat))
+    examples = int(sum(figures(one.reply)["num-examples"] for one in arrivals) + 0.5)  # masked: of means
     together = len(parts) * config.batch_size  # 0 means all records, of many clients as of one
     return Observation(
         round=round,
@@ -48,7 +49,7 @@ def summed(
         buffers_before=model.buffers_of(before),
         buffers_after=model.buffers_of(after),
         config=replace(KnownConfig.all_of(config), batch_size=together),
-        examples=sum(int(figures(one.reply)["num-examples"]) for one in arrivals),
+        examples=examples,
         parts=tuple(parts),
     )
 
