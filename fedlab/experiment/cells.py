@@ -133,6 +133,8 @@ def federated(
         seed=seed,
         dropout=max(kind.dropout for kind in scenario.devices.kinds),
         secure=deployed if scenario.privacy.secure_rng is None else scenario.privacy.secure_rng,
+        quorum=settings.quorum,
+        enough=settings.cohort if settings.over_selection > 1.0 else None,
     )
 
 
