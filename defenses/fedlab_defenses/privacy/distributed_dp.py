@@ -152,7 +152,8 @@ class DistributedDP(Defense):
     def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
         """By the noise of all that answered."""
         users = sorted(set(clients))
-        sigma = self.multiplier(federation) * math.sqrt(len(users) / self.needed(federation))
+        needed = self.needed(federation)  # of fewer nothing is opened
+        sigma = self.multiplier(federation) * math.sqrt(max(len(users), needed) / needed)
         return [Event(user, round, sigma, 1.0, 1) for user in users]
 
     def spent(self, ledger: Ledger) -> dict[int, float]:
