@@ -137,7 +137,7 @@ def of_rule(
     state = parameters | model.buffers_of(model.state())
     dimension = sum(value.numel() for value in parameters.values())
     data = Vectors(dimension)
-    training = LocalTraining(model, _no_loss, data, Told(rule), plain, seed, stacked=False)
+    training = LocalTraining(model, no_loss, data, Told(rule), plain, seed, stacked=False)
     names = list(parameters)
 
     def make(vectors: Floats, draw: int) -> Floats:
@@ -189,7 +189,8 @@ def of_aggregator(
         released: Floats = aggregator.aggregate(updates, {})[0].numpy()
         return released
 
-    return Release(make, dimension, claim.factor * sigma, claim.clip, float(federation.cohort))
+    noise, cohort = claim.factor * sigma, float(federation.cohort)
+    return Release(make, dimension, noise, claim.clip, cohort, guarded=True)
 
 
 def of_sampler(settings: StrategySettings, clients: int, rate: float, seed: int) -> Sampling:
@@ -204,5 +205,6 @@ def of_sampler(settings: StrategySettings, clients: int, rate: float, seed: int)
     return Sampling(draw, clients, rate)
 
 
-def _no_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+def no_loss(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Of records that are gradients nobody asks for a loss."""
     return outputs.reshape(len(outputs), -1).sum(1)
