@@ -66,8 +66,9 @@ class Victim:
         """
 
         def objective(values: State) -> Tensor:
-            outputs, _ = self.model({**values, **buffers}, x, training=training, masks=masks)
-            return self.loss(outputs, targets).mean()
+            outputs, _, added = self.model.penalised({**values, **buffers}, x, training=training, masks=masks)
+            losses = self.loss(outputs, targets)
+            return (losses if added is None else losses + added).mean()
 
         gradients: State = torch.func.grad(objective)(parameters)
         return gradients

@@ -47,7 +47,9 @@ class FunctionalModel:
             name for name in self.net.state_dict() if name not in set(self.parameter_names)
         )
         self._norms = tuple(n for n, m in self.net.named_modules() if isinstance(m, BatchNorm))
-        self._weighed = tuple(n for n, m in self.net.named_modules() if m._buffers.get("rows", 0) is None)
+        self._penalties = tuple(
+            n for n, m in self.net.named_modules() if m._buffers.get("penalty", 0) is None
+        )
         self.dropout_rates: dict[str, float] = {}
         self.mask_shapes: dict[str, torch.Size] = {}
         self.noise_shapes: dict[str, torch.Size] = {}
@@ -177,12 +179,29 @@ class FunctionalModel:
                 training mode when the network has dropout.
             noise: standard normal draws by `GaussianSample` layer, (B, ...) each; without any, such a layer
                 gives its mean. Needed in training mode when the network has one.
-            rows: (B,) weights of the examples in batch statistics, and in whatever else layers with a buffer
-                `rows` make of a batch; 0 marks padding.
+            rows: (B,) weights of the examples in batch statistics; 0 marks padding.
 
         Raises:
             ValueError: training mode without masks for a network that has dropout, or without noise for one
                 that has stochastic layers.
+        """
+        outputs, after, _ = self.penalised(state, x, training=training, masks=masks, noise=noise, rows=rows)
+        return outputs, after
+
+    def penalised(
+        self,
+        state: State,
+        x: Tensor,
+        *,
+        training: bool,
+        masks: State | None = None,
+        noise: State | None = None,
+        rows: Tensor | None = None,
+    ) -> tuple[Tensor, State, Tensor | None]:
+        """The same, and what the network itself adds to each example's loss (B,) in training.
+
+        None where nothing is added: by layers with a buffer `penalty`, which they set in each pass (the
+        divergence of a variational bottleneck).
         """
         tensors = dict(state)
         if masks:
@@ -200,11 +219,14 @@ class FunctionalModel:
                 f"{', '.join(self.noise_shapes)}; draw it with draw_noise()"
             )
         if rows is not None and training:
-            tensors |= {f"{name}.rows" if name else "rows": rows for name in self._weighed}
+            tensors |= {f"{name}.rows": rows for name in self._norms}
+        penalties = [f"{name}.penalty" if name else "penalty" for name in self._penalties if training]
+        tensors |= {name: x.new_zeros(len(x)) for name in penalties}
         self.net.train(training)
         kind = next((state[name].dtype for name in self.parameter_names), x.dtype)
         outputs = torch.func.functional_call(self.net, tensors, (x.to(kind),), tie_weights=False)
-        return outputs, {name: tensors[name] for name in self.buffer_names}
+        added = sum(tensors[name] for name in penalties) if penalties else None
+        return outputs, {name: tensors[name] for name in self.buffer_names}, added  # type: ignore[return-value]
 
 
 def _refuse_shared(net: nn.Module) -> None:

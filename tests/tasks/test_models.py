@@ -35,6 +35,11 @@ NETWORKS: list[tuple[Callable[..., nn.Module], dict[str, Any]]] = [
     (resnet, {"width": 4, "norm": "layer", "order": "pre", "skip": False, "activation": "leaky_relu"}),
     (vit, {"dim": 16, "mlp_dim": 8, "dropout": 0.5}),
     (vit, {"dim": 8, "mlp_dim": 8, "heads": 2, "depth": 1, "positions": "fixed", "activation": "relu"}),
+    (mlp, {"width": [9, 9, 7], "norm": "group", "skip": True, "activation": "tanh", "dropout": 0.5}),
+    (lenet, {"width": 4, "norm": "batch", "pool": "avg", "activation": "tanh", "init": "torch"}),
+    (resnet, {"width": 4, "norm": "group", "stages": 2, "pool": "max", "activation": "leaky_relu"}),
+    (vit, {"dim": 8, "mlp_dim": 8, "heads": 2, "depth": 1, "order": "post", "dropout": 0.2}),
+    (vit, {"dim": 8, "mlp_dim": 8, "heads": 2, "depth": 1, "norm": "none", "skip": False}),
 ]
 every_network = pytest.mark.parametrize(
     ("factory", "knobs"), NETWORKS, ids=[f"{f.__name__}-{i}" for i, (f, _) in enumerate(NETWORKS)]
@@ -202,11 +207,53 @@ def test_a_pre_activation_network_without_skips_loses_the_input_path() -> None:
         assert torch.equal(outputs[0], outputs[1]) != skip
 
 
+def test_a_skip_hands_on_what_a_layer_was_given() -> None:
+    """With all hidden layers behind the first at zero, the output depends on the image only through them."""
+    for skip in (True, False):
+        net = mlp((1, 2, 2), 4, width=4, depth=3, skip=skip, activation="tanh")
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                if "linear2" in name or "linear3" in name:
+                    parameter.zero_()
+        outputs = net(images((1, 2, 2), 2))
+        assert torch.equal(outputs[0], outputs[1]) != skip
+
+
+def test_pooling_and_strides_give_maps_of_one_size() -> None:
+    """Of odd sides too: 7 becomes 4, then 2, in each way of halving."""
+    for factory in (lenet, resnet):
+        sizes = [count(factory, (1, 7, 7), 3, pool=pool) for pool in ("stride", "max", "avg")]
+        assert len(set(sizes)) == 1
+        x = images((1, 7, 7), 2)
+        assert all(factory((1, 7, 7), 3, pool=pool)(x).shape == (2, 3) for pool in ("max", "avg"))
+
+
+def test_a_norm_stands_before_its_branch_or_behind_the_sum() -> None:
+    """With branches at zero a layer is the identity (pre), or normalises its tokens twice (post)."""
+    x = images((1, 4, 4), 2)
+    for order in ("pre", "post"):
+        net = vit((1, 4, 4), 3, patch=2, dim=8, depth=1, heads=1, order=order)
+        assert isinstance(net, VisionTransformer)
+        with torch.no_grad():
+            for layer in (net.layers[0].attention.project, net.layers[0].linear2):
+                layer.weight.zero_()
+                layer.bias.zero_()
+            tokens = net.embed(net.patches(x)) + net.positions
+            plain = torch.nn.functional.layer_norm
+            expected = tokens if order == "pre" else plain(plain(tokens, (8,)), (8,))
+            torch.testing.assert_close(net.layers(tokens), expected)
+
+
 @pytest.mark.parametrize(
     ("factory", "knobs", "words"),
     [
         (mlp, {"activation": "relo"}, "activation = 'relo'; expected one of relu, leaky_relu.*mean \"relu\""),
-        (mlp, {"norm": "group"}, "none, batch, layer"),
+        (mlp, {"norm": "instance"}, "none, batch, group, layer"),
+        (lenet, {"norm": "instance"}, "none, batch, group, layer"),
+        (lenet, {"pool": "mean"}, "max, avg, stride"),
+        (resnet, {"pool": "mean"}, "max, avg, stride"),
+        (vit, {"norm": "batch"}, "layer, none"),
+        (vit, {"order": "middle"}, "pre, post"),
         (mlp, {"width": 0}, "width = 0; expected a whole number of at least 1"),
         (mlp, {"width": []}, "at least one hidden layer"),
         (mlp, {"depth": 0}, "depth = 0"),

@@ -13,18 +13,16 @@ its input away at one record whatever happens behind it), and an attack that lea
 gradient out of the matching, or looks for ε beside the image, sees through the rest (Balunović, Dimitrov,
 Staab, Vechev, "Bayesian Framework for Gradient Leakage", ICLR 2022, https://arxiv.org/abs/2111.04706).
 
-Deviations: the KL counts nats (published code: bits); it acts through its gradient alone, where the
-moments are computed, so that reported losses leave it out. Clients in evaluation mode draw nothing and have
-no such term: there the network is one with two more linear layers.
+Deviation: the KL counts nats (published code: bits). Clients in evaluation mode draw nothing and have no such
+term: there the network is one with two more linear layers.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from typing import Annotated, Any
+from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -35,7 +33,7 @@ from fedlab.tasks import FunctionalModel
 from fedlab.tasks.layers import GaussianSample
 
 LEAST = 1e-6
-"""Deviations below this count as this in 1/σ of the KL's gradient."""
+"""Deviations below this count as this in ln σ."""
 
 
 class Precode(Defense):
@@ -79,11 +77,11 @@ class Precode(Defense):
 class Bottleneck(nn.Module):
     """(B, features) to (B, features) through k numbers drawn from a normal distribution.
 
-    `rows` (B,) weighs the examples of a batch, as in `fedlab.tasks.layers.BatchNorm`: the KL is a mean over
-    those that count.
+    In training `penalty` (B,) is β KL(N(μ, σ²) ‖ N(0, I)) of each example, as
+    `fedlab.tasks.FunctionalModel.penalised` takes it.
     """
 
-    rows: Tensor | None
+    penalty: Tensor | None
 
     def __init__(self, features: int, size: int, beta: float) -> None:
         super().__init__()
@@ -91,40 +89,16 @@ class Bottleneck(nn.Module):
         self.encoder = nn.Linear(features, 2 * size)
         self.sample = GaussianSample()
         self.decoder = nn.Linear(size, features)
-        self.register_buffer("rows", None, persistent=False)
+        self.register_buffer("penalty", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         mean, raw = self.encoder(x).chunk(2, dim=-1)
         deviation = nn.functional.softplus(raw)
-        if self.training and self.beta:
-            rows = x.new_ones(len(x)) if self.rows is None else self.rows.to(x.dtype)
-            weight = self.beta * rows / rows.sum().clamp(min=1.0)
-            mean, deviation = _Divergence.apply(mean, deviation, weight[:, None])  # type: ignore[no-untyped-call]
+        if self.penalty is not None:
+            apart = (mean.square() + deviation.square() - 1.0) / 2.0 - deviation.clamp(min=LEAST).log()
+            self.penalty = self.beta * apart.flatten(1).sum(1)
         out: Tensor = self.decoder(self.sample(mean, deviation))
         return out
-
-
-class _Divergence(torch.autograd.Function):
-    """The moments as they are; backwards, the gradient of Σ_i weight_i KL(N(μ_i, σ_i²) ‖ N(0, I)) is added.
-
-    KL = Σ (μ² + σ² − 1) / 2 − ln σ, so that its slopes are μ and σ − 1/σ.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(mean: Tensor, deviation: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return mean.clone(), deviation.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Any) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, Tensor, None]:
-        mean, deviation, weight = ctx.saved_tensors
-        by_deviation = deviation - 1.0 / deviation.clamp(min=LEAST)
-        return slopes[0] + weight * mean, slopes[1] + weight * by_deviation, None
 
 
 def _narrowed(factory: NetworkFactory, size: int, beta: float) -> nn.Module:

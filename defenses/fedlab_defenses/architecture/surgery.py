@@ -113,9 +113,7 @@ def pool(net: nn.Module, kind: str) -> nn.Module:
     for place in _found(net, "pool", POOLS, "pooling layer"):
         old = place.layer
         if getattr(old, "dilation", 1) not in (1, (1, 1), (1, 1, 1)) or getattr(old, "return_indices", False):
-            raise UsageError(
-                f"pool = {kind!r}; {place.name} is {old}, and has no counterpart without dilation"
-            )
+            raise UsageError(f"pool = {kind!r}; {place.name} is {old}, of which there is only the maximum")
         dimensions = type(old).__name__[-2]
         made = getattr(nn, f"{'Max' if kind == 'max' else 'Avg'}Pool{dimensions}d")
         place.put(made(old.kernel_size, old.stride, old.padding, ceil_mode=old.ceil_mode))
