@@ -4,6 +4,7 @@
     ├── UsageError              2  a command or an argument that cannot work
     │   ├── ScenarioError       2  every mistake in a scenario file, at once
     │   ├── UnknownName         2  no plugin of that name; says which there are
+    │   ├── BadGate             2  an audit gate that cannot be read, or names nothing; points at the place
     │   └── PluginError         2  a plugin that does not import or breaks its contract
     ├── DataError               3  a data set that is missing, truncated or altered
     ├── GateFailed              4  an audit gate does not hold
@@ -82,6 +83,19 @@ class UnknownName(UsageError):
         return type(self), (self.kind, self.name, self.known)
 
 
+class BadGate(UsageError):
+    """An audit gate that cannot be read, or that names nothing: `span` is the place in the expression."""
+
+    def __init__(self, expression: str, span: tuple[int, int], problem: str) -> None:
+        self.expression, self.span, self.problem = expression, span, problem
+        shown = "".join(c if c.isprintable() else "\ufffd" for c in expression)
+        marks = " " * span[0] + "^" * max(1, min(span[1], len(shown)) - span[0])
+        super().__init__(f"gate: {problem}\n  {shown}\n  {marks}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.expression, self.span, self.problem)
+
+
 class PluginError(UsageError):
     """A plugin that does not import, or breaks its contract."""
 
@@ -111,9 +125,13 @@ class BackendError(FedlabError):
 
 
 class BudgetExhausted(FedlabError):
-    """The privacy budget is spent."""
+    """The privacy budget is spent; `report` is that of the run that stopped so, if there is one."""
 
     exit_code = 7
+
+    def __init__(self, message: str, report: object | None = None) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class NotApplicable(FedlabError):

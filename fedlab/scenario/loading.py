@@ -11,7 +11,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from fedlab.errors import Problem, ScenarioError, did_you_mean
-from fedlab.scenario import map_rules, places, plugged, rules, source, tasks, threats
+from fedlab.gate import parse
+from fedlab.scenario import gate_rules, map_rules, places, plugged, rules, source, tasks, threats
 from fedlab.scenario import overrides as changes
 from fedlab.scenario.given import Mistake
 from fedlab.scenario.places import Path
@@ -58,7 +59,21 @@ def _checked(data: dict[str, Any]) -> tuple[Scenario | None, list[Mistake]]:
     except ValidationError as error:
         mistakes = _structural(error, data)
     mistakes += [*_infinities(data), *rules.mistakes(data), *plugged.mistakes(data), *tasks.mistakes(data)]
+    mistakes += gate_rules.mistakes(data)
     return scenario, mistakes
+
+
+def with_gates(scenario: Scenario, more: Sequence[str]) -> Scenario:
+    """The scenario with more gates than its own.
+
+    Raises:
+        BadGate: one of them cannot be read, or names what the run will not have.
+    """
+    known = gate_rules.known_names(tables(scenario))
+    for text in more:
+        parse(text).check(known)
+    both = tuple(dict.fromkeys([*scenario.audit.fail_on, *more]))
+    return scenario.model_copy(update={"audit": scenario.audit.model_copy(update={"fail_on": both})})
 
 
 def resolved_toml(scenario: Scenario) -> str:
@@ -79,6 +94,8 @@ def tables(scenario: Scenario) -> dict[str, Any]:
     data["threat"] = threats.plain(data["threat"])
     if not scenario.threats:
         del data["threats"]
+    if not scenario.audit.fail_on:
+        del data["audit"]["fail_on"]
     if not scenario.strategy.options:
         del data["strategy"]["options"]
     if scenario.devices.trace is not None:

@@ -166,6 +166,13 @@ class Audit(Section):
     adaptive: bool = True
     """Also run, against each defense, the attacks that know it (`fedlab list defenses` names them), and each
     of them once more as an attacker who does not know."""
+    fail_on: Annotated[
+        tuple[str, ...],
+        Field(strict=False),
+        BeforeValidator(_as_list, json_schema_input_type=str | tuple[str, ...]),
+    ] = ()
+    """Gates: conditions under which the audit fails (exit code 4), such as
+    `"attack.cascade[defense=dp-sgd].psnr_median > 20"`. `fedlab run --fail-on` adds to them."""
     include_samples: bool = False
     """Keep the clients' images and their reconstructions in the run directory and show them in the report."""
     max_disk_mb: Positive = 2000.0
