@@ -12,8 +12,10 @@ observation goes through
    closed form confirmed without being unique is kept as it is: a single record, or records of a batch if all
    that it confirmed are proven too.
 
-and leaves as soon as a certificate says "unique". What was tried, and why it did not apply, is part of the
-answer: all certificates, in order. Labels are read off the last layer where that is possible.
+and leaves as soon as a certificate says "unique". What is known of the clients' defense is used by each:
+closed forms refuse what the defense has made untrue or read what is left, descents match what was sent. What
+was tried, and why it did not apply, is part of the answer: all certificates, in order. Labels are read off
+the last layer where that is possible.
 """
 
 from __future__ import annotations
@@ -91,6 +93,7 @@ class Cascade(Attack):
     needs: ClassVar = frozenset()
     paper: ClassVar[str] = "ours: closed forms with certificates, then descents started from them"
     personal: ClassVar[bool] = True
+    informed: ClassVar[bool] = True
 
     def __init__(
         self, *, iterations: int = 1000, restarts: int = 1, samples: int = 200_000, device: str = "cpu"

@@ -18,6 +18,10 @@ gradient ∂W_c = mean_i (p_ic - y_ic) h_i: one record by the row of the largest
 sum of all the others'), a batch by row sums, which are ∂b_c times the mean sum of features. That factor is
 taken to be the least for which no n_c is negative: right if a class is absent, too small in large batches.
 
+What is known of the clients' defense counts: a parameter that it distorts is not read. Of signs alone, a
+class of a negative bias gradient is there at least once, and the rest are shared out among those by p; of an
+update that was left out in part, a bias of one record falls back on the weights.
+
 Weight decay that is known is taken out of the update first; momentum that is known counts in the scale of
 several steps, which are read as one.
 """
@@ -72,8 +76,14 @@ def recover_labels(
         _check_single(observation, victim, layers, int(granted))
         return granted
     head = _head(victim, layers)
+    distorted = victim.disclosure.distorted
+    biased = head.layer.bias is not None and f"{head.name}.bias" not in distorted
+    if not biased and f"{head.name}.weight" in distorted:
+        raise NotApplicable(f"the defense distorts {head.name}, off which labels are read; grant labels")
     if batch == 1:
-        return _single(observation, head)
+        return _single(observation, head, biased)
+    if victim.disclosure.sent == "signs" and not observation.parts:
+        return _of_signs(observation, victim, head, biased, batch, dummies)
     rate = observation.config.learning_rate
     if not rate or not threat.grants("local_steps"):
         raise NotApplicable(
@@ -82,7 +92,7 @@ def recover_labels(
     scale = 1.0 / trained(observation, 0.0, 1.0)  # minus the learning rates, with momentum, of all steps
     outputs, _ = victim.model(state, dummies, training=False)
     predicted = outputs.softmax(1).double().mean(0)
-    if head.layer.bias is not None:
+    if biased:
         slope = measured(observation, f"{head.name}.bias").values[:, 0] * scale
     else:
         sums = measured(observation, f"{head.name}.weight").values.sum(1) * scale
@@ -137,20 +147,36 @@ def _check_single(observation: Observation, victim: Victim, layers: Sequence[See
         )
 
 
-def _single(observation: Observation, head: Seen) -> Tensor:
+def _single(observation: Observation, head: Seen, biased: bool) -> Tensor:
     """The label of one record; without weight decay the update is minus the gradient, up to a factor > 0."""
-    if head.layer.bias is not None:
-        return measured(observation, f"{head.name}.bias").values.argmax().view(1)
+    if biased:
+        bias = measured(observation, f"{head.name}.bias").values
+        if bool((bias > 0).any()):
+            return bias.argmax().view(1)
     weight = measured(observation, f"{head.name}.weight").values
     if len(weight) == 2:  # both rows have the same norm: rely on features being positive on balance
         return weight.sum(1).argmax().view(1)
     return weight.square().sum(1).argmax().view(1)
 
 
+def _of_signs(
+    observation: Observation, victim: Victim, head: Seen, biased: bool, batch: int, dummies: Tensor
+) -> Tensor:
+    """Labels of a batch of whose gradient only signs were sent."""
+    change = measured(observation, f"{head.name}.{'bias' if biased else 'weight'}").values.sum(1)
+    outputs, _ = victim.model({**observation.before, **observation.buffers_before}, dummies, training=False)
+    predicted = outputs.softmax(1).double().mean(0)
+    present = change > 0 if bool((change > 0).any()) else torch.ones_like(change, dtype=torch.bool)
+    order = torch.where(present, predicted, -1.0).argsort(descending=True)
+    order = order[: int(present.sum())]
+    return order.repeat(-(-batch // len(order)))[:batch].sort().values
+
+
 class LabelRecovery(Attack):
     """Answers with labels only, no images."""
 
     needs: ClassVar = frozenset({"batch_size"})
+    informed: ClassVar[bool] = True
     paper: ClassVar[str] = "Zhao, Mopuri and Bilen, iDLG: Improved Deep Leakage from Gradients, arXiv 2020"
 
     def run(

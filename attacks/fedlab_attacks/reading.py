@@ -17,6 +17,7 @@ from fedlab.audit.attack import Report
 from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
+from fedlab.errors import NotApplicable
 from fedlab.tasks import State
 
 
@@ -47,12 +48,33 @@ def batch_size(observation: Observation, threat: ThreatModel) -> int | None:
 
 
 def uncounted(observation: Observation, threat: ThreatModel) -> str:
-    """Why nobody can say how many records are behind the update; "" where their number is known."""
+    """Why nobody can say what is behind the update; "" where it is a known number of records' gradient."""
+    if not threat.grants("defense"):
+        return "whether clients change what they send is unknown, and a changed update may look like another"
     if batch_size(observation, threat) is None:
         return "the number of records is unknown, and a mixture of several may look like one"
     if not threat.grants("local_steps"):
         return "the number of local steps is unknown, and a mixture of their records may look like one"
     return ""
+
+
+def unchanged(victim: Victim, *names: str) -> None:
+    """Whether equations in the updates of the parameters `names` hold, as far as the defense is known.
+
+    Raises:
+        NotApplicable: clients leave a part of the update out, send no sizes, distort one of these, or train
+            on more images than they have records.
+    """
+    known = victim.disclosure
+    spoiled = sorted(known.distorted & set(names))
+    if known.sent == "signs":
+        raise NotApplicable("clients send signs alone, and equations need sizes")
+    if known.sent == "nonzero":
+        raise NotApplicable("clients leave a part of the update out, and which zeros are of it nobody knows")
+    if known.expansion is not None:
+        raise NotApplicable("clients train on several images made of each record, whose mixture was sent")
+    if spoiled:
+        raise NotApplicable(f"the defense changes the update of {spoiled[0]}")
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class Attack(ABC):
         server: "malicious" if clients must have been sent what `network` and `parameters` make of the model.
         exact: whether it solves equations and certifies its answer; `fedlab inspect-model` asks those.
         personal: whether it copes with models of which a part stays with the clients (`Victim.personal`).
+        informed: whether it makes use of what is known of the clients' defense (`Victim.disclosure`).
     """
 
     needs: ClassVar[frozenset[Knowledge]] = frozenset()
@@ -79,6 +80,7 @@ class Attack(ABC):
     server: ClassVar[Server] = "curious"
     exact: ClassVar[bool] = False
     personal: ClassVar[bool] = False
+    informed: ClassVar[bool] = False
 
     def network(
         self, factory: Callable[[], nn.Module], input_shape: Sequence[int]

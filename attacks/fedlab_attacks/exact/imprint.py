@@ -43,7 +43,7 @@ from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
 from fedlab_attacks.exact.algebra import certify
 from fedlab_attacks.exact.each import each
-from fedlab_attacks.reading import batch_size, steps, uncounted
+from fedlab_attacks.reading import batch_size, steps, unchanged, uncounted
 
 METHOD = "imprint"
 MEASURE, RETURN = "imprint.measure", "imprint.give_back"
@@ -133,6 +133,7 @@ class Imprint(Attack):
         return each(observations, lambda one: self._read(one, threat, victim), method=METHOD, report=report)
 
     def _read(self, observation: Observation, threat: ThreatModel, victim: Victim) -> Reconstruction:
+        unchanged(victim, f"{MEASURE}.weight", f"{MEASURE}.bias")
         bins = _bins(observation)
         sums, floor = bins.sums, bins.floor
         batch = batch_size(observation, threat)

@@ -43,7 +43,7 @@ from fedlab_attacks.exact.algebra import Measured, certify, measured
 from fedlab_attacks.exact.chain import Chain, Link, read_chain
 from fedlab_attacks.exact.convolution import Factor, LinearMap
 from fedlab_attacks.exact.each import each
-from fedlab_attacks.reading import batch_size, uncounted
+from fedlab_attacks.reading import batch_size, unchanged, uncounted
 
 METHOD = "layer peel"
 WELL = 1e3
@@ -86,6 +86,7 @@ class LayerPeel(Attack):
             own = torch.Generator().manual_seed(seed)
             state = {**observation.before, **observation.buffers_before}
             chain = read_chain(victim, state, own)
+            unchanged(victim, *[f"{link.name}.{kind}" for link in chain.links for kind in ("weight", "bias")])
             try:
                 return _Peeling(observation, chain, threat, factors, own).answer()
             except Singular as found:

@@ -16,6 +16,9 @@ https://arxiv.org/abs/2003.14053, proposition 3.1. What comes after the layer, d
   is taken to be 1; `details["scale"]` says which.
 - A batch, no bias: only the span of the records is determined; refused.
 
+Of an update that was left out in part, or of which signs alone were sent, a single record is read as far as
+that goes (`partly_sent`); nothing else is.
+
 Several local steps, momentum and weight decay leave all this as it is, for ∂W is then a sum of the same
 products with other δ; a batch is all the records that were used.
 
@@ -49,8 +52,9 @@ from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.algebra import Spectrum, certify, measured, solve, spectrum
 from fedlab_attacks.exact.each import each
 from fedlab_attacks.exact.first_layer import ZERO, first_layer, rectified, weights
+from fedlab_attacks.exact.partly_sent import of_signs, partly
 from fedlab_attacks.exact.second_layer import second_layer_size
-from fedlab_attacks.reading import Seen, batch_size, uncounted
+from fedlab_attacks.reading import Seen, batch_size, unchanged, uncounted
 
 METHOD = "linear layer"
 AGREE = 1e-3
@@ -66,6 +70,7 @@ class LinearLayer(Attack):
 
     needs: ClassVar = frozenset()
     exact: ClassVar[bool] = True
+    informed: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Phong et al., IEEE TIFS 2018; Geiping et al., Inverting Gradients, NeurIPS 2020, proposition 3.1"
     )
@@ -93,7 +98,13 @@ class LinearLayer(Attack):
     ) -> Reconstruction:
         first, scale, shift = first_layer(observation, victim, generator)
         biased = first.layer.bias is not None
-        update = measured(observation, *[f"{first.name}.weight", f"{first.name}.bias"][: 1 + biased])
+        names = [f"{first.name}.weight", f"{first.name}.bias"][: 1 + biased]
+        update = measured(observation, *names)
+        if victim.disclosure.sent != "all" and biased and batch_size(observation, threat) == 1:
+            unchanged(replace(victim, disclosure=replace(victim.disclosure, sent="all")), *names)
+            read = of_signs if victim.disclosure.sent == "signs" else partly
+            return read(METHOD, update, scale, shift, victim.input_shape, uncounted(observation, threat))
+        unchanged(victim, *names)
         table, pixels = update.values, len(scale)
         weight = table[:, :pixels]
         found = spectrum(table, update.rounding)

@@ -37,7 +37,7 @@ from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.algebra import SUMS, certify, measured, solve
 from fedlab_attacks.exact.embedding import Embedding, recognise
 from fedlab_attacks.exact.token_span import Equations, sharpened
-from fedlab_attacks.reading import batch_size
+from fedlab_attacks.reading import batch_size, unchanged
 
 METHOD = "patch embedding"
 OUTSIDE = 0.05
@@ -63,6 +63,8 @@ class PatchEmbedding(Attack):
         answers = []
         try:
             found: Embedding | NotApplicable = recognise(victim, generator) if observations else _NOBODY
+            if isinstance(found, Embedding):
+                unchanged(victim, f"{found.layer}.weight", f"{found.layer}.bias", found.positions)
         except NotApplicable as error:
             found = error
         for done, observation in enumerate(observations, start=1):

@@ -28,6 +28,7 @@ from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable
 from fedlab.tasks import FunctionalModel, State
 from fedlab.tasks.hypernetwork import GeneratedNetwork, classifier, key_of
+from fedlab_attacks.reading import unchanged
 
 MIXED = 0.5
 """Share of the update beyond rank one above which there is no code to speak of."""
@@ -63,6 +64,7 @@ def pulled_back(observation: Observation, victim: Victim) -> Pulled:
     if not isinstance(net, GeneratedNetwork):
         raise NotApplicable("the network's parameters do not come out of a hypernetwork")
     shapes = net.hypernetwork.shapes
+    unchanged(victim, *victim.shared)
     heads = [f"hypernetwork.heads.{key_of(name)}" for name in shapes]
     if any(f"{head}.bias" not in observation.update for head in heads):
         raise NotApplicable("the hypernetwork's heads have no biases, whose change is the private gradient")

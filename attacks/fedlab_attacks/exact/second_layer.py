@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from fedlab.audit.observation import Observation
 from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
+from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.first_layer import sent
-from fedlab_attacks.reading import Seen, probe
+from fedlab_attacks.reading import Seen, probe, unchanged
 
 MISFIT = 1e-2
 """Relative distance of inputs below which a size explains the second layer's."""
@@ -37,6 +38,10 @@ def second_layer_size(
 
     seen = second(torch.ones(1), False)
     if seen is None:
+        return None
+    try:
+        unchanged(victim, f"{seen.name}.weight", f"{seen.name}.bias")
+    except NotApplicable:
         return None
     weight = observation.update[f"{seen.name}.weight"].double()
     bias = observation.update[f"{seen.name}.bias"].double()

@@ -41,7 +41,7 @@ from fedlab_attacks.exact.algebra import certify, measured
 from fedlab_attacks.exact.each import each
 from fedlab_attacks.exact.first_layer import first_layer, rectified
 from fedlab_attacks.exact.sparse_search import DRAWS, Factored, Search, Solved
-from fedlab_attacks.reading import batch_size, uncounted
+from fedlab_attacks.reading import batch_size, unchanged, uncounted
 
 METHOD = "sparse batch"
 FEWEST = 12
@@ -94,6 +94,7 @@ class SparseBatch(Attack):
         if not biased and bool(shift.any()):
             raise NotApplicable("the first layer has no bias and its input is shifted: no record has a scale")
         names = [f"{first.name}.weight", f"{first.name}.bias"][: 1 + biased]
+        unchanged(victim, *names)
         product = Factored.of(measured(observation, *names))
         batch = batch_size(observation, threat)
         _check_rank(product, batch)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedlab_attacks.optimise.capture import Simulated, Term
+from fedlab_attacks.optimise.informed import informed
 from fedlab_attacks.optimise.objectives import cosine
 from fedlab_attacks.optimise.optimisers import Adam, Decays, Optimiser, Schedule
 from fedlab_attacks.optimise.problem import Problem
@@ -121,7 +122,7 @@ class Descent:
         """The objective (V,), and with its priors."""
         recipe = self.recipe
         simulated: Simulated = simulate(problem, candidate, statistics=recipe.statistics)
-        distance = value = recipe.objective(problem, candidate, simulated)
+        distance = value = informed(recipe.objective, problem.sent)(problem, candidate, simulated)
         for prior, weight in zip(recipe.priors, weights, strict=True):
             value = value + weight * (factor if prior.fades else 1.0) * prior.term(
                 problem, candidate, simulated

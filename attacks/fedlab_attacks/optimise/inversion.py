@@ -79,8 +79,15 @@ class Setting:
         }
 
 
+def expected_noise(victim: Victim, rows: int, uses: int) -> State:
+    """Noise (rows, uses, ...) that makes stochastic layers give their mean."""
+    return {name: torch.zeros(rows, uses, *shape) for name, shape in victim.model.noise_shapes.items()}
+
+
 class Inversion(Attack):
     """An attack that descends; a subclass says how in `solve`.
+
+    What is known of the clients' defense is used without a recipe's doing: `Problem` and `simulate` have it.
 
     Args:
         iterations: of the main descent. restarts: starts per victim; the least residual wins.
@@ -91,6 +98,7 @@ class Inversion(Attack):
     """
 
     needs: ClassVar = frozenset({"batch_size"})
+    informed: ClassVar[bool] = True
 
     def __init__(self, *, iterations: int, restarts: int = 1, device: str = "cpu") -> None:
         for name, value in (("iterations", iterations), ("restarts", restarts)):

@@ -30,6 +30,7 @@ from fedlab_attacks.optimise.order import ORDER, shares
 from fedlab_attacks.optimise.problem import LocalPlan, Problem, Statistics
 from fedlab_attacks.optimise.statistics import moments
 from fedlab_attacks.optimise.variables import Variables
+from fedlab_attacks.optimise.views import views
 
 
 def sizes_of(records: int, batch: int, steps: int) -> tuple[int, ...]:
@@ -115,16 +116,19 @@ def client(
     ) -> tuple[Tensor, tuple[State, Statistics]]:
         keep = {name: mask[now] for name, mask in masks.items()}
         drawn = {name: value[now] for name, value in (noise or {}).items()}
+        x, y, keep, drawn = views(victim, images[now], targets[now], keep, drawn)
         with capturing(victim, statistics) as seen, following(model, moving, training) as after:
             outputs, _ = model(
                 {**start, **learned, **moving},
-                images[now],
+                x,
                 training=training,
                 masks=keep or None,
                 noise=drawn or None,
             )
-        losses = victim.loss(outputs, targets[now])
-        return losses.mean() if share is None else losses @ share, (after, seen)
+        losses = victim.loss(outputs, y)
+        if share is None:
+            return losses.mean(), (after, seen)
+        return losses.view(len(share), -1).mean(1) @ share, (after, seen)
 
     learned, velocity = {name: start[name] for name in victim.shared}, dict[str, Tensor]()
     seen: Statistics = {}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fedlab.audit.victim import Victim
 from fedlab.errors import UsageError
 from fedlab_attacks.optimise.descent import Descent, Prior, Recipe
-from fedlab_attacks.optimise.inversion import Inversion, Setting
+from fedlab_attacks.optimise.inversion import Inversion, Setting, expected_noise
 from fedlab_attacks.optimise.optimisers import Adam
 from fedlab_attacks.optimise.priors import norm_statistics, total_variation
 from fedlab_attacks.optimise.problem import Problem, Statistics
@@ -69,6 +69,9 @@ def follow(
     )
     known = {name: (m.to(attack.device), v.to(attack.device)) for name, (m, v) in stacked(statistics).items()}
     masks = setting.identity_masks(victim, attack.restarts) if training else {}
-    start = Variables(setting.noise(victim, attack.restarts, recipe.start), masks=masks).to(attack.device)
+    noise = expected_noise(victim, len(setting) * attack.restarts, setting.batch) if training else {}
+    start = Variables(setting.noise(victim, attack.restarts, recipe.start), masks=masks, noise=noise).to(
+        attack.device
+    )
     rows = replace(problem, statistics=known).repeat(attack.restarts)
     return Descent(recipe)(rows, start, ticker).best_of(attack.restarts)

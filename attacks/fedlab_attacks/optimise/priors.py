@@ -68,6 +68,12 @@ def norm_statistics(problem: Problem, variables: Variables, simulated: Simulated
     return distance
 
 
+def noise_size(problem: Problem, variables: Variables, simulated: Simulated) -> Tensor:
+    """The mean square of the noise that stochastic layers are given, over all layers; of normal noise, 1."""
+    parts = [variables.noise[name].flatten(1) for name in problem.victim.model.noise_shapes]
+    return torch.cat(parts, dim=1).square().mean(1)
+
+
 def mask_rates(rates: Mapping[str, float]) -> Term:
     """The sum over dropout layers of |1 - mean(mask) - rate|."""
 

@@ -11,6 +11,7 @@ from fedlab_attacks.optimise.capture import Simulated, capturing
 from fedlab_attacks.optimise.local_training import unrolled
 from fedlab_attacks.optimise.problem import Problem, Statistics
 from fedlab_attacks.optimise.variables import Variables
+from fedlab_attacks.optimise.views import views
 
 
 def simulate(problem: Problem, variables: Variables, *, statistics: bool = False) -> Simulated:
@@ -27,16 +28,18 @@ def simulate(problem: Problem, variables: Variables, *, statistics: bool = False
     def one(
         parameters: State, buffers: State, images: Tensor, targets: Tensor, masks: State, noise: State
     ) -> tuple[State, tuple[Statistics, State]]:
+        x, y, keep, drawn = views(victim, images, targets, masks, noise)
+
         def loss(learned: State) -> tuple[Tensor, tuple[Statistics, State]]:
             with capturing(victim, statistics) as seen:
                 outputs, after = model(
                     {**parameters, **learned, **buffers},
-                    images,
+                    x,
                     training=problem.training,
-                    masks=masks or None,
-                    noise=noise or None,
+                    masks=keep or None,
+                    noise=drawn or None,
                 )
-            return victim.loss(outputs, targets).mean(), (seen, after)
+            return victim.loss(outputs, y).mean(), (seen, after)
 
         found: tuple[State, tuple[Statistics, State]] = torch.func.grad(loss, has_aux=True)(
             {name: parameters[name] for name in shared}

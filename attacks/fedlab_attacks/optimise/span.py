@@ -24,6 +24,7 @@ from fedlab.tasks import State
 from fedlab_attacks.exact.algebra import measured, spectrum
 from fedlab_attacks.exact.first_layer import first_layer
 from fedlab_attacks.optimise.optimisers import Optimiser
+from fedlab_attacks.reading import unchanged
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def spans(
 ) -> Span | None:
     """Where the images of each observation lie, or None if that is not known of all of them.
 
-    It is not where the first layer is not linear, has no bias or is not shared, where noise was added (the
-    rank is higher than the number of records), and where there are as many records as units (of those that
-    moved) or pixels.
+    It is not where the first layer is not linear, has no bias or is not shared, where a defense changes its
+    update, where noise was added (the rank is higher than the number of records), and where there are as many
+    records as units (of those that moved) or pixels.
     """
     found = []
     for observation, generator in zip(observations, generators, strict=True):
@@ -82,6 +83,10 @@ def _span(victim: Victim, observation: Observation, records: int, generator: tor
     except NotApplicable:
         return None
     names = [f"{first.name}.weight", f"{first.name}.bias"]
+    try:
+        unchanged(victim, *names)
+    except NotApplicable:
+        return None
     if any(name not in observation.update for name in names):
         return None
     update = measured(observation, *names)

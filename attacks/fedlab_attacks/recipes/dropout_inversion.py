@@ -21,7 +21,8 @@ Deviations; where stages compete, the residual decides:
 3. A polish without the two penalties, once with the masks rounded to 0 and 1 and once as they are.
 4. Batch norm, if there is any beside dropout, runs in the client's mode where that is known (published:
    evaluation mode).
-5. Labels come from `label_recovery` unless granted (published: granted), and the start is uniform noise.
+5. Stochastic layers give their mean (published: there are none); `training-client` seeks their noise.
+6. Labels come from `label_recovery` unless granted (published: granted), and the start is uniform noise.
 
 `read_masks = false` switches the first stage off.
 """
@@ -40,7 +41,7 @@ from fedlab.audit.victim import Victim
 from fedlab.errors import UsageError
 from fedlab.tasks import State
 from fedlab_attacks.optimise.descent import Descent, Prior, Recipe
-from fedlab_attacks.optimise.inversion import Inversion, Setting
+from fedlab_attacks.optimise.inversion import Inversion, Setting, expected_noise
 from fedlab_attacks.optimise.optimisers import POLISH, Adam
 from fedlab_attacks.optimise.priors import mask_rates, total_variation
 from fedlab_attacks.optimise.problem import Problem, like, pick
@@ -135,11 +136,12 @@ class DropoutInversion(Inversion):
     def _with_dropout(
         self, setting: Setting, threat: ThreatModel, victim: Victim, ticker: Ticker
     ) -> tuple[Variables, list[str]]:
+        training = threat.client_mode == "train"
         problem = Problem.of(
             victim,
             setting.observations,
             setting.labels,
-            training=threat.client_mode == "train",
+            training=training,
             device=self.device,
         )
         drawn = setting.draw_masks(victim, self.restarts)
@@ -154,7 +156,8 @@ class DropoutInversion(Inversion):
                 drawn[name][own] = drawn[name][own] * units if setting.batch > 1 else units
         # The masks of a victim whose reading is about to be tried must differ if that fails.
         fresh = setting.draw_masks(victim, self.restarts)
-        found = Variables(noise[first], masks=pick(drawn, first)).to(self.device)
+        means = expected_noise(victim, len(noise), setting.batch) if training else {}
+        found = Variables(noise[first], masks=pick(drawn, first), noise=pick(means, first)).to(self.device)
         rows = everyone[known].to(self.device)
         smooth = Prior(self.total_variation, total_variation, fades=True)
         adam = Adam(self.step, signed=True)
@@ -173,7 +176,7 @@ class DropoutInversion(Inversion):
             rates = Prior(self.mask_rate, mask_rates(victim.model.dropout_rates))
             joint = Descent(Recipe(self.iterations, priors=[smooth, rates], vary=BOTH, optimiser=adam))
             left = left.to(self.device)
-            start = Variables(noise[rows], masks=masks).to(self.device)
+            start = Variables(noise[rows], masks=masks, noise=pick(means, rows)).to(self.device)
             new = joint(problem.pick(left).repeat(self.restarts), start, ticker)
             found = found.put(left, found.pick(left).or_better(new.best_of(self.restarts)))
         else:
@@ -197,7 +200,8 @@ class DropoutInversion(Inversion):
         return result
 
     def _polish(self, problem: Problem, found: Variables, ticker: Ticker) -> Variables:
-        rounded = Variables(found.images, masks={name: mask.round() for name, mask in found.masks.items()})
+        masks = {name: mask.round() for name, mask in found.masks.items()}
+        rounded = Variables(found.images, masks=masks, noise=found.noise)
         fixed = Recipe(self.polish, optimiser=Adam(self.step / 10, signed=True), schedule=POLISH)
         found = found.or_better(Descent(fixed)(problem, rounded, ticker))
         free = replace(fixed, vary=BOTH)
@@ -208,8 +212,11 @@ def mask_readers(victim: Victim, observation: Observation) -> dict[str, str]:
     """For each dropout layer, a layer whose weight columns are zero exactly where the mask is.
 
     Found by trying: the layer's input must vanish on every dropped unit of a random mask, for all of a few
-    random images, and on few of them without the mask.
+    random images, and on few of them without the mask. None where a defense makes zeros of its own.
     """
+    known = victim.disclosure
+    if known.sent == "nonzero":
+        return {}
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(PROBES, *victim.input_shape, generator=generator)
     state = {**observation.before, **observation.buffers_before}
@@ -222,6 +229,8 @@ def mask_readers(victim: Victim, observation: Observation) -> dict[str, str]:
         for seen in probe(victim, state, images, masks):
             units = shape.numel()
             if not isinstance(seen.layer, nn.Linear | nn.Conv2d) or seen.input.shape[1] != units:
+                continue
+            if f"{seen.name}.weight" in known.distorted:
                 continue
             if isinstance(seen.layer, nn.Conv2d) and seen.layer.groups != 1:
                 continue

@@ -23,7 +23,7 @@ from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import UsageError
 from fedlab_attacks.optimise.descent import Descent, Prior, Recipe
-from fedlab_attacks.optimise.inversion import Inversion, Setting
+from fedlab_attacks.optimise.inversion import Inversion, Setting, expected_noise
 from fedlab_attacks.optimise.optimisers import POLISH, Adam
 from fedlab_attacks.optimise.priors import total_variation
 from fedlab_attacks.optimise.problem import Problem
@@ -86,7 +86,9 @@ class InvertingGradients(Inversion):
             victim, setting.observations, setting.labels, training=training, device=self.device
         )
         masks = setting.identity_masks(victim, self.restarts) if training else {}
-        start = Variables(setting.noise(victim, self.restarts, self.start), masks=masks).to(self.device)
+        noise = expected_noise(victim, len(setting) * self.restarts, setting.batch) if training else {}
+        images = setting.noise(victim, self.restarts, self.start)
+        start = Variables(images, masks=masks, noise=noise).to(self.device)
         weights = self.weights.repeat(len(start) // len(self.weights)).to(self.device)
         smooth = Prior(weights, total_variation, fades=True)
         published = Recipe(self.iterations, priors=[smooth], optimiser=Adam(self.step, signed=True))

@@ -32,7 +32,7 @@ from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
 from fedlab_attacks.optimise.descent import Descent, Prior, Recipe
-from fedlab_attacks.optimise.inversion import Inversion, Setting
+from fedlab_attacks.optimise.inversion import Inversion, Setting, expected_noise
 from fedlab_attacks.optimise.local_training import sizes_of
 from fedlab_attacks.optimise.objectives import l2
 from fedlab_attacks.optimise.optimisers import Adam
@@ -211,11 +211,6 @@ def expected_masks(victim: Victim, rows: int, uses: int) -> State:
         name: torch.full((rows, uses, *shape), 1.0 - model.dropout_rates[name])
         for name, shape in model.mask_shapes.items()
     }
-
-
-def expected_noise(victim: Victim, rows: int, uses: int) -> State:
-    """Noise (rows, uses, ...) that makes stochastic layers give their mean."""
-    return {name: torch.zeros(rows, uses, *shape) for name, shape in victim.model.noise_shapes.items()}
 
 
 def cosine_decay(i: int, iterations: int) -> float:

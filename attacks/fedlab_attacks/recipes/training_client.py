@@ -14,7 +14,8 @@ they are matched rather than solved for.
 
 What is not there is left out, and `details["found by"]` says what was used: without dropout no masks, without
 buffers (or batch norm) no statistics, and where learning rate, momentum or number of steps are denied,
-the update is read as one step. Units that no record used (exactly zero columns of the next layer, as in
+the update is read as one step. The noise ε of stochastic layers (a variational bottleneck) is sought like
+the masks, from 0 and at γ mean ε². Units that no record used (exactly zero columns of the next layer, as in
 `dropout-inversion`) are dropped in every mask from the start. Which label was in which step nobody knows:
 `restarts` arrangements are tried on a quarter of the iterations, and the least residual goes on. A polish
 without guesses (TV and rates) ends it, and one with the masks rounded to 0 and 1 if that lowers the residual.
@@ -37,10 +38,10 @@ from fedlab.errors import UsageError
 from fedlab.tasks import State
 from fedlab_attacks.optimise.capture import Simulated
 from fedlab_attacks.optimise.descent import Descent, Prior, Recipe
-from fedlab_attacks.optimise.inversion import Inversion, Setting
+from fedlab_attacks.optimise.inversion import Inversion, Setting, expected_noise
 from fedlab_attacks.optimise.optimisers import Adam
 from fedlab_attacks.optimise.order import copied, epochs_agree, merged
-from fedlab_attacks.optimise.priors import mask_rates, total_variation
+from fedlab_attacks.optimise.priors import mask_rates, noise_size, total_variation
 from fedlab_attacks.optimise.problem import LocalPlan, Problem
 from fedlab_attacks.optimise.variables import Kind, Variables
 from fedlab_attacks.reading import Ticker, batch_size, steps
@@ -48,7 +49,6 @@ from fedlab_attacks.recipes.dropout_inversion import mask_readers
 from fedlab_attacks.recipes.local_steps import (
     cosine_decay,
     expected_masks,
-    expected_noise,
     plan_of,
     same_plan,
 )
@@ -132,6 +132,10 @@ class TrainingClient(Inversion):
         facts: list[Prior] = []
         if "masks" in vary:
             guesses.append(Prior(self.mask_rate, mask_rates(victim.model.dropout_rates), fades=True))
+        noise = expected_noise(victim, *images.shape[:2]) if training else {}
+        if noise:
+            vary, how = vary | {"noise"}, [*how, "noise"]
+            guesses.append(Prior(self.mask_rate, noise_size, fades=True))
         if plan.uses >= 2 * records:
             facts.append(Prior(1.0, epochs_agree(records)))
         if training and victim.model.has_batch_norm and problem.after:
@@ -145,7 +149,6 @@ class TrainingClient(Inversion):
             optimiser=Adam(self.step, signed=True),
             schedule=cosine_decay,
         )
-        noise = expected_noise(victim, *images.shape[:2]) if training else {}
         start = Variables(images, masks=masks, noise=noise).to(self.device)
         found = Descent(recipe)(problem, start, ticker)
         rows = found.residual.nan_to_num(nan=torch.inf).view(-1, self.restarts).argmin(1)
@@ -158,7 +161,7 @@ class TrainingClient(Inversion):
         )
         found = found.or_better(Descent(fine)(problem, found, ticker))
         rounded = replace(found, masks={name: mask.round() for name, mask in found.masks.items()})
-        fixed = replace(fine, vary=frozenset({"images"}))
+        fixed = replace(fine, vary=vary - {"masks"})
         found = found.or_better(Descent(fixed)(problem, rounded, ticker))
         whole = [merged(x, y, records) for x, y in zip(found.images, problem.labels, strict=True)]
         setting.labels[:] = torch.stack([labels for _, labels in whole]).to(setting.labels)
