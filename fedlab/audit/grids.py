@@ -10,6 +10,7 @@ from fedlab.runtime._flower import number as number
 from fedlab.runtime.arrays import array_record as array_record
 from fedlab.runtime.arrays import reply_content as reply_content
 from fedlab.runtime.arrays import tensors as tensors
+from fedlab.runtime.guard.declared import forged as forged
 from fedlab.runtime.storage import size as size
 from fedlab.runtime.wrapped import WrappedGrid as WrappedGrid
 from fedlab.runtime.wrapped import gather as gather

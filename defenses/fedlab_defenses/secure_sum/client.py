@@ -116,10 +116,9 @@ class Masking:
             channel = pair.agree(other, b"letters") if node != mine else b""
             channels.append(channel)
             sealed.append(seal(channel, mine, first + second) if node != mine else b"")
-        context.state[RECORD] = ConfigRecord(
-            {**kept, STAGE: SHARES, "nodes": nodes, "keys": masks, "channels": channels}
-            | {"share": own[nodes.index(mine)]}
-        )
+        kept[STAGE] = SHARES
+        kept["nodes"], kept["keys"], kept["channels"] = nodes, masks, channels
+        kept["share"] = own[nodes.index(mine)]
         return ConfigRecord({"sealed": sealed})
 
     def _check_turn(self, message: Message, context: Context) -> None:
@@ -151,7 +150,7 @@ class Masking:
         listed = [figures[name] for name in names]
         plain = encoded(self.plan, before, tensors(record), listed, weight, self.cap)
         sent = plain + self._masks(kept, set(cast(list[int], asked["alive"])), plain)
-        context.state[RECORD] = ConfigRecord({**kept, STAGE: MASKED})
+        kept[STAGE] = MASKED
         content = RecordDict(
             {
                 RECORD: ConfigRecord({"names": names, "cap": self.cap}),

@@ -41,7 +41,7 @@ class Quantiser:
     @property
     def most(self) -> int:
         """How many numbers can be added before a sum may leave the modulus."""
-        return (2**self.bits - 1) // self.levels
+        return ((1 << self.bits) - 1) // self.levels
 
     def encode(self, values: NDArray[np.float64], factor: float = 1.0) -> NDArray[np.unsignedinteger[Any]]:
         """Integers of `factor` (0 to 1) times the clipped values."""

@@ -17,53 +17,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
-from flwr.app import ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedlab.audit.grids import WrappedGrid, array_record, gather, number, reply_content, tensors
 from fedlab.errors import DataError, UsageError
+from fedlab_defenses.secure_sum import answers
+from fedlab_defenses.secure_sum.answers import Masked
 from fedlab_defenses.secure_sum.neighbours import neighbourhoods
 from fedlab_defenses.secure_sum.opening import Public, opened
 from fedlab_defenses.secure_sum.plan import EXAMPLES, MASKED, RECORD, SETUP, SHARES, STAGE, UNMASK, Plan
-from fedlab_defenses.secure_sum.vectors import Vectors, decoded, sizes
+from fedlab_defenses.secure_sum.rounds import NotOpened, Round, refused
+from fedlab_defenses.secure_sum.vectors import Vectors, decoded
 
-NOT_OPENED = 102
-"""Error code of the replies of a round whose sum was not opened."""
 Read = TypeVar("Read")
-
-
-class NotOpened(Exception):
-    """Too few are left; the reason, for the replies."""
-
-
-@dataclass
-class _Round:
-    """Training messages that were pushed together, by node, and what is known of them."""
-
-    messages: dict[int, Message]
-    failed: dict[int, str] = field(default_factory=dict)
-    late: set[int] = field(default_factory=set)
-    begun: bool = False
-    replies: dict[str, Message] = field(default_factory=dict)
-
-    @property
-    def number(self) -> int:
-        config = next(iter(self.messages.values())).content.config_records.get("config", ConfigRecord())
-        return int(str(config.get("server-round", 0)))
-
-
-@dataclass(frozen=True)
-class _Masked:
-    """One client's masked vector, what its figures are called, the cap of its weight, and what is public."""
-
-    vectors: Vectors
-    names: tuple[str, ...]
-    cap: int
-    told: dict[str, float]
 
 
 class MaskedGrid(WrappedGrid):
@@ -88,7 +58,7 @@ class MaskedGrid(WrappedGrid):
     ) -> None:
         super().__init__(grid)
         self.plan, self.order, self.enough, self.patience = plan, order, enough, patience
-        self._rounds: dict[str, _Round] = {}
+        self._rounds: dict[str, Round] = {}
         self._count = 0
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -104,7 +74,7 @@ class MaskedGrid(WrappedGrid):
             for message, message_id in zip(others, super().push_messages(others), strict=False):
                 number(message, message_id)
         if training:
-            round = _Round({one.metadata.dst_node_id: one for one in training})
+            round = Round({one.metadata.dst_node_id: one for one in training})
             if len(round.messages) < len(training):
                 raise UsageError("secagg-plus: a client was sent two models of one round; expected one")
             for message in training:
@@ -138,7 +108,7 @@ class MaskedGrid(WrappedGrid):
     ) -> list[Message]:
         return gather(self, self.push_messages(messages), timeout=timeout, enough=enough)
 
-    def _go(self, round: _Round, deadline: float) -> None:
+    def _go(self, round: Round, deadline: float) -> None:
         """The protocol from the first stage to the last; leaves the replies."""
         try:
             public = self._agreed(round, deadline)
@@ -149,9 +119,9 @@ class MaskedGrid(WrappedGrid):
             for node, message in round.messages.items():
                 if node not in round.late:
                     reason = round.failed.get(node, str(error))
-                    round.replies[message.metadata.message_id] = _refused(message, reason)
+                    round.replies[message.metadata.message_id] = refused(message, reason)
 
-    def _agreed(self, round: _Round, deadline: float) -> Public:
+    def _agreed(self, round: Round, deadline: float) -> Public:
         """Who is there, with which keys, and what they have sealed for each other."""
         if len(round.messages) > self.plan.capacity:
             raise NotOpened(
@@ -160,8 +130,9 @@ class MaskedGrid(WrappedGrid):
             )
         public = Public()
         hello = {node: {"you": node} for node in round.messages}
-        for node, said in self._ask(round, SETUP, hello, deadline, _keys).items():
-            public.letters[node], public.masks[node] = said
+        keys = self._ask(round, SETUP, hello, deadline, lambda _, said: answers.keys(said))
+        for node, (letters, masks) in keys.items():
+            public.letters[node], public.masks[node] = letters, masks
         self._enough(public.masks, "keys")
         public.nodes = neighbourhoods(list(public.masks), self.plan.degree, self.order(round.number))
         about = {
@@ -172,12 +143,13 @@ class MaskedGrid(WrappedGrid):
             }
             for node, around in public.nodes.items()
         }
-        for node, sealed in self._ask(round, SHARES, about, deadline, _sealed).items():
-            public.sealed[node] = dict(zip(public.nodes[node], sealed, strict=True))
+        public.sealed = self._ask(
+            round, SHARES, about, deadline, lambda node, said: answers.sealed(said, public.nodes[node])
+        )
         self._enough(public.sealed, "shares")
         return public
 
-    def _trained(self, round: _Round, public: Public, deadline: float) -> dict[int, _Masked]:
+    def _trained(self, round: Round, public: Public, deadline: float) -> dict[int, Masked]:
         """The masked vectors, by node."""
         alive = sorted(public.sealed)
         said = ConfigRecord({STAGE: MASKED, "round": round.number, "alive": alive})
@@ -193,7 +165,9 @@ class MaskedGrid(WrappedGrid):
         replies = gather(
             self._clocked, list(self.grid.push_messages(messages)), timeout=timeout, enough=self.enough
         )
-        masked = self._read(round, replies, lambda node, reply: _masked(round.messages[node], reply))
+        masked = self._read(
+            replies, lambda node, reply: answers.masked(self.plan, round.messages[node], reply), round.failed
+        )
         round.late |= set(alive) - masked.keys() - round.failed.keys()
         kinds = [(one.names, one.cap, tuple(sorted(one.told))) for one in masked.values()]
         usual = max(sorted(set(kinds)), key=kinds.count, default=None)
@@ -204,7 +178,7 @@ class MaskedGrid(WrappedGrid):
         self._enough(masked, "masked vectors")
         return masked
 
-    def _opened(self, round: _Round, public: Public, came: Mapping[int, _Masked]) -> Vectors:
+    def _opened(self, round: Round, public: Public, came: Mapping[int, Masked]) -> Vectors:
         """The sum, with all masks off."""
         dropped = sorted(public.sealed.keys() - came.keys())
         about = {}
@@ -218,7 +192,8 @@ class MaskedGrid(WrappedGrid):
             }
         told: dict[int, dict[int, bytes]] = {}
         silent: dict[int, str] = {}  # their vectors are in the sum all the same
-        for teller, shares in self._ask(round, UNMASK, about, math.inf, _told, silent).items():
+        found = self._ask(round, UNMASK, about, math.inf, lambda _, said: answers.told(said), silent)
+        for teller, shares in found.items():
             for node, share in shares.items():
                 told.setdefault(node, {})[teller] = share
         try:
@@ -226,10 +201,12 @@ class MaskedGrid(WrappedGrid):
         except DataError as error:
             raise NotOpened(f"the sum was not opened: {error}") from error
 
-    def _reply(self, round: _Round, came: Mapping[int, _Masked], total: Vectors) -> None:
+    def _reply(self, round: Round, came: Mapping[int, Masked], total: Vectors) -> None:
         """The same mean in the name of each client that is in it, and failures for those that are not."""
         one, message = next(iter(came.values())), next(iter(round.messages.values()))
         before = tensors(message.content.array_records["arrays"])
+        if not 0 < int(total.figures[0]) <= one.cap * len(came):
+            raise NotOpened(f"weights of {len(came)} clients that add up to {total.figures[0]}: forged")
         after, figures, weight = decoded(self.plan, total, before, one.names, one.cap)
         if one.cap > 1:
             figures[EXAMPLES] = weight / len(came)
@@ -241,16 +218,16 @@ class MaskedGrid(WrappedGrid):
             elif node in round.late:
                 continue
             else:
-                reply = _refused(message, round.failed.get(node, "dropped out of the secure sum"))
+                reply = refused(message, round.failed.get(node, "dropped out of the secure sum"))
             round.replies[message.metadata.message_id] = reply
 
     def _ask(
         self,
-        round: _Round,
+        round: Round,
         stage: str,
         about: Mapping[int, Mapping[str, object]],
         deadline: float,
-        read: Callable[[ConfigRecord], Read],
+        read: Callable[[int, ConfigRecord], Read],
         failed: dict[int, str] | None = None,
     ) -> dict[int, Read]:
         """What each client answers; those that fail, or say nothing in time, are noted with the reason."""
@@ -265,7 +242,7 @@ class MaskedGrid(WrappedGrid):
         replies = gather(self._clocked, list(self.grid.push_messages(messages)), timeout=timeout, enough=None)
         noted = round.failed if failed is None else failed
         found = self._read(
-            round, replies, lambda node, reply: read(reply.content.config_records[RECORD]), noted
+            replies, lambda node, reply: read(node, reply.content.config_records[RECORD]), noted
         )
         for node in about:
             if node not in found:
@@ -274,14 +251,12 @@ class MaskedGrid(WrappedGrid):
 
     def _read(
         self,
-        round: _Round,
         replies: Sequence[Message],
         read: Callable[[int, Message], Read],
-        failed: dict[int, str] | None = None,
+        noted: dict[int, str],
     ) -> dict[int, Read]:
-        """What replies say, by node; what cannot be read is as good as none."""
+        """What replies say, by node; what cannot be read is as good as none, and noted with the reason."""
         found: dict[int, Read] = {}
-        noted = round.failed if failed is None else failed
         for reply in replies:
             node = reply.metadata.src_node_id
             if reply.has_error():
@@ -304,40 +279,3 @@ class MaskedGrid(WrappedGrid):
                 f"the sum was not opened: {what} of {len(left)} clients came; threshold ="
                 f" {self.plan.threshold}"
             )
-
-
-def _refused(message: Message, reason: str) -> Message:
-    return Message(Error(NOT_OPENED, reason), reply_to=message)
-
-
-def _keys(said: ConfigRecord) -> tuple[bytes, bytes]:
-    return _bytes(said["letters"], 32), _bytes(said["masks"], 32)
-
-
-def _sealed(said: ConfigRecord) -> list[bytes]:
-    return [_bytes(one) for one in cast(list[object], said["sealed"])]
-
-
-def _told(said: ConfigRecord) -> dict[int, bytes]:
-    nodes, shares = cast(list[int], said["of"]), cast(list[object], said["shares"])
-    return {int(node): _bytes(share) for node, share in zip(nodes, shares, strict=True)}
-
-
-def _bytes(value: object, length: int | None = None) -> bytes:
-    if not isinstance(value, bytes) or length not in (None, len(value)):
-        wanted = "bytes" if length is None else f"{length} bytes"
-        raise DataError(f"a {type(value).__name__}; expected {wanted}")
-    return value
-
-
-def _masked(message: Message, reply: Message) -> _Masked:
-    """A masked vector of the length that the model asks for."""
-    said, record = reply.content.config_records[RECORD], reply.content.array_records["masked"]
-    names = tuple(str(name) for name in cast(list[str], said["names"]))
-    values, figures = record["values"].numpy(), record["figures"].numpy()
-    expected = sizes(tensors(message.content.array_records["arrays"]), len(names))
-    if (len(values), len(figures)) != expected:
-        raise DataError(f"masked vectors of {len(values)} and {len(figures)} integers; expected {expected}")
-    told = cast(MetricRecord, reply.content["told"])
-    public = {name: float(str(value)) for name, value in told.items()}
-    return _Masked(Vectors(values, figures), names, int(str(said["cap"])), public)
