@@ -56,6 +56,11 @@ def validate(
 
     try:
         found = load(scenario, overrides or [])
+        if found.privacy.budget is not None:  # what a round costs depends on the records of each client
+            from fedlab.experiment.budget import check
+            from fedlab.experiment.setup import set_up
+
+            check(set_up(found))
     except ScenarioError as error:
         if not json:
             raise

@@ -86,6 +86,7 @@ class Parts:
         chunking: how cohorts are cut; a function of the scenario alone, so that workers change no bit.
         federation: what the defense planned with.
         personal: names of the parameters that never leave the clients.
+        rule: the local rule, as the defense made it.
         tasks: what each of several tasks is made of, by label; what stands here is then that of the first.
     """
 
@@ -98,6 +99,7 @@ class Parts:
     chunking: Chunking
     federation: Federation
     personal: frozenset[str] = frozenset()
+    rule: LocalRule = field(default_factory=LocalRule)
     tasks: Mapping[str, Parts] = field(default_factory=dict)
 
     def state(self) -> State:
@@ -220,7 +222,8 @@ def assemble(
     task, owners = poison(task, owners, adversaries, cell.seed)
     device = "cuda" if scenario.runtime.num_gpus > 0 else "cpu"
     app = CohortApp(task, owners, rule, config, cell.seed, stacked=cut.stacked, chunk=cut.size, device=device)
-    return Parts(task, owners, model, config, with_mods(app, defense.mods()), strategy, cut, federation, kept)
+    moded = with_mods(app, defense.mods())
+    return Parts(task, owners, model, config, moded, strategy, cut, federation, kept, rule)
 
 
 def _check_attacks(scenario: Scenario, kept: frozenset[str], rule: str) -> None:

@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 
 from fedlab.errors import UsageError
 from fedlab.experiment import resuming
+from fedlab.experiment.budget import check
 from fedlab.experiment.cells import Cell
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import now
@@ -55,6 +56,7 @@ def run(
 
     Raises:
         ScenarioError: every mistake in the scenario.
+        BudgetExhausted: training stopped before it would have exceeded `privacy.budget`; the run is done.
         DataError, BackendError, FedlabError: see `fedlab.errors`.
         Interrupted: the user stopped the run; `resume` goes on with it.
     """
@@ -73,6 +75,7 @@ def run(
         server_optimizer=server_optimizer,
         strategy=strategy,
     )
+    check(setup)
     description = _description(setup)  # what cannot be put together fails here, before anything is written
     directory = RunDirectory.create(Path(out) if out is not None else None, settings.name)
     with directory.locked():
@@ -109,6 +112,7 @@ def resume(
         UsageError: no such directory, another process works on it, or the scenario was changed (with a diff).
         DataError: no run, or a file of it or the data set was altered.
         BackendError: other versions of the software, without `force`.
+        BudgetExhausted: as for `run`.
     """
     listener = progress or Quiet()
     directory = RunDirectory.open(Path(path))

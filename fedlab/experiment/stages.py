@@ -1,7 +1,8 @@
 """A run is a sequence of stages, each of which is skipped when what it makes is there already.
 
 Train each cell (done: the manifest lists it), attack each cell with each attack (done: its file is
-there), report (done: the manifest says "finished"). A run and its resumption are the same walk.
+there), check what each claims (likewise), report (done: the manifest says "finished"). A run and its
+resumption are the same walk.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from fedlab.errors import DataError
+from fedlab.errors import BudgetExhausted, DataError
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.checkpoints import clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now, recorded
 from fedlab.experiment.mapping import fill
+from fedlab.experiment.proving import prove
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.training import Training, checkpoints_of, trained
 from fedlab.experiment.trials import attack_cells, trials_of
@@ -38,6 +40,7 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
                 cells = [_train(cell, what, place, executor, listener, stop) for cell in what.cells]
                 place.update_manifest(weights_sha256=_joint_hashes(cells))
                 attack_cells(place, what, cells, trials_of(what), executor, listener)
+                prove(place, what, cells, listener)
                 return cells
 
             cells = work(directory, setup, progress)
@@ -46,7 +49,23 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
         report = build(directory.path, status="finished")
         directory.event("finished")
         directory.update_manifest(status="finished", finished=now())
-        return report
+    stopped = [one for one in cells if one.metrics.get("budget")]
+    if stopped:
+        raise _spent(report, stopped)
+    return report
+
+
+def _spent(report: AuditReport, cells: Sequence[Trained]) -> BudgetExhausted:
+    """What a run ends with of which cells stopped for want of privacy budget."""
+    told = [f"  {one.cell.name}: {one.metrics['ended']}" for one in cells]
+    return BudgetExhausted(
+        "training stopped before the round that would have exceeded its privacy budget:\n"
+        + "\n".join(told)
+        + "\nAttacks and report are done, of the models as they were then; resuming goes no further. To train"
+        " on, start a new run with a larger privacy.budget, more noise, fewer rounds or fewer steps a round."
+        f"\n{report.html}",
+        report,
+    )
 
 
 @contextmanager

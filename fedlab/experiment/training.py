@@ -15,7 +15,8 @@ from typing import Any, cast
 from flwr.serverapp import Grid
 
 from fedlab.audit import archive
-from fedlab.errors import FedlabError, UsageError
+from fedlab.errors import BudgetExhausted, FedlabError, UsageError
+from fedlab.experiment.budget import Budget, BudgetedGrid, Exhausted, Overspent, spends
 from fedlab.experiment.cells import Cell, Parts, Trained
 from fedlab.experiment.checkpoints import Checkpoints, clear
 from fedlab.experiment.diary import Diary
@@ -23,6 +24,7 @@ from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.evaluation import TOLD, evaluate, integrity, per_client, told, weights_sha256
 from fedlab.experiment.personal import PerClient, accuracy_of, ask_clients, mean_over_clients
+from fedlab.experiment.planned import Plan
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.several import Measured, Simultaneous, TaskMilestones, measure, milestones
 from fedlab.experiment.traffic import Traffic
@@ -36,7 +38,7 @@ from fedlab.runtime.arrays import array_record, tensors
 from fedlab.runtime.devices import sample_nominal
 from fedlab.snapshot import Resumable, Snapshot
 from fedlab.strategies.asynchronous import Buffered
-from fedlab.strategies.rounds import Round, rounds
+from fedlab.strategies.rounds import OwnRounds, Round, rounds
 from fedlab.tasks import State
 from fedlab.tasks.population import sizes
 
@@ -81,6 +83,7 @@ class Training:
         self.journal = Journal(
             directory.path / "privacy" / f"{cell.name}.journal.jsonl", secure=self.parts.federation.secure
         )
+        plan = Plan(self.parts.rule, self.parts.config, sizes(self.parts.owners))
         self.watcher = Watcher(
             self.parts.model,
             self.parts.config,
@@ -90,7 +93,16 @@ class Training:
             self._rejected,
             self.diary.missed,
             sums=self.defense.sees == "sums",
+            plan=plan,
+            recalled=isinstance(self.grid, SimulationGrid),
         )
+        limit = scenario.privacy.budget
+        self.budget = None
+        if limit is not None and spends(self.defense):
+            cohorts = not isinstance(self.parts.strategy, OwnRounds)
+            self.budget = Budget(
+                limit, self.defense, self.journal, plan, self.parts.federation, cohorts=cohorts
+            )
         learner = getattr(self.parts.strategy, "learner", None)
         if learner is not None:
             learner.charge, learner.combined = self._charge, self.watcher.combined
@@ -103,6 +115,7 @@ class Training:
         self.train_loss: float | None = None
         self.milestones = milestones(scenario)
         self.ended = ""
+        self.exhausted: Exhausted | None = None
 
     def run(self, stop: Stop) -> Trained:
         """Train to the end, from the last checkpoint if there is one; writes all that the cell leaves.
@@ -117,7 +130,7 @@ class Training:
         resumable = self.resumable()
         if resumable:
             self._restore()
-        elif self.journal.events and not isinstance(self.grid, SimulationGrid):
+        elif self.journal.events and not (isinstance(self.grid, SimulationGrid) or self.journal.secure):
             # Real clients answer anew, and the same noise on other answers would give both away.
             raise UsageError(
                 f"{self.title} was interrupted after it had spent privacy, and cannot go on from there: on a"
@@ -131,7 +144,7 @@ class Training:
         with patient, global_draws(self.cell) as begin:
             begin(self.done + 1)
             self.ended = self.milestones.over(self.traffic.now)  # of a run that was killed at its end
-            for round in () if self.ended else self._rounds():
+            for round in () if self.ended else self._affordable():
                 note = self._after(round)
                 begin(self.done + 1)
                 stopping = stop.asked
@@ -143,9 +156,14 @@ class Training:
                 self.ended = self.milestones.over(self.traffic.now)
                 if self.ended:
                     break
-            self.ended = self.ended or getattr(self.parts.strategy, "ended", "")
+            spent = "" if self.exhausted is None else str(self.exhausted)
+            self.ended = self.ended or spent or getattr(self.parts.strategy, "ended", "")
             if self.ended:
                 self.diary.ended(self.done, self.ended)
+            if self.exhausted is not None and not self.done:
+                raise BudgetExhausted(
+                    f"{self.title}: {self.ended}. Raise it, add noise, or take fewer steps a round"
+                )
             if self.ended and not self.done:
                 raise FedlabError(f"{self.title}: not one model was made of all replies: {self.ended}")
             result = self._finish()
@@ -202,13 +220,21 @@ class Training:
             self.diary.goes_on(self.done)
             self.progress.advance(self.title, self.done)
 
+    def _affordable(self) -> Iterator[Round]:
+        """The rounds, until the privacy budget forbids the next."""
+        try:
+            yield from self._rounds()
+        except Overspent as stop:
+            self.exhausted = stop.why
+
     def _rounds(self) -> Iterator[Round]:
         scenario, settings = self.scenario, self.scenario.strategy
         grid = attacked(self.traffic, self.cell, scenario, self.parts, self.adversaries)
         grid = self.defense.grid(grid, self.parts.federation)
+        shown: Grid = watched(grid, scenario, self.parts.strategy, self.watcher)
         return rounds(
             self.parts.strategy,
-            watched(grid, scenario, self.parts.strategy, self.watcher),
+            shown if self.budget is None else BudgetedGrid(shown, self.budget),
             array_record(self.state),
             first=self.done + 1,
             last=settings.rounds,
@@ -291,6 +317,7 @@ class Training:
             "rounds": self.milestones.history,
             "reached": self.milestones.reached,
             "ended": self.ended,
+            "budget": None if self.exhausted is None else self.exhausted.to_dict(),
             "schedule": facts() if (facts := getattr(parts.strategy, "facts", None)) else None,
             "traffic": self.traffic.summary(),
             "personal": self.personal,
@@ -311,7 +338,7 @@ class Training:
         }
         if isinstance(self.milestones, TaskMilestones):
             metrics |= {"tasks": self.milestones.rows(measured)}
-        archive.add(directory.path / "observations" / cell.name, [])
+        archive.add(directory.path / "observations" / cell.name, self.watcher.take())
         directory.write_tensors(f"models/{cell.name}/model.safetensors", self.state)
         self.journal.flush()  # what came after the last round's replies
         guarantee = examined(self.defense.guarantee, self.journal, self.defense.spends)
@@ -336,7 +363,10 @@ class Training:
     def _charge(self, nodes: Sequence[int], round: int) -> None:
         """Write down what combining these updates spends, before it is done."""
         clients = [client_of(node) for node in nodes]
-        for event in self.defense.charge(clients, round, self.parts.federation):
+        events = self.defense.charge(clients, round, self.parts.federation)
+        if self.budget is not None:
+            self.budget.weigh(events)
+        for event in events:
             self.journal.add(event)
         self.journal.flush()
 

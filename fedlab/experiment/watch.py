@@ -2,8 +2,9 @@
 
 The watcher stands at two places: behind the guard, where the strategy stands (`Watcher` itself and
 `Watcher.missing`, called by the tap), and at the guard's ear (`Watcher.reject`). What was turned away
-reached the server all the same, so the privacy that it cost is charged; and a valid update of a round
-that was given up for want of a quorum is observed as any other.
+reached the server all the same, so the privacy that it cost is charged; what comes too late will reach it,
+so that is charged as it was planned. A valid update of a round that was given up for want of a quorum is
+observed as any other.
 
 Of a server that sees sums only, single updates are not observed, but what its learner made of them
 (`Watcher.combined`): one observation for each new model, after staleness weights.
@@ -11,10 +12,8 @@ Of a server that sees sums only, single updates are not observed, but what its l
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -22,9 +21,9 @@ from torch import Tensor
 
 from fedlab.audit import KnownConfig, Observation
 from fedlab.clients import ClientConfig
-from fedlab.clients.app import EPOCHS, REPEAT
+from fedlab.experiment.planned import NOISY, SILENT, Plan, repeat, reported, told, unknown
 from fedlab.experiment.sums import summed
-from fedlab.privacy import Event, Ledger
+from fedlab.privacy import Ledger
 from fedlab.runtime import client_of
 from fedlab.runtime.arrays import SERVER, UPLINK, tensors
 from fedlab.runtime.guard import REJECTED
@@ -45,8 +44,6 @@ Missed = Callable[[int, Missing, list[int]], None]
 """Called with (round, why, clients) when a round goes on without some of those that it asked."""
 NOT_ITS_CONTENT = ("quorum", "surplus", "duplicate", "late", "foreign")
 """Why an update may be turned away, whatever it holds."""
-NOISY = ("dp-noise-multiplier", "dp-sample-rate", "dp-steps")
-"""What a client with noise tells the accountant."""
 
 
 class Watcher:
@@ -55,6 +52,9 @@ class Watcher:
     Args:
         sums: whether the server sees sums of updates only; the rounds observed are then those that make a
             model, and not those whose model a client was sent.
+        plan: what noise clients were to add; without it whatever they tell is taken for planned.
+        recalled: whether clients that nobody waits for any more are stopped before they send an update, as
+            in a simulation.
 
     Attributes:
         ledger: gets every noisy step that a client reports, of all rounds, and who was turned away.
@@ -81,9 +81,12 @@ class Watcher:
         missed: Missed | None = None,
         *,
         sums: bool = False,
+        plan: Plan | None = None,
+        recalled: bool = True,
     ) -> None:
         self.model, self.config, self.rounds, self.failed = model, config, frozenset(rounds), failed
         self.ledger, self.rejected, self.missed, self.sums = ledger, rejected, missed, sums
+        self.plan, self.recalled = plan, recalled
         self.failures: list[tuple[int, int, str]] = []
         self.rejections: list[tuple[int, int, str, str]] = []
         self.asked = 0
@@ -206,6 +209,10 @@ class Watcher:
         self.asked += len(clients)
         (self.late if why == "late" else self.stopped)[round] += len(clients)
         self.unheard.update(clients)
+        if self.plan is not None and (why == "late" or not self.recalled):
+            planned = [self.plan.of(message, self._round_of(message)) for message in asked]
+            for event in filter(None, planned):
+                self.ledger.add(event)
         if self.missed is not None:
             self.missed(round, why, clients)
 
@@ -239,17 +246,18 @@ class Watcher:
         return self._round
 
     def _charge(self, round: int, client: int, message: Message, reply: Message) -> None:
-        """Put what the client says about its noisy steps into the ledger; what makes no sense is no noise."""
+        """Put what the client says about its noisy steps into the ledger."""
+        planned = None
+        if self.plan is not None and _asks_for_update(message):
+            planned = self.plan.of(message, round)
         metrics = next(iter(reply.content.metric_records.values()), MetricRecord())
-        if metrics.keys().isdisjoint(NOISY):
-            return
-        sigma, rate, steps = (metrics.get(name) for name in NOISY)
-        repeat = _repeat(message)
-        if _within(sigma, math.inf) and _within(rate, 1.0) and _within(steps, 1e12):
-            event = Event(client, round, float(str(sigma)), float(str(rate)), int(float(str(steps))), repeat)
+        if not metrics.keys().isdisjoint(NOISY):
+            event = reported(metrics, client, round, repeat(message))
+        elif planned is not None:
+            event = unknown(client, round, repeat(message), SILENT)
         else:
-            event = Event(client, round, 0.0, 1.0, 1, repeat)
-        self.ledger.add(event)
+            return
+        self.ledger.add(event if self.plan is None else self.plan.compared(event, planned))
 
     def _observe(self, round: int, client: int, message: Message, reply: Message) -> None:
         (metrics,) = reply.content.metric_records.values()
@@ -266,9 +274,9 @@ class Watcher:
             update={name: after[name] - before[name] for name in names},
             buffers_before=self.model.buffers_of(before),
             buffers_after=self.model.buffers_of(after),
-            config=KnownConfig.all_of(_told(message, self.config)),
+            config=KnownConfig.all_of(told(message, self.config)),
             examples=examples,
-            repeat=_repeat(message),
+            repeat=repeat(message),
         )
         self._observations.append(seen)
 
@@ -289,22 +297,5 @@ def _model(message: Message) -> ArrayRecord:
     return model
 
 
-def _told(message: Message, config: ClientConfig) -> ClientConfig:
-    """How the message's client was told to train: a straggler does fewer epochs than the others."""
-    told = message.content.config_records.get("config", ConfigRecord())
-    if EPOCHS not in told:
-        return config
-    return replace(config, local_steps=None, local_epochs=int(str(told[EPOCHS])))
-
-
-def _repeat(message: Message) -> int:
-    """How often the message's client had been sent the same model before."""
-    return int(str(message.content.config_records.get("config", ConfigRecord()).get(REPEAT, 0)))
-
-
 def _asks_for_update(message: Message) -> bool:
     return message.metadata.message_type.partition(".")[0] == "train"
-
-
-def _within(value: object, largest: float) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= largest and value < math.inf

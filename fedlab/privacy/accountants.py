@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fedlab.errors import UsageError
 
@@ -21,6 +24,9 @@ PRV_REACH = 50.0
 Steps = Mapping[tuple[float, float], int]
 """Number of steps by (noise multiplier, sample rate)."""
 
+History = tuple[tuple[float, float, int], ...]
+"""(noise multiplier, sample rate, steps) of one user or client, in ascending order."""
+
 
 def _check_delta(delta: float) -> None:
     if not 0.0 < delta < 1.0:
@@ -28,27 +34,45 @@ def _check_delta(delta: float) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(
-    history: tuple[tuple[float, float, int], ...], delta: float, name: str, orders: tuple[float, ...] | None
-) -> float:
-    from opacus.accountants import PRVAccountant, RDPAccountant
+def _prv(history: History, delta: float) -> float:
+    from opacus.accountants import PRVAccountant
 
-    accountant = {"prv": PRVAccountant, "rdp": RDPAccountant}[name]()
+    accountant = PRVAccountant()
     accountant.history = list(history)
-    chosen = {} if orders is None else {"alphas": list(orders)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return float(accountant.get_epsilon(delta=delta))
+
+
+@lru_cache(maxsize=4096)
+def _rdp(history: History, delta: float, orders: tuple[float, ...] | None) -> float:
+    """As Opacus' RDPAccountant, which calculates what a step costs anew for each history."""
+    from opacus.accountants import RDPAccountant
+    from opacus.accountants.analysis.rdp import get_privacy_spent
+
+    alphas = tuple(RDPAccountant.DEFAULT_ALPHAS) if orders is None else orders
+    total = sum(count * _rdp_of_a_step(sigma, rate, alphas) for sigma, rate, count in history)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "optimal order is the largest alpha": a hint, no error
-        return float(accountant.get_epsilon(delta=delta, **chosen))
+        return float(get_privacy_spent(orders=list(alphas), rdp=total, delta=delta)[0])
 
 
-def _account(steps: Steps, delta: float, name: str, orders: tuple[float, ...] | None = None) -> float:
+@lru_cache(maxsize=1024)
+def _rdp_of_a_step(sigma: float, rate: float, alphas: tuple[float, ...]) -> NDArray[np.float64]:
+    """(orders,) the Rényi divergence of one step, by order."""
+    from opacus.accountants.analysis.rdp import compute_rdp
+
+    return np.asarray(compute_rdp(q=rate, noise_multiplier=sigma, steps=1, orders=list(alphas)))
+
+
+def _account(steps: Steps, delta: float, account: Callable[[History, float], float]) -> float:
     _check_delta(delta)
     live = [(sigma, q, count) for (sigma, q), count in sorted(steps.items()) if count > 0 and q > 0.0]
     if not live:
         return 0.0
     if any(sigma <= 0.0 for sigma, _, _ in live):
         return math.inf  # without noise there is no guarantee
-    return _epsilon(tuple(live), delta, name, orders)
+    return max(0.0, account(tuple(live), delta))
 
 
 def rdp_epsilon(steps: Steps, delta: float, orders: Sequence[float] | None = None) -> float:
@@ -57,12 +81,13 @@ def rdp_epsilon(steps: Steps, delta: float, orders: Sequence[float] | None = Non
     Args:
         orders: those to take the best of; Opacus' own unless given.
     """
-    return max(0.0, _account(steps, delta, "rdp", None if orders is None else tuple(orders)))
+    chosen = None if orders is None else tuple(orders)
+    return _account(steps, delta, lambda history, at: _rdp(history, at, chosen))
 
 
 def prv_epsilon(steps: Steps, delta: float) -> float:
     """ε at `delta` by numerical composition of privacy loss distributions (upper estimate)."""
-    return max(0.0, _account(steps, delta, "prv"))
+    return _account(steps, delta, _prv)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from fedlab.privacy.second_opinion import History, Opinion
+from fedlab.privacy.accountants import History
+from fedlab.privacy.second_opinion import Opinion
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -101,13 +101,7 @@ class Ledger:
 
         Rounds are counted from 1, so the first attempt began with it, whoever took part.
         """
-        if self.known:
-            return dict(self.known)
-        spans: dict[int, Span] = {}
-        for event in self.events:
-            first, last = spans.get(event.attempt, (event.round if event.attempt else 1, event.round))
-            spans[event.attempt] = min(first, event.round), max(last, event.round)
-        return dict(sorted(spans.items()))
+        return dict(self.known) if self.known else spanned({}, self.events)
 
     def amiss(self) -> dict[str, list[int]]:
         """What was not as planned, and of which clients, both in order."""
@@ -132,6 +126,15 @@ class Ledger:
         """In how many rounds each client took noisy steps; clients in order."""
         rounds = {(event.client, event.round) for event in self.events}
         return dict(sorted(Counter(client for client, _ in rounds).items()))
+
+
+def spanned(before: Mapping[int, Span], events: Iterable[Event]) -> dict[int, Span]:
+    """The first and the last round of each attempt, of these events and of what was before."""
+    spans = dict(before)
+    for event in events:
+        first, last = spans.get(event.attempt, (event.round if event.attempt else 1, event.round))
+        spans[event.attempt] = min(first, event.round), max(last, event.round)
+    return dict(sorted(spans.items()))
 
 
 class Journal(Ledger):

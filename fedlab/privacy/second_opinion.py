@@ -23,7 +23,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
-from fedlab.privacy.accountants import PRV_REACH, Steps, prv_epsilon, rdp_epsilon
+from fedlab.privacy.accountants import PRV_REACH, History, Steps, prv_epsilon, rdp_epsilon
 
 TOLERANCE = (0.02, 0.01)
 """By how much accountants may differ: absolute, and as a share of ε. PRV adds 0.01 to its ε by design."""
@@ -33,9 +33,6 @@ ORDERS = tuple(float(order) for order in range(2, 64))
 """Whole orders, which both libraries sum up exactly."""
 DELTAS = tuple(10.0**-power for power in range(3, 10))
 """Of the curve ε(δ), beside the δ that was asked for."""
-
-History = tuple[tuple[float, float, int], ...]
-"""(noise multiplier, sample rate, steps) of one user or client, in ascending order."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
-from fedlab.clients import ClientConfig
+from fedlab.clients import ClientConfig, LocalRule
+from fedlab.experiment.planned import (
+    NOT_POISSON,
+    OTHER_NOISE,
+    OTHER_RATE,
+    OTHER_STEPS,
+    SENSELESS,
+    SILENT,
+    Plan,
+)
 from fedlab.experiment.watch import LONGEST_REASON, Watcher, shortened
 from fedlab.privacy import Event, Ledger
 from fedlab.runtime import SimulationGrid
@@ -162,7 +171,74 @@ def test_noise_that_makes_no_sense_is_no_noise(claim: dict[str, Any]) -> None:
     scene = Scene()
     message = scene.asked(2, 0)
     scene.watcher(message, answer(message, **NOISE | claim))
-    assert scene.ledger.events == [Event(0, 2, 0.0, 1.0, 1)]
+    assert scene.ledger.events == [Event(0, 2, 0.0, 1.0, 1, amiss=SENSELESS)]
+
+
+class Told(LocalRule):
+    """Says of its noise what it is told to."""
+
+    def __init__(self, **figures: float) -> None:
+        self.figures = figures
+
+    def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
+        return dict(self.figures)
+
+
+def planned(sampling: Literal["shuffle", "poisson"] = "poisson") -> Scene:
+    scene = Scene()
+    scene.watcher.plan = Plan(Told(**NOISE), ClientConfig(sampling=sampling), [8] * 4)
+    return scene
+
+
+@pytest.mark.parametrize(
+    ("claim", "amiss"),
+    [
+        ({}, ""),
+        ({"dp-noise-multiplier": 1.4}, OTHER_NOISE),
+        ({"dp-noise-multiplier": 9.0}, OTHER_NOISE),  # to claim more than there is would lower ε
+        ({"dp-sample-rate": 0.3}, OTHER_RATE),
+        ({"dp-steps": 5}, OTHER_STEPS),
+        ({"dp-steps": 3, "dp-sample-rate": 0.2}, f"{OTHER_RATE}; {OTHER_STEPS}"),
+    ],
+)
+def test_what_clients_say_is_held_against_the_plan(claim: dict[str, float], amiss: str) -> None:
+    scene = planned()
+    message = scene.asked(2, 0)
+    scene.watcher(message, answer(message, **NOISE | claim))
+    (event,) = scene.ledger.events
+    assert event.amiss == amiss and event.noise_multiplier == (NOISE | claim)["dp-noise-multiplier"]
+
+
+def test_an_update_without_a_word_of_its_noise_has_none() -> None:
+    """Turned away or not; of a federation without noise nothing is written down."""
+    scene = planned()
+    message = scene.asked(1, 0)
+    scene.watcher(message, answer(message))
+    message = scene.asked(1, 1)
+    scene.watcher.reject(message, answer(message), "keys", "not named as in 3 other replies")
+    assert scene.ledger.events == [Event(client, 1, 0.0, 1.0, 1, amiss=SILENT) for client in (0, 1)]
+    scene = Scene()
+    scene.watcher.plan = Plan(LocalRule(), ClientConfig(), [8] * 4)
+    message = scene.asked(1, 0)
+    scene.watcher(message, answer(message))
+    assert scene.ledger.events == []
+
+
+def test_shuffled_batches_are_not_accounted_as_poisson_samples() -> None:
+    scene = planned("shuffle")
+    message = scene.asked(2, 0)
+    scene.watcher(message, answer(message, **NOISE))
+    assert [event.amiss for event in scene.ledger.events] == [NOT_POISSON]
+
+
+@pytest.mark.parametrize("recalled", [True, False])
+def test_what_comes_too_late_is_charged_as_planned(recalled: bool) -> None:
+    """Its update will reach the server all the same. Who is told to stop sends none, unless nobody can be."""
+    scene = planned()
+    scene.watcher.recalled = recalled
+    scene.watcher.missing([scene.asked(2, 0)], "late")
+    scene.watcher.missing([scene.asked(2, 1)], "stopped")
+    assert scene.ledger.events == [Event(client, 2, 1.5, 0.25, 4) for client in range(1 if recalled else 2)]
 
 
 def test_long_tracebacks_are_cut_in_the_middle() -> None:
