@@ -13,8 +13,9 @@ release is post-processing, or happens before it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,11 +34,14 @@ from fedlab.scenario.schema import Strategy as StrategySettings
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.deltas import flatten
 from fedlab.strategies.sampling import Population
-from fedlab.tasks import FunctionalModel, State
+from fedlab.tasks import FunctionalModel, State, Task
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+Draw = Callable[[State, torch.Generator], State]
 
 
-class Told(WrappedRule):
-    """Another rule, whose records are gradients; the draws of one step are kept, so that they repeat."""
+class Kept(WrappedRule):
+    """Another rule, whose latest draws are kept, so that those of the operating system repeat as well."""
 
     def __init__(self, inner: LocalRule) -> None:
         super().__init__(inner)
@@ -49,6 +53,16 @@ class Told(WrappedRule):
     def ending(self, parameters: State, generator: torch.Generator) -> State:
         return self._again("ending", self.inner.ending, parameters, generator)
 
+    def _again(self, kind: str, draw: Draw, parameters: State, generator: torch.Generator) -> State:
+        place = generator.initial_seed()
+        if kind not in self._kept or self._kept[kind][0] != place:
+            self._kept[kind] = place, draw(parameters, generator)
+        return self._kept[kind][1]
+
+
+class Told(Kept):
+    """Another rule, whose records are gradients."""
+
     def direction(
         self, grad_fn: GradFn, parameters: State, batch: Batch, carry: Carry
     ) -> tuple[State, Aux, Carry]:
@@ -57,12 +71,6 @@ class Told(WrappedRule):
             return shaped(mean, values), Aux(mean.new_zeros(()), {})
 
         return self.inner.direction(told, parameters, batch, carry)
-
-    def _again(self, kind: str, drawn: object, parameters: State, generator: torch.Generator) -> State:
-        place = generator.initial_seed()
-        if self._kept.get(kind, (None,))[0] != place:
-            self._kept[kind] = place, drawn(parameters, generator)  # type: ignore[operator]
-        return self._kept[kind][1]
 
 
 def shaped(vector: Tensor, like: State) -> State:
@@ -75,18 +83,20 @@ def shaped(vector: Tensor, like: State) -> State:
 
 
 class Vectors:
-    """Records whose pixels are gradients (n, d); each set of them has ids of its own."""
+    """Records made of vectors (n, d), in the shape that is wanted; each set of them has ids of its own."""
 
-    name, source, licence, synthetic, pixels, classes = "probes", "made up", "none", True, False, 1
+    name, source, licence, synthetic, pixels = "probes", "made up", "none", True, False
 
-    def __init__(self, dimension: int) -> None:
-        self.shape = (dimension,)
-        self._rows, self._first = torch.zeros(1, dimension), 0
+    def __init__(self, shape: tuple[int, ...], classes: int = 1) -> None:
+        self.shape, self.classes = shape, classes
+        self._rows, self._first = torch.zeros(1, *shape), 0
 
     def put(self, vectors: Floats) -> NDArray[np.int64]:
         """Take these in place of the earlier ones; their ids."""
         self._first += len(self._rows)
-        self._rows = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        with np.errstate(over="ignore"):
+            rows = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
+        self._rows = rows.reshape(-1, *self.shape)
         return np.arange(self._first, self._first + len(self._rows))
 
     def __len__(self) -> int:
@@ -96,7 +106,9 @@ class Vectors:
         return self._rows[torch.as_tensor(np.asarray(ids) - self._first)]
 
     def labels(self, ids: NDArray[np.int64] | Sequence[int]) -> Tensor:
-        return torch.zeros(len(ids), dtype=torch.int64)
+        """A record's label goes by what it holds, so that it keeps it wherever it stands."""
+        sums = self.images(ids).flatten(1).double().nan_to_num(0.0, 0.0, 0.0).abs().sum(1)
+        return (1e3 * sums).clamp(max=1e9).long() % self.classes
 
     def sha256(self) -> str:
         return ""
@@ -116,47 +128,65 @@ def noisy(rule: LocalRule) -> tuple[LocalRule, Claim] | None:
     return None
 
 
-def of_rule(
-    rule: LocalRule,
-    claim: Claim,
-    model: FunctionalModel,
-    config: ClientConfig,
-    records: int,
-    sigma: float,
-    rate: float,
-    seed: int,
-) -> Release:
-    """What a client with so many records releases in one step, or of one update.
+@dataclass(frozen=True)
+class Step:
+    """One step of a client, or one update: the rule that adds noise to it, and what the ledger has of it.
 
-    Args:
-        rule: that adds noise, around none that does anything.
-        sigma, rate: σ and q of the ledger; the sum over records is then accounted with K = q n.
+    Attributes:
+        rule: around none that does anything.
+        records: n; sigma, rate: σ and q. The sum over records is accounted with K = q n.
     """
-    plain = replace(config, momentum=0.0, weight_decay=0.0, learning_rate=1.0, local_steps=1)
-    parameters = {name: torch.zeros_like(v) for name, v in model.parameters_of(model.state()).items()}
-    state = parameters | model.buffers_of(model.state())
-    dimension = sum(value.numel() for value in parameters.values())
-    data = Vectors(dimension)
-    training = LocalTraining(model, no_loss, data, Told(rule), plain, seed, stacked=False)
-    names = list(parameters)
 
-    def make(vectors: Floats, draw: int) -> Floats:
-        ids = data.put(vectors if len(vectors) else np.zeros((1, dimension)))
-        owned = np.resize(ids, records)
-        owned[: len(ids)] = ids
-        job = ClientJob(0, draw, state, {}, owned, [np.arange(len(vectors))])
-        released: Floats = -flatten(training([job])[0].state, names).numpy()
-        return released
+    rule: LocalRule
+    claim: Claim
+    model: FunctionalModel
+    config: ClientConfig
+    records: int
+    sigma: float
+    rate: float
+    seed: int
 
-    whole = claim.unit == "update"
-    return Release(
-        make,
-        dimension,
-        claim.factor * sigma,
-        claim.clip,
-        1.0 if whole else rate * records,
-        most=1 if whole else min(records, 64),
-    )
+    def of_gradients(self) -> Release:
+        """What it makes of given gradients, at parameters that are zero."""
+        parameters = self.model.parameters_of(self.model.state())
+        zero = {name: torch.zeros_like(value) for name, value in parameters.items()}
+        state = zero | self.model.buffers_of(self.model.state())
+        dimension = sum(value.numel() for value in zero.values())
+        return self._release(Told(self.rule), Vectors((dimension,)), no_loss, state)
+
+    def of_records(self, task: Task) -> Release:
+        """What it makes of records of the task's kind, whose values are given."""
+        data = Vectors(task.train.shape, task.train.classes)
+        release = self._release(Kept(self.rule), data, task.loss, self.model.state())
+        return replace(release, name="records")
+
+    def _release(self, rule: LocalRule, data: Vectors, loss: Loss, state: State) -> Release:
+        plain = replace(self.config, momentum=0.0, weight_decay=0.0, learning_rate=1.0, local_steps=1)
+        training = LocalTraining(self.model, loss, data, rule, plain, self.seed, stacked=False)
+        names, dimension = list(self.model.parameters_of(state)), math.prod(data.shape)
+        before = flatten(state, names)
+
+        def make(vectors: Floats, draw: int) -> Floats:
+            ids = data.put(vectors if len(vectors) else np.zeros((1, dimension)))
+            owned = np.resize(ids, self.records)
+            job = ClientJob(0, draw, state, {}, owned, [np.arange(len(vectors))])
+            released: Floats = (before - flatten(training([job])[0].state, names)).numpy()
+            return released
+
+        whole = self.claim.unit == "update"
+        return Release(
+            make,
+            dimension,
+            self.claim.factor * self.sigma,
+            self.claim.clip,
+            1.0 if whole else self.rate * self.records,
+            most=1 if whole else min(self.records, fitting(dimension)),
+        )
+
+
+def fitting(dimension: int) -> int:
+    """How many vectors are tried at once at most."""
+    return max(2, min(64, 2 * 10**7 // dimension))
 
 
 def of_plan(records: int, config: ClientConfig, rate: float, seed: int, client: int) -> Sampling:
@@ -190,7 +220,8 @@ def of_aggregator(
         return released
 
     noise, cohort = claim.factor * sigma, float(federation.cohort)
-    return Release(make, dimension, noise, claim.clip, cohort, guarded=True)
+    most = fitting(dimension)
+    return Release(make, dimension, noise, claim.clip, cohort, most=most, guarded=True)
 
 
 def of_sampler(settings: StrategySettings, clients: int, rate: float, seed: int) -> Sampling:

@@ -11,6 +11,7 @@ probability `level` at most, up to the approximation of χ² where numbers are c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -39,13 +40,18 @@ class Check:
     words: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON, where what is not finite is null."""
+        figures = {"statistic": self.statistic, "p": self.p}
+        return asdict(self) | {
+            name: value if value is not None and math.isfinite(value) else None
+            for name, value in figures.items()
+        }
 
 
 def check(
     releases: Sequence[Release],
     samplings: Sequence[Sampling] = (),
+    reaches: Sequence[Release] = (),
     *,
     generator: np.random.Generator,
     level: float = 0.01,
@@ -54,6 +60,8 @@ def check(
     """Test them all.
 
     Args:
+        reaches: releases of which sensitivity alone can be tested, because their vectors are not what is
+            clipped, but records of which that is made.
         level: the chance that anything fails although all is right.
         numbers: noisy numbers that each release is looked at for.
 
@@ -66,6 +74,8 @@ def check(
     for release in releases:
         tests = [*noise(release, generator, numbers), sensitivity(release, generator)]
         found += _named(release.name, [*tests, denominator(release, generator)])
+    for release in reaches:
+        found += _named(release.name, [sensitivity(release, generator)])
     for sampling in samplings:
         found += _named(sampling.name, batches(sampling))
     return [

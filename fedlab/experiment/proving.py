@@ -1,0 +1,208 @@
+"""What is checked of what a cell with noise claims: privacy/CELL.checks.json.
+
+- `checks`: the mechanism check (`fedlab.privacy.mechanism`) of the cell's own rule, aggregator, plan of
+  batches and sampler, against σ and q of its ledger.
+- `one_run`: a lower bound on ε, where `[privacy.canaries]` asks for one.
+- `rero`: for each prior chance κ, the chance γ that a record is reconstructed, for what the most exposed
+  client spent.
+- `alarm`: what contradicts the claim, in words; null if nothing does.
+
+All of it is drawn from branches of the cell's seed. A cell whose file is there is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fedlab import plugins, seeds
+from fedlab.clients.rules import LocalRule
+from fedlab.errors import UsageError
+from fedlab.experiment.canaries import Round, audited
+from fedlab.experiment.cells import Parts, Trained
+from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.probing import Step, noisy, of_aggregator, of_plan, of_sampler
+from fedlab.experiment.setup import Setup
+from fedlab.privacy import Event
+from fedlab.privacy.ledger import Journal
+from fedlab.privacy.mechanism import Check, Release, Sampling, check
+from fedlab.privacy.one_run import OneRun
+from fedlab.privacy.reconstruction import rero_bounds, rero_epsilon
+from fedlab.progress import Progress
+
+LEVEL = 0.01
+"""The chance that the mechanism check of a right cell fails."""
+
+NUMBERS = 50_000
+"""Noisy numbers that are looked at: enough to see a standard deviation that is off by 2 %."""
+
+DRAWN, SAMPLES = 3 * 10**7, (4_000, 100_000)
+"""Steps that are drawn for reconstruction robustness in all, and of the whole schedule at least, at most."""
+
+
+def prove(directory: RunDirectory, setup: Setup, cells: Sequence[Trained], progress: Progress) -> None:
+    """Check the cells that have something to prove and no file yet."""
+    for one in cells:
+        name = f"privacy/{one.cell.name}.checks.json"
+        if directory.has(name) or not directory.has(f"privacy/{one.cell.name}.json"):
+            continue
+        found = _Proof(directory, setup, one).found()
+        directory.write_json(name, found)
+        told = found["alarm"] or f"{len(found['checks'])} checks, no contradiction"
+        progress.message(f"check {one.cell.name}: {told}")
+
+
+class _Proof:
+    """What is known of one cell."""
+
+    def __init__(self, directory: RunDirectory, setup: Setup, trained: Trained) -> None:
+        self.setup, self.cell = setup, trained.cell
+        self.scenario, self.settings = setup.under(self.cell), setup.scenario.privacy
+        self.defense = setup.defenses[self.cell.defense]
+        self.guarantee = directory.read_json(f"privacy/{self.cell.name}.json")
+        self.client: int | None = self.guarantee.get("most_exposed")
+        journal = Journal(directory.path / "privacy" / f"{self.cell.name}.journal.jsonl")
+        self.events = [event for event in journal.events if event.noise_multiplier > 0.0]
+        self.seed = seeds.derive(self.cell.seed, "proving")
+
+    def found(self) -> dict[str, Any]:
+        """The file."""
+        checks, one_run, why_not = [], None, ""
+        parts = self.setup.parts(self.cell)
+        if not parts.tasks:
+            checks = self._checks(parts) if self.settings.check else []
+            if self.settings.canaries is not None:
+                one_run, why_not = self._audited(parts)
+        return {
+            "client": self.client,
+            "checks": [one.to_dict() for one in checks],
+            "one_run": None if one_run is None else _plain(one_run),
+            "why_no_one_run": why_not,
+            "rero": self._rero(),
+            "alarm": _alarm(checks, one_run),
+        }
+
+    def _mine(self, place: str) -> list[Event]:
+        """What the most exposed client spent there; of nobody in particular if that is not known."""
+        events = [event for event in self.events if event.place == place]
+        return [event for event in events if event.client == self.client] or events
+
+    def _rule(self, parts: Parts) -> LocalRule:
+        own = self.setup.own.local_rule
+        rule = own or plugins.build("local_rules", self.scenario.strategy.local_rule)
+        return self.defense.local_rule(rule, parts.federation)
+
+    def _checks(self, parts: Parts) -> list[Check]:
+        releases: list[Release] = []
+        samplings: list[Sampling] = []
+        reaches: list[Release] = []
+        if events := self._mine("client"):
+            layer, first = noisy(self._rule(parts)), events[0]
+            if layer is None:
+                return [_untried(self.cell.defense)]
+            records = len(parts.owners[first.client])
+            step = Step(
+                *layer,
+                parts.model,
+                parts.config,
+                records,
+                first.noise_multiplier,
+                first.sample_rate,
+                self.seed,
+            )
+            releases.append(step.of_gradients())
+            if layer[1].unit == "record":
+                reaches.append(step.of_records(parts.task))
+                rate, seed = first.sample_rate, self.cell.seed
+                samplings.append(of_plan(records, parts.config, rate, seed, first.client))
+        if events := self._mine("server"):
+            first, size = events[0], parts.model.parameter_count
+            release = of_aggregator(
+                self.defense,
+                self.setup.aggregators[self.cell.strategy],
+                parts.federation,
+                size,
+                first.noise_multiplier,
+                self.seed,
+            )
+            if release is None:
+                return [_untried(self.cell.defense)]
+            releases.append(release)
+            if first.sample_rate < 1.0:
+                clients = len(parts.owners)
+                samplings.append(of_sampler(self.scenario.strategy, clients, first.sample_rate, self.seed))
+        if not releases:
+            return []
+        generator = seeds.numpy_generator(self.seed, "checks")
+        return check(releases, samplings, reaches, generator=generator, level=LEVEL, numbers=NUMBERS)
+
+    def _audited(self, parts: Parts) -> tuple[OneRun | None, str]:
+        """The audit, or why there is none."""
+        settings, events = self.settings.canaries, self._mine("client")
+        rule = self._rule(parts)
+        layer = noisy(rule)
+        if settings is None or not events or layer is None or layer[1].unit != "record":
+            return None, "canaries are records, and no noise of this cell is accounted record by record"
+        rounds = [
+            Round(number, event.noise_multiplier, event.sample_rate, event.steps)
+            for number, event in enumerate(events, 1)
+            if event.client == events[0].client
+        ]
+        try:
+            return (
+                audited(
+                    rule,
+                    parts.model,
+                    parts.config,
+                    rounds,
+                    canaries=settings.count,
+                    guesses=settings.guesses or max(1, settings.count // 10),
+                    delta=self.guarantee["delta"],
+                    confidence=settings.confidence,
+                    seed=self.seed,
+                ),
+                "",
+            )
+        except UsageError as error:
+            return None, str(error)
+
+    def _rero(self) -> list[dict[str, float]]:
+        """γ by κ; by ε alone where the mechanism is no composition of Gaussian steps."""
+        kappas = self.settings.prior
+        history = {(sigma, rate): steps for sigma, rate, steps in self.guarantee.get("history") or []}
+        if history:
+            samples = int(np.clip(DRAWN // max(1, sum(history.values())), *SAMPLES))
+            generator = seeds.numpy_generator(self.seed, "reconstruction")
+            found = rero_bounds(history, kappas, samples=samples, generator=generator)
+            return [
+                {"kappa": kappa, "gamma": one.gamma, "upper": one.upper}
+                for kappa, one in zip(kappas, found, strict=True)
+            ]
+        epsilon, delta = self.guarantee["epsilon"], self.guarantee["delta"]
+        if epsilon is None:
+            return []
+        bounds = [(kappa, rero_epsilon(kappa, epsilon, delta)) for kappa in kappas]
+        return [{"kappa": kappa, "gamma": bound, "upper": bound} for kappa, bound in bounds]
+
+
+def _untried(defense: str) -> Check:
+    words = f"the noise of {defense} says nothing of what it clips to (`claim`), so that nothing was tried"
+    return Check("mechanism", None, None, "not tested", words)
+
+
+def _plain(one: OneRun) -> dict[str, Any]:
+    return {"m": one.canaries} | one.to_dict()
+
+
+def _alarm(checks: Sequence[Check], one_run: OneRun | None) -> str | None:
+    failed = [f"{one.name}: {one.words}" for one in checks if one.verdict == "failed"]
+    found = [f"the mechanism does not do what is accounted for ({'; '.join(failed)})"] if failed else []
+    if one_run is not None and one_run.alarm:
+        found.append(
+            f"epsilon is at least {one_run.epsilon_hat:.3g} with {100 * one_run.confidence:g} % confidence,"
+            f" by {one_run.right} right of {one_run.guesses} guesses about {one_run.canaries} canaries, but"
+            f" {one_run.epsilon:.3g} is claimed of that training"
+        )
+    return "; ".join(found) or None
