@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from fedlab.audit.metrics import METRICS
+from fedlab.report.adaptive import adaptive
+from fedlab.report.advice import Findings
+from fedlab.report.annex import warnings
+from fedlab.report.checks import alarms, check_rows
 from fedlab.report.client_map import client_map
+from fedlab.report.cost import cost
+from fedlab.report.exposure import exposure
 from fedlab.report.fleet import fleet
+from fedlab.report.formal import proofs_in_full
+from fedlab.report.frontier import frontier
+from fedlab.report.gates import gate_results
 from fedlab.report.integrity import integrity_rows
 from fedlab.report.knowledge import knowledge
 from fedlab.report.limits import limits, threat_models
+from fedlab.report.matrix import matrix
 from fedlab.report.membership import membership_rows, with_membership
-from fedlab.report.reading import LEVELS
+from fedlab.report.reading import LEVELS, namer
+from fedlab.report.recommendations import recommendations
 from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
+from fedlab.report.scope import scope
 from fedlab.report.tasks import task_rows
 from fedlab.report.verdict import verdict
 
@@ -23,10 +36,11 @@ _MODEL = ("name", "parameters")
 _CELL = ("name", "strategy", "defense", "client_mode", "seed", "weights_sha256")
 
 
-def assemble(run: Run) -> dict[str, Any]:
-    """Everything that is known about the run, as strict JSON.
+def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
+    """Everything that is known about the run, as strict JSON; `fail_on` are gates beside the scenario's own.
 
     Raises:
+        BadGate: one of `fail_on` cannot be read, or nothing fits it.
         DataError: a file of the run directory lacks what its version promises.
     """
     undefended = undefended_labels(run)
@@ -34,17 +48,46 @@ def assemble(run: Run) -> dict[str, Any]:
     utility = utility_rows(run, undefended)
     guarantees = guarantee_rows(run)
     membership = membership_rows(run)
+    checks = check_rows(run, guarantees)
+    pairs = adaptive(run, attacks)
+    trade = frontier(attacks, utility, guarantees, undefended)
+    advice = recommendations(
+        Findings(
+            attacks,
+            utility,
+            guarantees,
+            trade,
+            checks,
+            pairs,
+            membership,
+            undefended,
+            len({cell["seed"] for cell in run.cells}),
+            bool((run.scenario.get("audit") or {}).get("include_samples")),
+            namer(run.cells),
+        )
+    )
     found = verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run))
     return {
         "schema_version": 1,
         "threshold_db": run.threshold,
         "verdict": with_membership(found, membership, attacks),
+        "alarms": alarms(checks, run),
+        "gates": gate_results(run, undefended, fail_on),
         "limits": limits(run, attacks, utility, guarantees),
+        "recommendations": advice,
+        "scope": scope(run),
         "attacks": attacks,
+        "matrix": matrix(attacks, utility, guarantees),
+        "frontier": trade,
+        "adaptive": pairs,
         "knowledge": knowledge(run, attacks),
         "membership": membership,
         "utility": utility,
+        "cost": cost(run, utility, undefended),
+        "exposure": exposure(run),
         "guarantees": guarantees,
+        "proofs": proofs_in_full(run, guarantees),
+        "checks": checks,
         "integrity": integrity_rows(run),
         "fleet": fleet(run),
         "tasks": task_rows(run),
@@ -62,6 +105,7 @@ def assemble(run: Run) -> dict[str, Any]:
             level.key: {"symbol": level.symbol, "word": level.word, "meaning": level.meaning}
             for level in LEVELS.values()
         },
+        "warnings": warnings(run),
         "run": _about(run),
     }
 

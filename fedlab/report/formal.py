@@ -38,29 +38,38 @@ def _detail(file: Row, holds: bool) -> Row:
             "median": rounds[len(rounds) // 2] if rounds else None,
             "highest": rounds[-1] if rounds else None,
         },
-        "cross_check": _second(file.get("cross_check")) if holds else None,
+        "place": str(file.get("place") or ""),
+        "rounds": int(file.get("rounds") or 0),
+        "attempts": int(file.get("attempts") or 1),
+        "most_exposed": file.get("most_exposed"),
+        "history": [
+            {"noise_multiplier": float(sigma), "sample_rate": float(rate), "steps": int(steps)}
+            for sigma, rate, steps in file.get("history") or []
+        ],
+        "cautions": [str(one) for one in file.get("cautions") or []],
+        "cross_check": [_opinion(one) for one in file.get("cross_check") or []] if holds else [],
         "curve": _pairs(file.get("curve"), float) if holds else [],
         "course": _pairs(file.get("course"), int) if holds else [],
-        "beside": [
-            {**{name: one.get(name) for name in _FACTS}, "epsilon": one.get("epsilon"),
-             "delta": one.get("delta"),
-             "assumptions": [
-                 {"text": str(said["text"]), "holds": said["holds"] is True}
-                 for said in one.get("assumptions") or []
-             ]}
-            for one in file.get("beside") or []
-        ],
-    }  # fmt: skip
+        "beside": [_beside(one) for one in file.get("beside") or []],
+    }
 
 
-def _second(found: Any) -> Row | None:
-    if not isinstance(found, dict):
-        return None
-    return {"accountant": str(found.get("accountant") or ""), "epsilon": found.get("epsilon")}
+def _opinion(one: Row) -> Row:
+    return {"accountant": str(one["accountant"]), "epsilon": one.get("epsilon")}
+
+
+def _beside(one: Row) -> Row:
+    """What else holds of the same training, about another unit."""
+    said = [{"text": str(a["text"]), "holds": a["holds"] is True} for a in one.get("assumptions") or []]
+    kept = all(a["holds"] for a in said)
+    return {
+        **{name: one.get(name) for name in _FACTS},
+        "epsilon": one.get("epsilon") if kept else None,
+        "delta": one.get("delta"),
+        "assumptions": said,
+    }
 
 
 def _pairs(found: Any, first: type) -> list[list[float]]:
-    """[[x, ε], ...] in order of x, from pairs or from a table."""
-    listed = list(found.items()) if isinstance(found, dict) else list(found or [])
-    pairs = [[first(x), float(y)] for x, y in listed if y is not None]
-    return sorted(pairs)
+    """[[x, ε], ...] in order of x; what is infinite is left out."""
+    return sorted([first(x), float(y)] for x, y in found or [] if y is not None)

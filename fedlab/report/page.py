@@ -1,12 +1,15 @@
 """report.html: one page that needs nothing but itself.
 
-Autoescape is on and stays on: the only markup that is let through is the package's own style sheet and
-the figures, which matplotlib and ElementTree have escaped. A content security policy in the page forbids
-scripts and every request, in case something slips.
+Autoescape is on and stays on: the only markup that is let through is the package's own style sheet, its own
+script and the figures, which matplotlib and ElementTree have escaped. A content security policy in the page
+forbids every request and every script but that one, which it knows by its hash, in case something slips. The
+script sorts tables and enlarges images; without it the page says the same.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -14,12 +17,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fedlab.report import course, figures, fleet_figures, map_figures, membership, reading
+from fedlab.report import course, figures, fleet_figures, formal_figures, map_figures, membership, reading
+from fedlab.report.frontier_figure import frontiers
 from fedlab.report.gallery import Sheet, Strip
 from fedlab.report.knowledge import CEILING_DB, answered, idle, sets_apart
 from fedlab.report.verdict import strongest_of
 
 _HERE = Path(__file__).parent
+_STYLES = ("style.css", "sections.css")
+MOST_COLUMNS = 4
+"""Defenses that one table of full figures holds."""
 _UNIT = re.compile(r"(\d) (dB|%)")
 
 
@@ -47,8 +54,16 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         quantity=course.quantity,
         meaning=course.meaning,
         plain=_plain,
+        key=_sort_key,
+        figure=_figure,
+        rate=_rate,
+        bytes=_bytes,
+        turned=_turned,
+        place=reading.key,
+        called=reading.namer(data["run"]["cells"]),
     )
     cells = data["run"]["cells"]
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
     return environment.get_template("template.html.j2").render(
         data=data,
         run=data["run"],
@@ -61,12 +76,17 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         timed=_timed(data),
         from_python=" (passed from Python)" if "task" in data["run"]["objects"] else "",
         hero=_hero(data, sheets),
-        style=Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        style=Markup("".join((_HERE / name).read_text(encoding="utf-8") for name in _STYLES)),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         figure={
             "images": figures.every_image(data),
-            "cost": figures.leakage_against_cost(data),
             "clients": figures.clients(data),
         },
+        frontiers=frontiers(data),
+        proofs={reading.key(row): row for row in data["proofs"]},
+        formal=formal_figures.formal_figures(data),
+        bounds=formal_figures.bounds(data),
         fleet=fleet_figures.panels(data["fleet"]),
         map_panels=map_figures.panels(data["map"], data["threshold_db"]),
         map_basin=map_figures.basin(data["map"], data["threshold_db"]),
@@ -88,7 +108,7 @@ def _timed(data: dict[str, Any]) -> bool:
 
 
 def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:
-    """One table per strategy and client mode: attacks down, defenses across; a cell is a row, or None."""
+    """Attacks down, a few defenses across, for each strategy and client mode; a cell is a row or None."""
     scored = reading.assumed(data["attacks"])
     names = list(dict.fromkeys(row["attack"] for row in scored))
     cells = {(row["attack"], *reading.key(row)): row for row in scored}
@@ -97,12 +117,17 @@ def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:
         pools = [
             row for row in data["guarantees"] if (row["strategy"], row["client_mode"]) == (strategy, mode)
         ]
-        columns = [row["defense"] for row in pools]
-        rows = [
-            (name, [(row["defense"], cells.get((name, *reading.key(row)))) for row in pools])
-            for name in names
-        ]
-        tables.append({"strategy": strategy, "mode": mode, "columns": columns, "rows": rows})
+        count = -(-len(pools) // MOST_COLUMNS)
+        for few in (
+            pools[part * len(pools) // count : (part + 1) * len(pools) // count] for part in range(count)
+        ):
+            scored_here = [name for name in names if any((name, *reading.key(row)) in cells for row in few)]
+            rows = [
+                (name, [(row["defense"], cells.get((name, *reading.key(row)))) for row in few])
+                for name in scored_here
+            ]
+            columns = [row["defense"] for row in few]
+            tables.append({"strategy": strategy, "mode": mode, "columns": columns, "rows": rows})
     return tables
 
 
@@ -139,3 +164,31 @@ def _plain(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace(",", " ")
     return str(value)
+
+
+def _sort_key(value: float | None) -> str:
+    """What a column is sorted by; empty for what was not measured."""
+    return "" if value is None else f"{value:.6g}"
+
+
+def _figure(value: float | None) -> str:
+    """A statistic or a p-value, to three digits."""
+    return reading.DASH if value is None else f"{value:.3g}"
+
+
+def _rate(value: float | None) -> str:
+    """A probability, to three digits: 0.1 %, 12.3 %."""
+    return reading.DASH if value is None else f"{100 * value:.3g} %"
+
+
+def _bytes(value: float | None) -> str:
+    """332.0 kB."""
+    if value is None:
+        return reading.DASH
+    power = 0 if value < 1e3 else 1 if value < 1e6 else 2 if value < 1e9 else 3
+    return f"{value / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB')[power]}"
+
+
+def _turned(bounds: list[float]) -> str:
+    """The interval of a cost as that of a change, in points."""
+    return f"{-100 * bounds[1]:+.1f} to {-100 * bounds[0]:+.1f}".replace("-", "−")

@@ -220,7 +220,7 @@ def test_a_run_without_membership_has_no_section(report: AuditReport) -> None:
 def test_what_an_attack_says_is_escaped(asked: Path) -> None:
     write(asked, CELLS[0], None, error="<script>alert(1)</script>")
     page = build(asked).html.read_text()
-    assert "&lt;script&gt;alert(1)" in page and "<script>" not in page
+    assert "&lt;script&gt;alert(1)" in page and "<script>alert" not in page
 
 
 @pytest.mark.parametrize("damage", [{"targets": [{}]}, {"targets": 3}, {"seed": None}])

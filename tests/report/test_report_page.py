@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html.parser
 import io
 import json
@@ -41,6 +42,11 @@ class Page(html.parser.HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text.append(data)
+
+    @property
+    def script(self) -> str:
+        """What the one script of the page says, as a parser reads it."""
+        return next(piece for piece in self.text if piece.startswith('"use strict"'))
 
     def attributes(self, *names: str) -> list[str]:
         return [value or "" for _, attrs in self.tags for name, value in attrs.items() if name in names]
@@ -92,8 +98,11 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> AuditReport:
 
 def assert_self_contained(text: str) -> Page:
     page = Page(text)
+    script = (Path(data_uri.__code__.co_filename).parent / "page.js").read_text()
+    assert [attrs for tag, attrs in page.tags if tag == "script"] == [{}]
+    assert text.count(f"<script>{script}</script>") == 1  # and nothing else is one
     assert not {tag for tag, _ in page.tags} & {
-        "script", "iframe", "object", "embed", "form", "base", "audio", "video", "frame", "foreignobject",
+        "iframe", "object", "embed", "form", "base", "audio", "video", "frame", "foreignobject",
     }  # fmt: skip
     for value in page.attributes("src", "href", "xlink:href", "action", "srcset", "poster", "data"):
         assert value.startswith(("data:", "#")), value
@@ -109,7 +118,9 @@ def test_nothing_leaves_the_page(report: AuditReport) -> None:
     page = assert_self_contained(text)
     assert "http://" not in text and "https://" not in text
     policy = next(a["content"] for t, a in page.tags if t == "meta" and a.get("http-equiv"))
-    assert policy is not None and "default-src 'none'" in policy and "script-src" not in policy
+    digest = base64.b64encode(hashlib.sha256(page.script.encode()).digest()).decode()
+    assert policy is not None and policy.startswith("default-src 'none'; img-src data:;")
+    assert f"script-src 'sha256-{digest}';" in policy and "unsafe-eval" not in policy
 
 
 def test_identifiers_are_unique_and_links_lead_somewhere(report: AuditReport) -> None:
