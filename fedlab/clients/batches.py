@@ -93,6 +93,8 @@ class Batches:
         picks = [job.records[job.plan[step]] if step < len(job.plan) else job.records[:0] for job in jobs]
         lengths = [len(pick) for pick in picks]
         longest = max(1, *lengths)
+        if self.config.sampling == "poisson":
+            longest = _rounded_up(longest)
         rows = torch.ones(len(jobs), longest)
         if min(lengths) == longest:
             ids = np.stack(picks)
@@ -195,6 +197,12 @@ class Batches:
 
     def _stacked(self, states: Sequence[State]) -> State:
         return {name: value.to(self.device) for name, value in stack(states).items()}
+
+
+def _rounded_up(length: int) -> int:
+    """To one of a few lengths: a step whose shape comes back is recorded and replayed (`tracing`)."""
+    step = max(8, 1 << max(0, length.bit_length() - 3))
+    return -(-length // step) * step
 
 
 def stack(states: Sequence[State]) -> State:

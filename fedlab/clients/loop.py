@@ -24,7 +24,8 @@ from torch.utils._pytree import tree_map
 from fedlab.clients.batches import Batches, ClientJob, stack
 from fedlab.clients.cohort import CohortResult, Standing, joined
 from fedlab.clients.config import ClientConfig
-from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work
+from fedlab.clients.gradients import Gradients, linear_layers
+from fedlab.clients.rules import Batch, Carry, LocalRule, Sent, Work
 from fedlab.clients.tracing import Traced
 from fedlab.errors import FedlabError, PluginError
 from fedlab.runtime.arrays import aligned
@@ -64,6 +65,7 @@ class LocalTraining:
         self._directions = Traced(mapped(self._direction))
         self._finish = Traced(mapped(rule.finish))
         self._sums = mapped(self._sum)
+        self._layers = linear_layers(model)
 
     def __call__(self, jobs: Sequence[ClientJob]) -> CohortResult:
         """Train every job from its own state; results in the jobs' order."""
@@ -237,23 +239,15 @@ class LocalTraining:
         gradient, _ = self._gradients(buffers)(parameters, batch)
         return {name: value * batch.rows.sum() for name, value in gradient.items()}
 
-    def _gradients(self, buffers: State) -> GradFn:
-        def objective(values: State, part: Batch) -> tuple[Tensor, Aux]:
-            part = self.rule.expand(part)
-            outputs, after = self.model(
-                {**values, **buffers},
-                part.x,
-                training=self.config.mode == "train",
-                masks=part.masks,
-                noise=part.samples,
-                rows=part.rows,
-            )
-            losses = self.loss(outputs, part.y) * part.rows
-            mean = losses.sum() / part.rows.sum().clamp(min=1.0)
-            return mean, Aux(mean.detach(), after)
-
-        gradients: GradFn = grad(objective, has_aux=True)
-        return gradients
+    def _gradients(self, buffers: State) -> Gradients:
+        return Gradients(
+            self.model,
+            self.loss,
+            buffers,
+            training=self.config.mode == "train",
+            expand=self.rule.expand,
+            layers=self._layers,
+        )
 
 
 def _alone(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 from torch.func import vmap
+from torch.utils._pytree import tree_map
 
+from fedlab.clients.gradients import Gradients, Outer
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work, WrappedRule
 from fedlab.errors import UsageError
 from fedlab.privacy.mechanism import Claim
@@ -59,10 +64,16 @@ class PrivateRule(WrappedRule):
         return self.inner.memory(parameters) | self.clip.memory()
 
     def draws(self, parameters: State, generator: torch.Generator) -> State:
-        def normal(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-            return standard_normal(shape, generator, secure=self.secure, dtype=dtype)
+        def normal(shape: tuple[int, ...]) -> Tensor:
+            kind = next(iter(parameters.values())).dtype
+            return standard_normal(shape, generator, secure=self.secure, dtype=kind)
 
-        noise = {f"{NOISE}{name}": normal(value.shape, value.dtype) for name, value in parameters.items()}
+        sizes = [value.numel() for value in parameters.values()]
+        parts = torch.split(normal((sum(sizes),)), sizes)  # one draw: a cohort makes thousands of them
+        noise = {
+            f"{NOISE}{name}": part.view(value.shape)
+            for (name, value), part in zip(parameters.items(), parts, strict=True)
+        }
         return noise | self.clip.draws(normal) | self.inner.draws(parameters, generator)
 
     def start(self, parameters: State, memory: State, server: State, work: Work) -> Carry:
@@ -114,7 +125,35 @@ def privatise(
     counts as zero: one record must not reach further than C, whatever it holds.
     """
 
-    def one_record(x: Tensor, y: Tensor, masks: State, samples: State) -> tuple[State, Aux]:
+    gradients, aux = _each(grad_fn, parameters, batch)
+    factors = clip.factors({name: one.squares() for name, one in gradients.items()}, bound)
+    noisy = {}
+    for name, one in gradients.items():
+        noise = batch.draws[f"{NOISE}{name}"]
+        total = one.weighted(factors[name] * batch.rows).reshape(noise.shape)
+        noisy[name] = (total + sigma * bound * noise) / batch.size
+    return noisy, aux, factors
+
+
+class _Dense(NamedTuple):
+    """Gradients of B records by one parameter, (B, ...)."""
+
+    values: Tensor
+
+    def squares(self) -> Tensor:
+        own: Tensor = self.values.flatten(1).square().sum(1)
+        return own
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        total: Tensor = torch.tensordot(weights, self.values, dims=1)
+        return total
+
+
+def _each(grad_fn: GradFn, parameters: State, batch: Batch) -> tuple[Mapping[str, Outer | _Dense], Aux]:
+    """The gradient of each row alone (a network never sees two of them), as outer products where they are."""
+    outer = grad_fn.outer if isinstance(grad_fn, Gradients) and grad_fn.layers else None
+
+    def one_record(x: Tensor, y: Tensor, masks: State, samples: State) -> tuple[dict[str, Any], Aux]:
         alone = batch._replace(
             x=x[None],
             y=y[None],
@@ -124,22 +163,20 @@ def privatise(
             noise={},
             samples={name: sample[None] for name, sample in samples.items()},
         )
-        return grad_fn(parameters, alone)
+        return outer(parameters, alone) if outer else grad_fn(parameters, alone)
 
     gradients, aux = vmap(one_record)(batch.x, batch.y, batch.masks, batch.samples)
-    gradients = {name: g.nan_to_num(0.0, 0.0, 0.0) for name, g in gradients.items()}
-    squares = {name: g.reshape(len(g), -1).square().sum(1) for name, g in gradients.items()}
-    factors = clip.factors(squares, bound)
-    noisy = {
-        name: (
-            torch.tensordot(factors[name] * batch.rows, g, dims=1)
-            + sigma * bound * batch.draws[f"{NOISE}{name}"]
-        )
-        / batch.size
-        for name, g in gradients.items()
-    }
+    gradients = {name: tree_map(_finite, one) for name, one in gradients.items()}
     loss = (aux.loss * batch.rows).sum() / batch.rows.sum().clamp(min=1.0)
-    return noisy, Aux(loss, {name: value[0] for name, value in aux.buffers.items()}), factors
+    return (
+        gradients if outer else {name: _Dense(one) for name, one in gradients.items()},
+        Aux(loss, {name: value[0] for name, value in aux.buffers.items()}),
+    )
+
+
+def _finite(value: Tensor) -> Tensor:
+    finite: Tensor = value.nan_to_num(0.0, 0.0, 0.0)
+    return finite
 
 
 def _parted(state: State) -> tuple[State, State]:
