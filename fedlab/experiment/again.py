@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlab import plugins
 from fedlab.audit import archive
 from fedlab.errors import DataError, Interrupted, UsageError
 from fedlab.experiment import resuming
@@ -19,11 +20,12 @@ from fedlab.experiment.attacking import choose
 from fedlab.experiment.cells import Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
+from fedlab.experiment.pairing import paired
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.setup import Setup, set_up
 from fedlab.experiment.stages import executor_of
 from fedlab.experiment.training import trained
-from fedlab.experiment.trials import Trial, attack_cells, trials_of
+from fedlab.experiment.trials import Trial, attack_cells, missing, trials_of
 from fedlab.progress import Progress, Quiet
 from fedlab.report import AuditReport, build
 from fedlab.runtime import single_thread
@@ -73,12 +75,13 @@ def attack(
         setup = set_up(settings, task, local_rule=local_rule)
         resuming.same_data(directory, setup)
         cells = _cells(directory, setup)
-        trials = [one for one in trials_of(setup) if one.label in chosen and one.under in under]
+        asked_for = [one for one in trials_of(setup) if not one.added]
+        trials = [one for one in asked_for if one.label in chosen and one.under in under]
         if EACH in threats:
             trials = _telling(trials, setup, cells, listener)
-        left = [one for one in cells if any(not directory.has(f"{t.path(one.cell)}.json") for t in trials)]
-        if left:
-            for one in left:
+        open_ = {one.cell.name for _, one in missing(directory, setup, cells, trials)}
+        if open_:
+            for one in [one for one in cells if one.cell.name in open_]:
                 _check_truth(directory, one, settings)
             directory.update_manifest(again=_added(began, settings, trials))
             _run(directory, setup, cells, trials, listener)
@@ -116,8 +119,9 @@ def _asked(
     before = directory.manifest.get("again") or {}
     scenario = _with(began, before.get("attacks", []), before.get("threats", []))
     chosen, under = [], [""]
+    added = paired(began, {spec.label: plugins.build("defenses", spec) for spec in began.defenses})
     for wish in attacks:
-        entry = attack_entry(wish, scenario)
+        entry = attack_entry(wish, scenario, added)
         chosen.append(str(entry["label"]))
         if entry["label"] not in [one.label for one in scenario.attacks]:
             with blamed("attack", wish):
@@ -172,10 +176,11 @@ def _telling(trials: list[Trial], setup: Setup, cells: Sequence[Trained], listen
     assumed = setup.scenario.assumed
     dropout = any(one.config.mode == "train" and one.model.mask_shapes for one in cells)
     batch_norm = any(one.model.has_batch_norm for one in cells)
+    defended = any(one.disclosure for one in cells)
     void = [
         label
         for label, threat in assumed.items()
-        if label and moot(threat, assumed[""], dropout=dropout, batch_norm=batch_norm)
+        if label and moot(threat, assumed[""], dropout=dropout, batch_norm=batch_norm, defended=defended)
     ]
     if void:
         listener.message(f"left out, for the network has nothing of the kind: {', '.join(void)}")

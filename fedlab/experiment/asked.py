@@ -1,5 +1,5 @@
 """What is asked of a finished run, in words: `linear-layer`, `dropout-inversion:iterations=100`, `oracle`,
-`labels=true,batch_size=false`, `each`.
+`labels=true,batch_size=false`, `unaware`, `each`.
 
 Words become entries of `[[attacks]]` and `[[threats]]`, whose mistakes the scenario's own check tells.
 """
@@ -10,11 +10,13 @@ import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
 
 from fedlab.errors import Problem, ScenarioError, UnknownName, UsageError
+from fedlab.experiment.pairing import UNAWARE
 from fedlab.ladder import DENIED, LADDER
 from fedlab.scenario import Scenario
 from fedlab.scenario.schema import Threat
@@ -24,11 +26,14 @@ EACH = "each"
 Wish = str | Mapping[str, Any]
 
 
-def attack_entry(wish: Wish, scenario: Scenario) -> dict[str, Any]:
+def attack_entry(
+    wish: Wish, scenario: Scenario, added: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """An entry of `[[attacks]]`; that of the scenario where it has the same attack with the same parameters.
 
     Args:
         wish: `NAME`, `NAME:key=value,...`, or a table.
+        added: plugins by label of attacks with default parameters that the audit ran on some cells.
 
     Raises:
         UsageError: no name, or a parameter without a value.
@@ -45,7 +50,10 @@ def attack_entry(wish: Wish, scenario: Scenario) -> dict[str, Any]:
         same = (known.name, known.params) == (entry["name"], params)
         if same and entry.get("label", known.label) == known.label:
             return {"name": known.name, "label": known.label, **params}
-    taken = {known.label for known in scenario.attacks}
+    for label, name in added.items():
+        if not params and name == entry["name"] and entry.get("label", label) == label:
+            return {"name": name, "label": label}
+    taken = {known.label for known in scenario.attacks} | set(added)
     named = entry["name"] if entry["name"] not in taken else _label([entry["name"], *_words(params)])
     return {"label": _free(named, taken), **entry}
 
@@ -54,8 +62,8 @@ def threat_entries(wish: Wish, scenario: Scenario) -> list[dict[str, Any]]:
     """Entries of `[[threats]]`: one, or of `each` one per piece of knowledge, given or taken away.
 
     Args:
-        wish: a level or one of the scenario's labels, and keys of `[threat]`, divided by commas; `each`; or
-            a table.
+        wish: a level or one of the scenario's labels, and keys of `[threat]`, divided by commas; `unaware`
+            (of the defense); `each`; or a table.
 
     Raises:
         UnknownName: no such level or label.
@@ -66,13 +74,15 @@ def threat_entries(wish: Wish, scenario: Scenario) -> list[dict[str, Any]]:
         return [threat_entry({key: not getattr(base, key)}, scenario) for key in DENIED]
     if not isinstance(wish, str):
         return [threat_entry(dict(wish), scenario)]
+    if wish == UNAWARE and UNAWARE not in scenario.assumed:
+        return [threat_entry({"label": UNAWARE, "defense": False}, scenario)]
     first, comma, rest = wish.partition(",")
     start: dict[str, Any] = {}
     if "=" not in first:
         if first in scenario.assumed and not comma:
             return [{"label": first}]
         if first not in LADDER:
-            raise UnknownName("threat", first, {*LADDER, EACH, *filter(None, scenario.assumed)})
+            raise UnknownName("threat", first, {*LADDER, EACH, UNAWARE, *filter(None, scenario.assumed)})
         start, wish = {"level": first}, rest
     given = _assigned(wish, f"--threat {wish}")
     if not isinstance(given.get("label", ""), str):
@@ -115,10 +125,11 @@ def blamed(kind: str, wish: Wish) -> Iterator[None]:
         ) from error
 
 
-def moot(threat: Threat, base: Threat, *, dropout: bool, batch_norm: bool) -> bool:
-    """Whether a threat differs from the base in nothing that this network has."""
+def moot(threat: Threat, base: Threat, *, dropout: bool, batch_norm: bool, defended: bool = True) -> bool:
+    """Whether a threat differs from the base in nothing that this network, or its defense, has to know."""
     void = {"level"} | (set() if dropout else {"dropout_rate", "dropout_masks"})
     void |= set() if batch_norm else {"batch_norm_buffers"}
+    void |= set() if defended else {"defense"}
     return threat.model_dump(exclude=void) == base.model_dump(exclude=void)
 
 

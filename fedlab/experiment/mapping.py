@@ -57,7 +57,11 @@ def fill(
     # Whether a record was used is another question, and another scale.
     labels = [label for label, one in setup.attacks.items() if isinstance(one, Attack)]
     plain = setup.scenario.model_copy(
-        update={"attacks": tuple(spec for spec in setup.scenario.attacks if spec.label in labels)}
+        update={
+            "attacks": tuple(spec for spec in setup.scenario.attacks if spec.label in labels),
+            # What knowing a defense is worth is asked of the run itself, not of each point.
+            "audit": setup.scenario.audit.model_copy(update={"adaptive": False}),
+        }
     )
     listed = points(plain)
     found = directory.read_json(NAME) if directory.has(NAME) else _begun(plain, labels, listed)

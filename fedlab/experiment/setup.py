@@ -27,6 +27,7 @@ from fedlab.errors import PluginError, UsageError
 from fedlab.experiment.cells import Cell, Parts, assemble, check_disk
 from fedlab.experiment.combining import combiner
 from fedlab.experiment.own import Own, own
+from fedlab.experiment.pairing import paired
 from fedlab.experiment.provenance import describe_data
 from fedlab.experiment.several import alone, described, together
 from fedlab.scenario import Scenario, load
@@ -45,6 +46,7 @@ class Setup:
     Attributes:
         owners: record ids of each client, by seed.
         adversaries: who attacks the training, by seed.
+        adaptive: attacks that are added because they know a defense, by label; `plugins` has their names.
         several: of several tasks the set-up of each alone, by label; what stands here is that of the first.
         aggregators: by label of the strategy.
         model: the undefended network.
@@ -67,6 +69,14 @@ class Setup:
     own: Own = field(default_factory=Own)
     adversaries: Mapping[int, Sequence[Group]] = field(default_factory=dict)
     several: Mapping[str, Setup] = field(default_factory=dict)
+    adaptive: Mapping[str, Attack | MembershipAttack] = field(default_factory=dict)
+
+    @property
+    def plugins(self) -> dict[str, str]:
+        """Which plugin each attack is, by label."""
+        return {spec.label: spec.name for spec in self.scenario.attacks} | paired(
+            self.scenario, self.defenses
+        )
 
     @property
     def cells(self) -> list[Cell]:
@@ -195,6 +205,10 @@ def set_up(
         grid,
         mine,
         recruit(settings, learned),
+        adaptive={
+            label: plugins.build("attacks", {"name": name})
+            for label, name in paired(settings, defenses).items()
+        },
     )
 
 

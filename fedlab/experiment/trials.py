@@ -1,4 +1,8 @@
-"""Every attack on every cell under every threat, as far as that is left; answers are scored as they come."""
+"""Every attack on every cell under every threat, as far as that is left; answers are scored as they come.
+
+What the audit adds to the scenario's own trials (`pairing`) is not tried on every cell: the manifest lists it
+by cell, under `paired`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fedlab import seeds
-from fedlab.audit import Attack, Observation, ThreatModel, Victim, archive
+from fedlab.audit import Attack, Defense, Observation, ThreatModel, Victim, archive
 from fedlab.audit.membership import MembershipAttack
 from fedlab.errors import NotApplicable
 from fedlab.experiment import membership
@@ -26,6 +30,7 @@ from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.malicious import provoke
 from fedlab.experiment.membership import MembershipAnswer, MembershipJob
+from fedlab.experiment.pairing import UNAWARE, facing, informed, knows, untold
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.questions import Questions, questions
 from fedlab.experiment.setup import Setup
@@ -44,25 +49,59 @@ class Trial:
     Attributes:
         label, plugin: of the attack.
         under: label of the threat; "" for that of `[threat]`.
+        added: whether the audit adds it, on cells whose defense it is about.
     """
 
     label: str
     plugin: str
     attack: Attack | MembershipAttack
     under: str = ""
+    added: bool = False
+
+    @property
+    def stem(self) -> str:
+        """What its files are called: LABEL or LABEL@THREAT."""
+        return self.label + (f"@{self.under}" if self.under else "")
 
     def path(self, cell: Cell) -> str:
         """Where its answer lies, without a suffix: attacks/CELL/LABEL or attacks/CELL/LABEL@THREAT."""
-        return f"attacks/{cell.name}/{self.label}" + (f"@{self.under}" if self.under else "")
+        return f"attacks/{cell.name}/{self.stem}"
+
+    def meant_for(self, one: Trained, defense: Defense) -> bool:
+        """Whether it is tried on a cell."""
+        if not self.added:
+            return True
+        return bool(one.disclosure) if self.under == UNAWARE else self.plugin in defense.adaptive
 
 
 def trials_of(setup: Setup) -> list[Trial]:
-    """All that a scenario asks for."""
-    plugin = {spec.label: spec.name for spec in setup.scenario.attacks}
-    return [
+    """All that a scenario asks for, and what the audit adds."""
+    scenario, plugin = setup.scenario, setup.plugins
+    listed = [
         Trial(label, plugin[label], instance, under)
         for label, instance in setup.attacks.items()
-        for under in setup.scenario.assumed
+        for under in scenario.assumed
+    ]
+    added = [Trial(label, plugin[label], one, added=True) for label, one in setup.adaptive.items()]
+    if untold(scenario):
+        added += [
+            Trial(label, plugin[label], instance, UNAWARE, added=True)
+            for label, instance in setup.attacks.items()
+            if informed(instance)
+        ]
+    return listed + added
+
+
+def missing(
+    directory: RunDirectory, setup: Setup, cells: Sequence[Trained], trials: Sequence[Trial]
+) -> list[tuple[Trial, Trained]]:
+    """What is left to be tried, and on which cell."""
+    return [
+        (trial, one)
+        for trial in trials
+        for one in cells
+        if trial.meant_for(one, setup.defenses[one.cell.defense])
+        and not directory.has(f"{trial.path(one.cell)}.json")
     ]
 
 
@@ -76,9 +115,8 @@ def attack_cells(
 ) -> None:
     """Run the trials that are left wherever there is room."""
     scenario = setup.scenario
-    left = [
-        (trial, one) for trial in trials for one in cells if not directory.has(f"{trial.path(one.cell)}.json")
-    ]
+    _note_added(directory, setup, cells, trials)
+    left = missing(directory, setup, cells, trials)
     open_cells = {one.cell.name for _, one in left}
     # Without attacks, the truth is still written: the report says what was observed.
     due = [one for one in cells if one.cell.name in open_cells or not directory.has(_truth(one.cell))]
@@ -90,7 +128,7 @@ def attack_cells(
         victims[one.cell.name, ""] = _base(directory, one, observed[one.cell.name], scenario)
     jobs: list[Job] = []
     for trial, one in left:
-        faced, key = scenario.facing(trial.under), (one.cell.name, trial.under)
+        faced, key = facing(scenario, trial.under), (one.cell.name, trial.under)
         if key not in victims:
             victims[key] = choose(one, observed[one.cell.name], faced)
         if key not in known:
@@ -127,7 +165,8 @@ def attack_cells(
             if images:
                 directory.write_tensors(f"{path}.safetensors", images)
             found = scored(job, answer, truths)
-        about = {"plugin": trial.plugin, **one.cell.about}
+        used = knows(trial.plugin, trial.attack, one, setup.defenses[one.cell.defense])
+        about = {"plugin": trial.plugin, "adaptive": used and job.threat.defense, **one.cell.about}
         directory.write_json(f"{path}.json", found | about)
         threat = {"threat": job.under} if job.under else {}
         directory.event("attacked", cell=job.cell, attack=job.label, error=answer.error, **threat)
@@ -136,6 +175,20 @@ def attack_cells(
         # Of a refusal the first clause: the report has the whole of it.
         why = answer.error or ""
         progress.finish(job.title, why if answer.failed else clause(why))
+
+
+def _note_added(
+    directory: RunDirectory, setup: Setup, cells: Sequence[Trained], trials: Sequence[Trial]
+) -> None:
+    """Write down which trials the audit adds to which cell: a report that lacks one is not complete."""
+    added = {
+        one.cell.name: [
+            t.stem for t in trials if t.added and t.meant_for(one, setup.defenses[one.cell.defense])
+        ]
+        for one in cells
+    }
+    if any(added.values()):
+        directory.update_manifest(paired={name: stems for name, stems in added.items() if stems})
 
 
 def work(job: Job, report: Callable[[int, int], None]) -> AttackAnswer | MembershipAnswer:

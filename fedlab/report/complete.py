@@ -34,7 +34,10 @@ def _needed(run: Run) -> Iterator[Path]:
     yield run.file("metrics.json")
     if run.scenario.get("map"):
         yield run.file("map.json")
+    paired = run.manifest.get("paired")
     for cell in run.cells:
+        for stem in paired.get(cell["name"], []) if isinstance(paired, dict) else []:
+            yield run.file("attacks", cell["name"], f"{stem}.json")
         yield run.file("truth", f"{cell['name']}.json")
         for label in labels(run.scenario.get("attacks")):
             yield run.file("attacks", cell["name"], f"{label}.json")
