@@ -320,6 +320,7 @@ class Training:
             "budget": None if self.exhausted is None else self.exhausted.to_dict(),
             "schedule": facts() if (facts := getattr(parts.strategy, "facts", None)) else None,
             "traffic": self.traffic.summary(),
+            "parameters": parts.model.parameter_count,
             "personal": self.personal,
             "per_client": clients,
             "per_client_of": "all" if len(self.owners) <= TOLD else "took part",
