@@ -1,0 +1,1 @@
+"""Defenses and what is claimed of them, figure beside bar: `python -m benchmarks.defenses [NAME ...]`."""
