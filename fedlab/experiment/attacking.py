@@ -77,6 +77,11 @@ def attack(job: AttackJob, report: Callable[[int, int], None]) -> AttackAnswer:
     """Run one job; an attack that fails says why, and the audit goes on with the others."""
     if job.answered is not None:
         return job.answered
+    if job.victim.personal and not job.attack.personal:
+        kept = ", ".join(sorted(job.victim.personal)[:3])
+        return AttackAnswer(
+            [], [], f"not applicable: a part of the model stays with the clients ({kept}, ...)"
+        )
     job = copy.deepcopy(job)  # what one attack does to its observations must not reach the next
     twins = [
         random_twin(one, seeds.torch_generator(job.seed, "null", one.round, one.client))
