@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedlab.cli.gates import judge
 from fedlab.cli.output import stderr
 from fedlab.cli.run import JSON, QUIET, RUN, show
 
@@ -72,3 +73,4 @@ def attack(
             progress=progress,
         )
     show(audit, json=json)
+    judge(audit.data)

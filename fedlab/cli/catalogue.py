@@ -30,7 +30,7 @@ _ALIASES = {
 class Entry:
     """A plugin, a partition, a spread of computing times or a shipped scenario.
 
-    `broken` says why a plugin cannot be used; `example` holds parameters without which it cannot be, though
+    `adaptive` names the attacks that know a defense; `broken` says why a plugin cannot be used; `example` holds parameters without which it cannot be, though
     none is required by itself.
     """
 
@@ -41,6 +41,7 @@ class Entry:
     paper: str = ""
     needs: list[str] = field(default_factory=list)
     server: str = ""
+    adaptive: list[str] = field(default_factory=list)
     parameters: list[Parameter] = field(default_factory=list)
     example: dict[str, Any] = field(default_factory=dict)
     broken: str = ""
@@ -60,6 +61,7 @@ class Entry:
             "paper": self.paper,
             "needs": self.needs,
             "server": self.server,
+            "adaptive": self.adaptive,
             "parameters": [
                 {
                     "name": item.name,
@@ -127,6 +129,7 @@ def entry(kind: str, name: str) -> Entry:
         paper=paper,
         needs=sorted(map(str, getattr(plugin, "needs", ()))),
         server=str(getattr(plugin, "server", "")) if kind == "attacks" else "",
+        adaptive=_names(getattr(plugin, "adaptive", ())) if kind == "defenses" else [],
         parameters=parameters,
         example=dict(getattr(plugin, "example", {})),
     )
@@ -137,6 +140,11 @@ def default(parameter: Parameter) -> str:
     if parameter.default is REQUIRED:
         return "required"
     return "none" if parameter.default is None else shown(parameter.default)
+
+
+def _names(given: object) -> list[str]:
+    """Names, where a class says them; a stack's depend on what it is of."""
+    return [str(one) for one in given] if isinstance(given, tuple | list) else []
 
 
 def _scenario(name: str) -> Entry:

@@ -54,13 +54,16 @@ def list_(
     if json:
         as_json([entry.to_dict() for entry in entries])
         return
-    table = grid("name", "what it is")
+    defenses = kind == "defenses"
+    table = grid("name", "what it is", *(["attacks that know it"] if defenses else []))
     foreign = any(entry.provider != lookup.HOME for entry in entries)
     if foreign:
         table.add_column("from")
     for entry in entries:
         text = Text(f"broken: {entry.broken}", style="red") if entry.broken else Text(entry.summary)
-        table.add_row(Text(entry.name, style="bold"), text, *([Text(entry.provider)] if foreign else []))
+        row = [Text(entry.name, style="bold"), text]
+        row += [Text(", ".join(entry.adaptive) or _unpaired(entry.name))] if defenses else []
+        table.add_row(*row, *([Text(entry.provider)] if foreign else []))
     console.print(table)
     for entry in entries:
         ignored = lookup.shadowed(kind, entry.name) if kind in lookup.KINDS else []
@@ -99,6 +102,11 @@ def info(
         _show(entry)
 
 
+def _unpaired(name: str) -> str:
+    """What stands in the place of a defense's attacks where it names none."""
+    return "those of its parts" if name == "stack" else "any: there is nothing to know"
+
+
 def _show(entry: catalogue.Entry) -> None:
     from rich.text import Text
 
@@ -117,6 +125,9 @@ def _show(entry: catalogue.Entry) -> None:
     for title, text in (("paper", entry.paper), ("needs to know", ", ".join(entry.needs))):
         if text:
             facts.add_row(Text(title, style="bold"), Text(text))
+    if entry.kind == "defenses":
+        told = ", ".join(entry.adaptive) or _unpaired(entry.name)
+        facts.add_row(Text("attacks that know it", style="bold"), Text(told))
     if entry.kind == "attacks" and not entry.needs:
         facts.add_row(Text("needs to know", style="bold"), Text("nothing but the model and its update"))
     if entry.server == "malicious":

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedlab.cli.formats import FORMAT, OUT, TABLE, document
+from fedlab.cli.gates import FAIL_ON, judge, verdicts
 from fedlab.cli.output import as_json, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
 from fedlab.cli.tables import makespan, membership, pace, summary
@@ -37,6 +39,7 @@ def run(
         Path | None,
         typer.Option("--out", metavar="DIR", help="New or empty run directory; runs/NAME-N unless given."),
     ] = None,
+    fail_on: FAIL_ON = None,
     json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
@@ -49,17 +52,21 @@ def run(
     if not quiet:  # what follows takes seconds to load
         stderr().print(f"reading {scenario}", markup=False, soft_wrap=True)
     from fedlab.scenario import load
+    from fedlab.scenario.loading import with_gates
     from fedlab.terminal import watch
 
     settings = load(scenario, overrides or [])
+    if fail_on:
+        settings = with_gates(settings, fail_on)
     from fedlab.experiment import run as run_scenario
 
     # What any library prints belongs to the progress, not to the results.
     with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
         audit = run_scenario(
-            settings, out=out, progress=progress, command=_command(scenario, overrides or [])
+            settings, out=out, progress=progress, command=_command(scenario, overrides or [], fail_on or [])
         )
     show(audit, json=json)
+    judge(audit.data)
 
 
 def resume(
@@ -88,7 +95,9 @@ def resume(
 
         if not quiet:
             stderr().print(f"{directory} is finished; nothing is left to do", markup=False, soft_wrap=True)
-        show(AuditReport.load(directory), json=json)
+        audit = AuditReport.load(directory)
+        show(audit, json=json)
+        judge(audit.data)
         return
     if not quiet:
         stderr().print(f"opening {directory}", markup=False, soft_wrap=True)
@@ -98,6 +107,7 @@ def resume(
     with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
         audit = resume_run(directory, overrides=overrides or [], force=force, progress=progress)
     show(audit, json=json)
+    judge(audit.data)
 
 
 def _is_finished(path: Path) -> bool:
@@ -117,22 +127,35 @@ def _is_finished(path: Path) -> bool:
 
 def report(
     directory: RUN,
+    form: FORMAT = "html",
+    out: OUT = None,
+    table: TABLE = None,
+    fail_on: FAIL_ON = None,
     json: JSON = False,
 ) -> None:
-    """Build the report of a run directory again, without training.
+    """Build the report of a run directory again, without training; a gate that fails is exit code 4.
 
     RUN is the directory that `fedlab run` prints when it ends.
+
+    fedlab report runs/quickstart-1 --fail-on "attack.*.psnr_median > 20"
+
+    fedlab report runs/quickstart-1 --format csv --table utility --out utility.csv
     """
+    written = document(form, table, out, json=json)  # what cannot be asked for fails before anything is built
     from fedlab.report import build
 
-    audit = build(directory)
-    show(audit, json=json)
+    audit = build(directory, fail_on=fail_on or [])
+    if written is None:
+        show(audit, json=json)
+    else:
+        written(audit)
     if status := _unfinished(audit.data):
         stderr().print(
             f"note: this run is marked {status}: parts of it are missing; {_remedy(status, directory)}",
             markup=False,
             soft_wrap=True,
         )
+    judge(audit.data)
 
 
 def _unfinished(data: dict[str, Any]) -> str:
@@ -148,9 +171,10 @@ def _remedy(status: str, directory: Path) -> str:
     return f"fedlab resume {directory} goes on"
 
 
-def _command(scenario: str, overrides: Sequence[str]) -> str:
+def _command(scenario: str, overrides: Sequence[str], fail_on: Sequence[str]) -> str:
     """The command that gives the same result: where it goes and how it is shown do not matter."""
-    return shlex.join(["fedlab", "run", scenario, *(word for item in overrides for word in ("--set", item))])
+    words = [("--set", item) for item in overrides] + [("--fail-on", item) for item in fail_on]
+    return shlex.join(["fedlab", "run", scenario, *(word for pair in words for word in pair)])
 
 
 def show(audit: AuditReport, *, json: bool) -> None:
@@ -162,7 +186,7 @@ def show(audit: AuditReport, *, json: bool) -> None:
     console.print()
     console.print(summary(audit.data))
     console.print()
-    for table in (membership(audit.data), pace(audit.data), makespan(audit.data)):
+    for table in (membership(audit.data), pace(audit.data), makespan(audit.data), verdicts(audit.data)):
         if table is not None:
             console.print(table)
             console.print()

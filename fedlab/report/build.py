@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,12 +56,16 @@ class AuditReport:
         return cls(Path(directory), Path(directory) / HTML_NAME, data)
 
 
-def build(run_dir: str | os.PathLike[str], *, status: str | None = None) -> AuditReport:
+def build(
+    run_dir: str | os.PathLike[str], *, status: str | None = None, fail_on: Sequence[str] = ()
+) -> AuditReport:
     """Read a run directory and write its report.json, then its report.html, each in one step.
 
-    `status` stands in for the manifest's, for a run whose last act is this report.
+    `status` stands in for the manifest's, for a run whose last act is this report. `fail_on` are gates
+    that are held against it beside the scenario's own; what came of them stands in `data["gates"]`.
 
     Raises:
+        BadGate: a gate cannot be read, or nothing fits it; nothing is written.
         DataError: the directory is no run, a file is damaged, or one that a finished run has is missing;
             an earlier report is left as it is.
         BackendError: the report cannot be written.
@@ -71,7 +76,7 @@ def build(run_dir: str | os.PathLike[str], *, status: str | None = None) -> Audi
         run.manifest["status"] = status
     if run.manifest.get("status") == "finished":
         require_complete(run)
-    data = assemble(run)
+    data = assemble(run, fail_on)
     html = render(data, collect(run))
     # allow_nan=False: a number that is none must fail here, not in a reader's parser.
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

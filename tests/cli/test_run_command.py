@@ -114,7 +114,7 @@ def test_report_of_a_run_that_did_not_end_says_so_on_stderr(
 
     data = {"run": {"status": status}, "attacks": [], "utility": [], "guarantees": []}
     audit = types.SimpleNamespace(directory=tmp_path, html=tmp_path / "report.html", data=data)
-    monkeypatch.setattr(report, "build", lambda directory: audit)
+    monkeypatch.setattr(report, "build", lambda directory, fail_on: audit)
     answer = fedlab("report", tmp_path)
     assert answer.code == 0 and (told in answer.err if told else answer.err == "")
     assert answer.out.splitlines()[-1] == str(audit.html)
