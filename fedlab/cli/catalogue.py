@@ -30,8 +30,8 @@ _ALIASES = {
 class Entry:
     """A plugin, a partition, a spread of computing times or a shipped scenario.
 
-    `adaptive` names the attacks that know a defense; `broken` says why a plugin cannot be used; `example` holds parameters without which it cannot be, though
-    none is required by itself.
+    `adaptive` names the attacks that know a defense; `broken` says why a plugin cannot be used; `example`
+    holds parameters without which it cannot be, though none is required by itself.
     """
 
     kind: str

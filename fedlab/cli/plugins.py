@@ -104,7 +104,7 @@ def info(
 
 def _unpaired(name: str) -> str:
     """What stands in the place of a defense's attacks where it names none."""
-    return "those of its parts" if name == "stack" else "any: there is nothing to know"
+    return "those of its parts" if name == "stack" else "the scenario's own"
 
 
 def _show(entry: catalogue.Entry) -> None:

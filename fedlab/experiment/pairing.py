@@ -2,8 +2,8 @@
 
 A defense that holds only while nobody knows of it is none. So each cell also meets the attacks that know
 its defense (`Defense.adaptive`), with their default parameters, unless the scenario lists them; and where
-there is something to know (`Defense.disclosure`), those of the scenario's attacks that use it run once more as
-an attacker who does not know, under the threat `unaware`: what the knowledge is worth is the difference.
+there is something to know (`Defense.disclosure`), those of the scenario's attacks that use it run once more
+as an attacker who does not know, under the threat `unaware`: what the knowledge is worth is the difference.
 
 Both hold for `[threat]` alone, where that grants `defense`; a scenario without attacks gets none.
 """
