@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedlab.audit.certificate import Certificate
 from fedlab.audit.observation import Observation
+from fedlab.errors import NotApplicable
 from fedlab_attacks.reading import steps
 
 SUMS = 4.0
@@ -50,7 +51,13 @@ def measured(observation: Observation, *names: str) -> Measured:
 
     Weight decay, where it is known, is taken out, which leaves -Σ_t c_t g_t over the gradients g_t of the
     local steps, with one c_t > 0 for all parameters: for one step or several, with momentum or without.
+
+    Raises:
+        NotApplicable: one of them is not trained.
     """
+    frozen = [name for name in names if name not in observation.update]
+    if frozen:
+        raise NotApplicable(f"{frozen[0]} is not trained, and no update tells of its gradient")
     shrunk = trained(observation, 1.0, 0.0) - 1.0
     columns, errors = [], []
     for name in names:
