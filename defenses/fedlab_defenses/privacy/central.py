@@ -95,7 +95,12 @@ class QuietRule(WrappedRule):
 
 
 def clipped_sum(updates: Updates, clip: float) -> Tensor:
-    """(d,) Σ_u min(1, C / ‖Δ_u‖) Δ_u over users; Δ_u is the sum of all that u has among the updates.
+    """(d,) Σ_u min(1, C / ‖Δ_u‖) Δ_u over users; Δ_u is the sum of all that u has among the updates."""
+    return clipped(of_users(updates), clip)
+
+
+def of_users(updates: Updates) -> Tensor:
+    """(users, d) all that each user has among the updates, added up, by user.
 
     A client that a round holds twice (an asynchronous server may have asked it again) is one user still.
     """
@@ -105,9 +110,13 @@ def clipped_sum(updates: Updates, clip: float) -> Tensor:
         row = {user: index for index, user in enumerate(users)}
         rows = torch.tensor([row[client] for client in updates.clients])
         deltas = deltas.new_zeros(len(users), deltas.shape[1]).index_add_(0, rows, deltas)
-    norms = deltas.norm(dim=1)
-    factors: Tensor = (clip / norms).clamp(max=1.0)  # a zero update: C / 0 = inf, factor 1
-    return factors @ deltas
+    return deltas
+
+
+def clipped(vectors: Tensor, clip: float) -> Tensor:
+    """(d,) the sum of the vectors (n, d), each shortened to the norm C at most."""
+    factors: Tensor = (clip / vectors.norm(dim=1)).clamp(max=1.0)  # a zero vector: C / 0 = inf, factor 1
+    return factors @ vectors
 
 
 def bound(name: str, value: float, *, zero: bool = False) -> float:

@@ -13,8 +13,9 @@ Nothing need be known about who comes when: what each user took part in is count
 
 This is an aggregator that returns Σ_u clip_C(Δ_u) / K + (n_t - n_t') / K, where t' is the round before:
 behind it the scenario's server optimizer may have a momentum, as in the paper's DP-FTRLM. Nodes are drawn
-anew from (seed, tree, end) when they are needed, so that all it remembers is t'. A round without a model
-leaves a gap, in which nobody took part.
+anew from (seed, tree, end) when they are needed, so that all it remembers is t'; where noise comes from the
+operating system, it remembers the nodes that the model holds. A round without a model leaves a gap, in which
+nobody took part.
 
 `restart`: a new tree after every so many rounds. What is left of the old one's noise stays in the model, so
 its last round releases the whole tree under one node (tree completion).
@@ -43,6 +44,7 @@ from fedlab.errors import UsageError
 from fedlab.privacy import Assumption, Event, Guarantee, Ledger
 from fedlab.privacy.gaussian import gaussian_epsilon, least
 from fedlab.privacy.mechanism import Claim
+from fedlab.privacy.noise import standard_normal
 from fedlab.privacy.trees import nodes, place, squared_sensitivity, worst_squared_sensitivity
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState
@@ -106,7 +108,14 @@ class DPFTRL(Defense):
 
     def aggregator(self, inner: Aggregator, federation: Federation) -> Aggregator:
         mean_only("dp-ftrl", inner)
-        return TreeMean(self.clip, self.sigma(federation), federation.cohort, self.restart, federation.seed)
+        return TreeMean(
+            self.clip,
+            self.sigma(federation),
+            federation.cohort,
+            self.restart,
+            federation.seed,
+            secure=federation.secure,
+        )
 
     def sigma(self, federation: Federation) -> float:
         """The noise multiplier, as given or as the target needs it."""
@@ -168,13 +177,25 @@ def _calibrated(epsilon: float, delta: float, most: int, rounds: int, restart: i
 
 
 class TreeMean:
-    """(Σ_u clip_C(Δ_u) + n_t - n_t') / K, t' being the round before; its state is t'."""
+    """(Σ_u clip_C(Δ_u) + n_t - n_t') / K, t' being the round before.
+
+    Its state is t', and with `secure` the noise of each node that is in the model of t'.
+    """
 
     name, counts_alike = "dp-ftrl", True
 
-    def __init__(self, clip: float, sigma: float, cohort: int, restart: int | None, seed: int) -> None:
+    def __init__(
+        self,
+        clip: float,
+        sigma: float,
+        cohort: int,
+        restart: int | None,
+        seed: int,
+        *,
+        secure: bool = False,
+    ) -> None:
         self.clip, self.sigma, self.cohort = clip, sigma, cohort
-        self.restart, self.seed = restart, seed
+        self.restart, self.seed, self.secure = restart, seed, secure
 
     @property
     def claim(self) -> Claim:
@@ -186,12 +207,17 @@ class TreeMean:
         now, before = self._nodes(updates.round), self._nodes(int(state.get("round", 0)))
         tree = place(updates.round, self.restart)[0]
         before = {node for node in before if node[0] == tree}  # the noise of a tree that ended stays
-        noise = torch.zeros_like(total)
+        noise, after = torch.zeros_like(total), AggregatorState(round=updates.round)
         for node in sorted(now - before):
-            noise += self._node(*node, total)
+            drawn = self._node(*node, total)
+            noise += drawn
+            if self.secure:
+                after[_key(*node)] = drawn
         for node in sorted(before - now):
-            noise -= self._node(*node, total)
-        return (total + self.sigma * self.clip * noise) / self.cohort, {"round": updates.round}
+            noise -= state[_key(*node)] if self.secure else self._node(*node, total)
+        if self.secure:
+            after |= {_key(*node): state[_key(*node)] for node in now & before}
+        return (total + self.sigma * self.clip * noise) / self.cohort, after
 
     def _nodes(self, round: int) -> set[tuple[int, int]]:
         """The nodes, (tree, end), whose noise the round's tree has in the model after it."""
@@ -202,4 +228,8 @@ class TreeMean:
 
     def _node(self, tree: int, end: int, like: Tensor) -> Tensor:
         generator = seeds.torch_generator(self.seed, "tree", tree, end)
-        return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+        return standard_normal(like.shape, generator, secure=self.secure, dtype=like.dtype)
+
+
+def _key(tree: int, end: int) -> str:
+    return f"node/{tree}/{end}"

@@ -25,9 +25,10 @@ well.
   updates replaced by zeros; Kairouz et al., ICML 2021, https://arxiv.org/abs/2103.00039), and who takes
   part is public.
 
-Deviations: no cap on weights by records (they would say how many there are; all count 1); flat clipping
-only. flwr 1.41's wrappers divide by the clients that came and average by records: their noise is then too
-small for C/K.
+`clipping = "adaptive"` learns C from round to round; `adaptive_mean.py` has the rule and what it costs.
+
+Deviations: no cap on weights by records (they would say how many there are; all count 1). flwr 1.41's
+wrappers divide by the clients that came and average by records: their noise is then too small for C/K.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ import functools
 import math
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from fedlab.audit.defense import Defense, NetworkFactory
 from fedlab.clients.config import Federation
 from fedlab.clients.rules import LocalRule
+from fedlab.errors import UsageError
 from fedlab.privacy import (
     Assumption,
     Event,
@@ -55,8 +56,10 @@ from fedlab.privacy import (
     noise_multiplier_for,
 )
 from fedlab.privacy.mechanism import Claim
+from fedlab.privacy.noise import standard_normal
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import AggregatorState
+from fedlab_defenses.privacy.adaptive_mean import AdaptiveMean
 from fedlab_defenses.privacy.central import (
     ZERO_OUT,
     QuietRule,
@@ -82,11 +85,17 @@ class UserDP(Defense):
     Protects users from whoever sees the models, under a server that is trusted; it sees all updates.
 
     Args:
-        clip: C, the L2 norm that a user's update of one round is clipped to.
+        clip: C, the L2 norm that a user's update of one round is clipped to; under adaptive clipping, at
+            first.
         noise_multiplier: σ, the noise on the sum over C. Give this or `epsilon`.
         epsilon: target ε at `delta`; σ is then the smallest that keeps a user within it who takes part as
             often as one can: in all rounds, or `max_participations` times.
         delta: δ of the guarantee; should lie well below 1 / (number of users).
+        clipping: flat (to C), or adaptive (to a quantile of the norms, which the server learns).
+        quantile: of adaptive clipping, the share of updates that are to stay as they are.
+        clip_rate: of adaptive clipping, how fast the norm follows that quantile.
+        count_noise: of adaptive clipping, the noise on the number of updates that stayed as they were; a
+            twentieth of the cohort, or σ if that is more, unless given. More than σ / 2.
     """
 
     paper = (
@@ -103,10 +112,21 @@ class UserDP(Defense):
         noise_multiplier: Annotated[float, Field(ge=0)] | None = None,
         epsilon: Annotated[float, Field(gt=0)] | None = None,
         delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5,
+        clipping: Literal["flat", "adaptive"] = "flat",
+        quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+        clip_rate: Annotated[float, Field(gt=0)] = 0.2,
+        count_noise: Annotated[float, Field(gt=0)] | None = None,
     ) -> None:
         target("user-dp", noise_multiplier, epsilon, delta)
         self.clip = bound("user-dp clip", clip)
         self.noise_multiplier, self.epsilon, self.delta = noise_multiplier, epsilon, delta
+        if clipping not in ("flat", "adaptive"):
+            raise UsageError(f"user-dp clipping = {clipping!r}; expected flat or adaptive")
+        if not 0.0 < quantile < 1.0:
+            raise UsageError(f"user-dp quantile = {quantile}; expected a share between 0 and 1, e.g. 0.5")
+        self.clipping, self.quantile = clipping, quantile
+        self.clip_rate = bound("user-dp clip_rate", clip_rate)
+        self.count_noise = None if count_noise is None else bound("user-dp count_noise", count_noise)
 
     def network(self, factory: NetworkFactory) -> NetworkFactory:
         return functools.partial(without_batch_norm, "user-dp", factory)
@@ -116,7 +136,25 @@ class UserDP(Defense):
 
     def aggregator(self, inner: Aggregator, federation: Federation) -> Aggregator:
         mean_only("user-dp", inner)
-        return NoisyMean(self.clip, self.sigma(federation), federation.cohort)
+        sigma, cohort = self.sigma(federation), federation.cohort
+        if self.clipping == "flat":
+            return NoisyMean(self.clip, sigma, cohort, secure=federation.secure)
+        noise = max(cohort / 20.0, sigma) if self.count_noise is None else self.count_noise
+        if sigma >= 2.0 * noise:
+            raise UsageError(
+                f"user-dp count_noise = {noise:g}; expected more than half of the noise multiplier"
+                f" ({sigma:g}), because the counts alone must not spend what sums and counts may spend"
+                " together; raise it, or leave it out"
+            )
+        return AdaptiveMean(
+            self.clip,
+            sigma,
+            cohort,
+            quantile=self.quantile,
+            rate=self.clip_rate,
+            count_noise=noise,
+            secure=federation.secure,
+        )
 
     def sigma(self, federation: Federation) -> float:
         """The noise multiplier, as given or as the target needs it."""
@@ -151,8 +189,11 @@ class UserDP(Defense):
             steps = {client: {next(iter(mine)): made} for client, mine in steps.items()}
         spent = {client: epsilon_of(mine, self.delta) for client, mine in steps.items()}
         names = sorted({one.accountant for one in spent.values()})
+        norm = f"{self.clip:g}"
+        if self.clipping == "adaptive":
+            norm = f"the {self.quantile:g} quantile of norms, learned from {norm} on"
         return proved(
-            f"user-level DP at the server: updates clipped to {self.clip:g}, noise multiplier"
+            f"user-level DP at the server: updates clipped to {norm}, noise multiplier"
             f" {min((event.noise_multiplier for event in ledger.events), default=0.0):g}",
             ledger,
             {client: one.epsilon for client, one in spent.items()},
@@ -181,8 +222,8 @@ class NoisyMean:
 
     name, counts_alike = "user-dp", True
 
-    def __init__(self, clip: float, sigma: float, cohort: int) -> None:
-        self.clip, self.sigma, self.cohort = clip, sigma, cohort
+    def __init__(self, clip: float, sigma: float, cohort: int, *, secure: bool = False) -> None:
+        self.clip, self.sigma, self.cohort, self.secure = clip, sigma, cohort, secure
 
     @property
     def claim(self) -> Claim:
@@ -191,5 +232,5 @@ class NoisyMean:
 
     def aggregate(self, updates: Updates, state: AggregatorState) -> tuple[Tensor, AggregatorState]:
         total = clipped_sum(updates, self.clip)
-        noise = torch.randn(total.shape, generator=updates.generator, dtype=total.dtype)
+        noise = standard_normal(total.shape, updates.generator, secure=self.secure, dtype=total.dtype)
         return (total + self.sigma * self.clip * noise) / self.cohort, state
