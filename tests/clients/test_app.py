@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -60,6 +61,36 @@ def test_mods_wrap_the_same_training(small_task: Task) -> None:
     alone = train(small_task, app, 1)
     assert seen == [0, 1, 2, 3, 4]
     assert all((vector(a) == vector(b)).all() for a, b in zip(wrapped, alone, strict=True))
+
+
+def test_mods_that_take_whole_chunks_leave_clients_stacked(small_task: Task) -> None:
+    """The first mod is nearest to the server; bits are those without mods, and a query reaches the mods."""
+    seen: list[tuple[str, int]] = []
+
+    class Whole:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __call__(self, message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+            raise AssertionError("called for one message")
+
+        def cohort(
+            self,
+            messages: Sequence[Message],
+            contexts: Sequence[Context],
+            call_next: Callable[[Sequence[Message], Sequence[Context]], list[Message]],
+        ) -> list[Message]:
+            seen.append((self.name, len(messages)))
+            if messages[0].metadata.message_type == "query":
+                return [Message(RecordDict(), reply_to=message) for message in messages]
+            return call_next(messages, contexts)
+
+    wrapped = with_mods(cohort_app(small_task), [Whole("first"), Whole("second")])
+    replies = train(small_task, wrapped, 5)
+    plain = train(small_task, cohort_app(small_task), 5)
+    assert seen == [("first", 5), ("second", 5)]
+    assert all((vector(a) == vector(b)).all() for a, b in zip(replies, plain, strict=True))
+    assert all(reply.has_content() for reply in train(small_task, wrapped, 5, kind="query"))
 
 
 def test_evaluation_is_on_the_clients_own_records(small_task: Task) -> None:

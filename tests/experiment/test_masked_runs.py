@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from flwr.serverapp import Grid
 from fedlab.audit import Observation, archive
 from fedlab.clients import Federation
 from fedlab.errors import UsageError
+from fedlab.experiment import flower
+from fedlab.experiment.cells import Cell
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.setup import set_up
 from fedlab.experiment.training import Training
 from fedlab.progress import Quiet
-from fedlab.runtime import InlineExecutor
+from fedlab.runtime import InlineExecutor, RosterGrid, SimulationGrid, enrol
 from fedlab.scenario import load
 
 PRIVATE = {"name": "distributed-dp", "noise_multiplier": 1.0}
@@ -47,8 +50,8 @@ def run(out: Path, defenses: list[dict[str, Any]], **changes: Any) -> dict[str, 
     return train(out, scenario(defenses, **changes))
 
 
-def train(out: Path, given: dict[str, Any]) -> dict[str, Any]:
-    setup = set_up(load(given))
+def train(out: Path, given: dict[str, Any], grid: Callable[[Cell], Grid] | None = None) -> dict[str, Any]:
+    setup = set_up(load(given), grid=grid)
     there = (out / "manifest.json").exists()
     directory = RunDirectory.open(out) if there else RunDirectory.create(out, "masked")
     if not there:
@@ -163,6 +166,21 @@ def test_a_run_repeats_and_one_cut_off_goes_on_as_it_would_have(
         json.loads((tmp_path / name / "manifest.json").read_text())["cells"] for name in ("cut", "whole")
     ]
     assert cells[0] == cells[1]
+
+
+def test_nodes_of_a_deployment_mask_with_keys_of_their_own(tmp_path: Path) -> None:
+    """Behind the app that Flower starts, on nodes with other ids: the model is that of the simulation, whose
+    keys come from the seed tree."""
+    given = scenario([{"name": "secagg-plus"}], cohort=4)
+    settings = load(given)
+
+    def nodes(cell: Cell) -> Grid:
+        foreign = RosterGrid(SimulationGrid(flower.client_app, 8), list(reversed(range(2, 10))))
+        return RosterGrid(foreign, enrol(foreign, 8), flower.instructions(settings, cell))
+
+    found = [train(tmp_path / name, given, grid)["secagg-plus"] for name, grid in (("a", None), ("b", nodes))]
+    assert found[1]["failures"] == 0 == found[1]["skipped_rounds"]
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
