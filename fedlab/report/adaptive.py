@@ -16,6 +16,8 @@ from fedlab.report.verdict import strongest_of
 
 Row = dict[str, Any]
 
+SMALL = 0.5
+"""Difference in dB that changes nothing for anybody, whatever its interval."""
 _SCORES = ("psnr_median", "psnr_max", "recovered", "images", "level", "symbol", "reading")
 
 
@@ -62,6 +64,8 @@ def _words(row: Row) -> str:
     if row["difference_ci95"] is None:
         return "one victim: no interval, so nothing can be said"
     low, high = row["difference_ci95"]
+    if abs(row["difference"]) < SMALL:
+        return "no difference worth naming" if low * high > 0 else "no difference could be shown"
     if low > 0:
         return f"knowing the defense gives the attacker {decibel(row['difference'])} more"
     if high < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedlab.report.adaptive import SMALL
 from fedlab.report.advice import Findings, Row, advise
 from fedlab.report.reading import (
     LEVELS,
@@ -99,7 +100,7 @@ def taken(found: Findings) -> Iterator[Row]:
 
 
 def secrecy(found: Findings) -> Iterator[Row]:
-    gained = [row for row in found.adaptive if row["difference_ci95"] and row["difference_ci95"][0] > 0]
+    gained = [row for row in found.adaptive if row["difference_ci95"] and row["difference_ci95"][0] > SMALL]
     if gained:
         yield advise(
             "secrecy",

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fedlab.report.knowledge import CEILING_DB
-from fedlab.report.labels import Box, placed
+from fedlab.report.labels import WIDE, Box, placed
 from fedlab.report.reading import LEVELS, NEAR_IDENTICAL_DB, decibel, epsilon, mode_word, panel, percent
 from fedlab.report.svg import BAD, CALM, INK, LINE, MUTED, PAPER, inline
 
@@ -24,7 +24,7 @@ SIZE = (7.6, 5.0)
 """Inches."""
 FRAME = (0.085, 0.125, 0.895, 0.80)
 """Left, bottom, width, height of the axes, as shares of the figure: fixed, so that labels keep still."""
-FONT = 9.5
+FONT, SMALL = 9.5, 8.5
 LONGEST = 30
 """Letters of a label."""
 
@@ -52,10 +52,10 @@ def _figure(name: str, rows: list[Row], data: Row, strategy: str, mode: str) -> 
         figure.set_layout_engine("none")
         axes: Axes = figure.add_axes(FRAME)
         _frame(axes, rows)
-        _backdrop(axes, rows, data["threshold_db"])
+        words = _backdrop(axes, rows, data["threshold_db"])
         for row in rows:
             _mark(axes, row)
-        _names(figure, axes, rows)
+        _names(figure, axes, rows, words)
         figure.text(0.012, 0.962, _cut(title, 60), color=INK, fontsize=12, fontweight="bold", va="center")
         figure.text(0.988, 0.962, _cut(under, 60), color=MUTED, fontsize=FONT, ha="right", va="center")
 
@@ -73,23 +73,29 @@ def _frame(axes: Axes, rows: list[Row]) -> None:
     axes.set_ylabel("strongest attack, median PSNR (dB)  ← better for clients", fontsize=FONT)
 
 
-def _backdrop(axes: Axes, rows: list[Row], threshold: float) -> None:
-    """What controls reach, the steps of the reading aid, and the frontier."""
-    across = axes.get_yaxis_transform()
+def _backdrop(axes: Axes, rows: list[Row], threshold: float) -> list[Box]:
+    """What controls reach, the steps of the reading aid, and the frontier; returns where words stand."""
+    words: list[Box] = []
+
+    def note(height: float, text: str) -> None:
+        x, y = axes.transAxes.transform((0.995, 0.0))[0], axes.transData.transform((0.0, height))[1]
+        words.append(Box(x - WIDE * SMALL * len(text), y, x, y + 1.25 * SMALL))
+        axes.text(0.995, height, text, color=MUTED, fontsize=SMALL, ha="right", va="bottom",
+                  transform=axes.get_yaxis_transform())  # fmt: skip
+
     controls = [row["control"] for row in rows if row["control"] is not None]
     if controls:
         axes.axhspan(0, max(controls), color=LINE, alpha=0.4, linewidth=0)
-        axes.text(0.995, 0.6, "reached without any data: control", color=MUTED, fontsize=8.5, ha="right",
-                  va="bottom", transform=across)  # fmt: skip
+        note(0.6, "control: reached without any data")
     for value, word in {threshold: "recovered", NEAR_IDENTICAL_DB: "near-identical"}.items():
         if value <= CEILING_DB:
             axes.axhline(value, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-            axes.text(0.995, value + 0.4, word, color=MUTED, fontsize=8.5, ha="right", va="bottom",
-                      transform=across)  # fmt: skip
+            note(value + 0.4, word)
     best = sorted((100 * row["accuracy"], _leak(row)) for row in rows if row["efficient"])
     if len(best) > 1:
         # Whoever wants more accuracy than a defense gives has to take the next one's leak.
         axes.plot(*zip(*best, strict=True), drawstyle="steps-pre", color=INK, linewidth=1.3, alpha=0.65)
+    return words
 
 
 def _mark(axes: Axes, row: Row) -> None:
@@ -112,14 +118,15 @@ def _mark(axes: Axes, row: Row) -> None:
     )
 
 
-def _names(figure: Figure, axes: Axes, rows: list[Row]) -> None:
+def _names(figure: Figure, axes: Axes, rows: list[Row], words: list[Box]) -> None:
     """The labels, with a thread to the mark where they stand apart from it."""
     wide, high = figure.get_size_inches() * 72
     left, bottom, width, height = FRAME
     frame = Box(left * wide + 2, bottom * high + 2, (left + width) * wide - 2, (bottom + height) * high - 2)
     points = [axes.transData.transform((100 * row["accuracy"], _leak(row))) for row in rows]
     texts = [_label(row) for row in rows]
-    boxes = placed([(float(x), float(y)) for x, y in points], texts, frame, size=FONT)
+    taken = [*words, *(one for row in rows for one in _whiskers(axes, row))]
+    boxes = placed([(float(x), float(y)) for x, y in points], texts, frame, size=FONT, taken=taken)
     back = figure.transFigure
     for (x, y), text, box in zip(points, texts, boxes, strict=True):
         middle_x, middle_y = box.middle
@@ -130,6 +137,15 @@ def _names(figure: Figure, axes: Axes, rows: list[Row]) -> None:
         at = {"left": box.left, "right": box.right, "center": middle_x}[side]
         figure.text(at / wide, middle_y / high, text, color=INK, fontsize=FONT, ha=side,
                     va="center_baseline")  # fmt: skip
+
+
+def _whiskers(axes: Axes, row: Row) -> list[Box]:
+    """Where a mark's two lines run, in points."""
+    x, y = 100 * row["accuracy"], _leak(row)
+    low, high = [100 * one for one in row["accuracy_ci95"] or [row["accuracy"]] * 2]
+    ends = [((low, y), (high, y)), ((x, y), (x, min(row["psnr_max"], CEILING_DB)))]
+    placed_ends = [axes.transData.transform(pair) for pair in ends]
+    return [Box(a[0] - 1.0, a[1] - 1.0, b[0] + 1.0, b[1] + 1.0) for a, b in placed_ends]
 
 
 def _thread(transform: Any, x: list[float], y: list[float]) -> Line2D:

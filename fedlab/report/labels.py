@@ -76,7 +76,7 @@ def placed(
                 hit = sum(box.overlap(one) for one in others)
                 covered = sum(box.overlap(one) for one in marks)
                 busy = sum(box.overlap(one) for one in taken)
-                return 40.0 * outside + 20.0 * hit + 12.0 * covered + 2.0 * busy + 3.0 * far
+                return 40.0 * outside + 20.0 * hit + 12.0 * covered + 8.0 * busy + 3.0 * far
 
             found[index] = min(choices[index], key=cost)[1]
     return [box for box in found if box is not None]

@@ -31,6 +31,9 @@ NEVER_TESTED = (
     "Inference of attributes of people, or of properties of a client's records as a whole.",
     "Outsiders who see only the trained model, or can only query it.",
     POISONING,
+    "Side channels: how long a client takes, how much it sends and when, what its memory or caches show.",
+    "Floating point: what rounding lets through of what noise is to cover.",
+    "What leaves the system by another way than updates: logs, metrics, published results, people.",
 )
 
 
@@ -114,8 +117,8 @@ def threat_models(run: Run, attacks: list[Row]) -> dict[str, list[str]]:
     """{tested, not_tested}, in sentences."""
     tested: dict[tuple[str, str], list[str]] = {}
     for row in attacks:
-        if row["level"] in UNTRIED:
-            continue
+        if row["level"] in UNTRIED or row["threat_label"] == UNAWARE:
+            continue  # who knows less than the run's own attacker has a section of its own
         tested.setdefault((_describe(row["threat"]), row["client_mode"]), []).append(row["attack"])
     asked = [one for one in run.memberships if any(who["scores"] for who in one.get("targets") or [])]
     for one in asked:

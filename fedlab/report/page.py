@@ -27,6 +27,8 @@ _HERE = Path(__file__).parent
 _STYLES = ("style.css", "sections.css")
 MOST_COLUMNS = 4
 """Defenses that one table of full figures holds."""
+MOST_SHEETS = 6
+"""Contact sheets that are shown at once; the others unfold."""
 _UNIT = re.compile(r"(\d) (dB|%)")
 
 
@@ -68,6 +70,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         data=data,
         run=data["run"],
         sheets=sheets,
+        most_sheets=MOST_SHEETS,
         matrices=_matrices(data),
         several_modes=reading.several(cells, "client_mode"),
         several_strategies=reading.several(cells, "strategy"),
@@ -86,6 +89,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         frontiers=frontiers(data),
         proofs={reading.key(row): row for row in data["proofs"]},
         formal=formal_figures.formal_figures(data),
+        bare=_without_mechanism(data),
         bounds=formal_figures.bounds(data),
         fleet=fleet_figures.panels(data["fleet"]),
         map_panels=map_figures.panels(data["map"], data["threshold_db"]),
@@ -129,6 +133,19 @@ def _matrices(data: dict[str, Any]) -> list[dict[str, Any]]:
             columns = [row["defense"] for row in few]
             tables.append({"strategy": strategy, "mode": mode, "columns": columns, "rows": rows})
     return tables
+
+
+def _without_mechanism(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """Who has no noise at all, together by reason; by the defense alone where it is true of all its modes."""
+    bare = [row for row in data["guarantees"] if not row["mechanism"] and row["epsilon"] is None]
+    rest = [row for row in data["guarantees"] if row not in bare]
+    called = reading.namer(data["run"]["cells"])
+    groups: dict[str, list[str]] = {}
+    for row in bare:
+        whole = not any(one["defense"] == row["defense"] and one["reason"] != row["reason"] for one in bare)
+        whole = whole and not any(one["defense"] == row["defense"] for one in rest)
+        groups.setdefault(row["reason"], []).append(row["defense"] if whole else called(row))
+    return [{"reason": reason, "names": list(dict.fromkeys(names))} for reason, names in groups.items()]
 
 
 def _hero(data: dict[str, Any], sheets: list[Sheet]) -> tuple[Sheet, Strip] | None:

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import t
 
 from fedlab.audit.scoring import NO_ANSWER, Summary, VictimScore, binomial_interval, summarise
+from fedlab.report.checks import alarms_of
 from fedlab.report.course import course
 from fedlab.report.proofs import merged, proofs
 from fedlab.report.reading import AXES, SILENT, key, level
@@ -172,13 +173,25 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
 
 
 def guarantee_rows(run: Run) -> list[dict[str, Any]]:
-    """One row per pool; epsilon is null unless every cell has one and every assumption holds."""
+    """One row per pool; epsilon is null unless every cell has one, every assumption holds and no check of
+    what ran contradicts it."""
     rows = []
     for axes, cells in run.pools:
         files = [run.privacy[cell["name"]] for cell in cells if cell["name"] in run.privacy]
         with malformed(f"privacy of {_place(axes)}"):
-            rows.append({**axes, **_guarantee(files, len(cells))})
+            found = _guarantee(files, len(cells))
+        spoken = [alarm for cell in cells for alarm in alarms_of(run.checks.get(cell["name"], {}))]
+        rows.append({**axes, **(_withdrawn(found, spoken) if spoken else found)})
     return rows
+
+
+def _withdrawn(row: dict[str, Any], spoken: list[str]) -> dict[str, Any]:
+    """A guarantee whose mechanism is not the one that ran is none; `claimed` keeps what was accounted for."""
+    if row["epsilon"] is None:
+        return row
+    reason = "what ran is not what was accounted for: " + "; ".join(dict.fromkeys(spoken))
+    spread = {**row["per_client"], "lowest": None, "median": None}
+    return row | {"epsilon": None, "delta": None, "per_client": spread, "reason": reason}
 
 
 def _place(axes: dict[str, str]) -> str:
@@ -213,6 +226,7 @@ def _guarantee(files: list[dict[str, Any]], cells: int) -> dict[str, Any]:
             reasons = ["no mechanism with a proof ran"]
     return {
         "epsilon": epsilon,
+        "claimed": epsilon,
         "delta": first.get("delta") if epsilon is not None else None,
         "unit": first.get("unit"),
         "adjacency": first.get("adjacency"),
