@@ -29,11 +29,11 @@ def verdicts(data: dict[str, Any]) -> Any | None:
         return None
     from rich.text import Text
 
-    table = grid("gate", "fails on", "measured")
+    table = grid("gate", "fails on")
     colours = {"passed": "green", "failed": "red", "undecided": "yellow"}
     for gate in gates:
         verdict = Text(gate["verdict"], style=colours[gate["verdict"]])
-        table.add_row(verdict, Text(gate["expression"]), Text(gate["text"]))
+        table.add_row(verdict, Text.assemble(gate["expression"], "\n", (gate["text"], "dim")))
     return table
 
 

@@ -37,45 +37,51 @@ def mistakes(data: dict[str, Any]) -> Iterator[Mistake]:
 def known_names(data: dict[str, Any]) -> dict[str, list[str]]:
     """What the rows of the run will be called."""
     attacks, defenses = _entries(data, "attacks"), _entries(data, "defenses")
-    informed = [] if not _adaptive(data) else [name for one in defenses.values() for name in _knowing(one)]
-    attacks |= {name: name for name in informed if name not in attacks}
-    membership = [label for label, name in attacks.items() if _is_membership(name)]
+    plugin = {label: str(one["name"]) for label, one in attacks.items()}
+    labels = [str(one.get("label")) for one in threats.merged(data) if isinstance(one, dict)]
+    if attacks and _adaptive(data):  # the attacks that an audit adds, and how it calls them
+        added = dict.fromkeys(name for one in defenses.values() for name in _knowing(one))
+        for name in added:
+            if name not in plugin.values():
+                plugin[name if name not in plugin else f"{name}-adaptive"] = name
+        labels.append(UNAWARE)
+    membership = [label for label, name in plugin.items() if _is_membership(name)]
     mode = table(data, "clients").get("mode", Clients().mode)
     seeds = data["seeds"] if isinstance(data.get("seeds"), list) else [data.get("seed", 0)]
     return {
-        "attack": [label for label in attacks if label not in membership],
+        "attack": [label for label in plugin if label not in membership],
         "membership": membership,
         "defense": list(defenses) or ["none"],
         "mode": [mode] if isinstance(mode, str) else [str(one) for one in mode],
         "strategy": [str(one["label"]) for one in variants.merged(data) if isinstance(one, dict)],
-        "threat": [
-            "",
-            *(str(one.get("label")) for one in threats.merged(data) if isinstance(one, dict)),
-            *([UNAWARE] if informed else []),
-        ],
+        "threat": list(dict.fromkeys(["", *labels])),
         "seed": [str(seed) for seed in seeds],
     }
 
 
-def _entries(data: dict[str, Any], key: str) -> dict[str, str]:
-    """Label -> name of the plugin."""
+def _entries(data: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """The entries of a list by their labels."""
     listed = data.get(key)
     return {
-        str(one.get("label", one["name"])): str(one["name"])
+        str(one.get("label", one["name"])): one
         for one in (listed if isinstance(listed, list) else [])
         if isinstance(one, dict) and "name" in one
     }
 
 
 def _adaptive(data: dict[str, Any]) -> bool:
-    return table(data, "audit").get("adaptive", Audit().adaptive) is True
+    """Whether attackers who know the defense are tried beside those who do not."""
+    threat = table(data, "threat")
+    knows = threat.get("defense", threats.level(threat).get("defense", True))
+    return bool(knows) and table(data, "audit").get("adaptive", Audit().adaptive) is True
 
 
-def _knowing(defense: str) -> tuple[str, ...]:
-    """The attacks that know a defense; none where it does not load, which is told elsewhere."""
+def _knowing(defense: dict[str, Any]) -> tuple[str, ...]:
+    """The attacks that know a defense; none of one that cannot be made, which is told elsewhere."""
+    params = {key: value for key, value in defense.items() if key != "label"}
     try:
-        return tuple(getattr(plugins.load("defenses", defense), "adaptive", ()))
-    except FedlabError:
+        return tuple(plugins.build("defenses", params).adaptive)
+    except Exception:  # a stranger's constructor may raise anything
         return ()
 
 

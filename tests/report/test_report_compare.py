@@ -120,7 +120,7 @@ def test_one_seed_gives_a_difference_without_an_interval(pair: tuple[Path, Path]
     data = compare(pair)
     assert all(one["differences"][0]["ci95"] is None for one in data["utility"])
     (sheet,) = [one for one in sheets(data) if one.title == "Accuracy"]
-    assert "No intervals" in sheet.note
+    assert "intervals take the same seeds" in sheet.note
 
 
 def test_what_only_one_run_has_stands_beside_nothing(run_dir: Path, tmp_path: Path) -> None:

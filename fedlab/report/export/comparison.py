@@ -8,7 +8,7 @@ from typing import Any
 
 from fedlab.report.export.table import written
 from fedlab.report.export.words import said, table
-from fedlab.report.reading import AXES, decibel, epsilon, interval, namer, percent, several, small
+from fedlab.report.reading import AXES, epsilon, interval, namer, percent, several, small
 
 Row = dict[str, Any]
 
@@ -103,11 +103,11 @@ def _attacks(data: Row, columns: _Columns) -> Sheet:
             columns.who(row),
             _attack(row),
             *map(_scores, row["runs"]),
-            *(_gain(one, " dB") for one in row["differences"]),
+            *(_gain(one) for one in row["differences"]),
         )
         for row in data["attacks"]
     ]
-    note = "Median PSNR, images recovered; differences of mean PSNR (95 %), above 60 dB counted as 60."
+    note = "Median PSNR in dB, images recovered; differences of mean PSNR (95 %), at most 60 dB each."
     if any(cell.endswith(_ALONE) for row in rows for cell in row):
         note += " * Not the same victims: each side resampled on its own."
     return Sheet("Reconstruction", ("trained", "attack", *columns.heads), rows, note)
@@ -122,14 +122,14 @@ def _scores(row: Row | None) -> str:
         return "–"
     if row["psnr_median"] is None:
         return str(row["reading"])
-    return f"{decibel(row['psnr_median'])}, {row['recovered']}/{row['images']}"
+    return f"{row['psnr_median']:.1f}, {row['recovered']}/{row['images']}"
 
 
-def _gain(found: Row | None, unit: str, scale: float = 1.0) -> str:
+def _gain(found: Row | None, scale: float = 1.0) -> str:
     if found is None:
         return "–"
     bounds = f" ({interval(found['ci95'], scale)})" if found["ci95"] else ""
-    text = f"{scale * found['mean']:+.1f}{unit}{bounds}".replace("-0.0", "0.0").replace("+0.0", "0.0")
+    text = f"{scale * found['mean']:+.1f}{bounds}".replace("-0.0", "0.0").replace("+0.0", "0.0")
     return text + ("" if found["paired"] else _ALONE)
 
 
@@ -144,16 +144,16 @@ def _accuracy(data: Row, columns: _Columns) -> Sheet:
         (
             columns.who(row),
             *("–" if one is None else percent(one["accuracy"], 1) for one in row["runs"]),
-            *(_gain(one and {**one, "paired": True}, " points", 100) for one in row["differences"]),
+            *(_gain(one and {**one, "paired": True}, 100) for one in row["differences"]),
         )
         for row in data["utility"]
     ]
     gains = [one for row in data["utility"] for one in row["differences"] if one]
-    note = (
-        ""
-        if any(one["ci95"] for one in gains) or not gains
-        else "No intervals: they take the same seeds, two or more."
-    )
+    note = "Differences in percentage points"
+    if any(one["ci95"] for one in gains):
+        note += ", with 95 % intervals over the seeds that both have."
+    elif gains:
+        note += "; intervals take the same seeds in both, two or more."
     return Sheet("Accuracy", ("trained", *columns.heads), rows, note)
 
 
