@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
-PACKAGES = ("breaching", "fedlab", "flwr", "pfl", "ray", "torch")
+PACKAGES = ("breaching", "fedlab", "flwr", "opacus", "pfl", "ray", "torch")
 
 
 def serve(run: Callable[[int], Any], warm_up: int) -> None:

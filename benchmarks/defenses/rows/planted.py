@@ -15,7 +15,7 @@ from fedlab.privacy import noise_multiplier_for
 from fedlab.privacy.mechanism import check
 
 LEVEL, DELTA, CONFIDENCE = 0.01, 1e-5, 0.95
-CHECKS, AUDITS = (40, 10), 6
+CHECKS, AUDITS = (20, 10), 4
 """Runs for each fault: of the check at ε = 8 and at 1, and of the audit at either."""
 RECORDS, BATCH = 10, 4
 """Of the client that is checked: a batch size that does not divide the records."""
