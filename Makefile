@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime bench-async bench-attacks map reproduce reproduce-full data clean
+.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime bench-async bench-attacks bench-defenses map reproduce reproduce-full data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,10 +59,13 @@ bench-runtime: $(READY) $(PEERS)/.ready ## measure the runtime beside its peers;
 bench-async: $(READY) ## measure asynchronous training beside an event loop; exits 1 when a bar is missed
 	@$(BIN)/python -m benchmarks.asynchronous && $(BIN)/python -m benchmarks.document
 
-bench: bench-runtime bench-attacks ## all benchmarks
+bench: bench-runtime bench-attacks bench-defenses ## all benchmarks
 
 bench-attacks: $(READY) $(PEERS)/.ready ## measure what attacks recover from real images; exits 1 when a bar is missed
 	@$(BIN)/python -m benchmarks.attacks
+
+bench-defenses: $(READY) ## measure what defenses cost, prove and leave to attackers; exits 1 when a bar is missed
+	@$(BIN)/python -m benchmarks.defenses
 
 map: $(READY) ## pre- against post-activation at the size of the literature: hours, on a GPU; needs `make data`
 	@$(BIN)/python -m benchmarks.attacks.full_map
