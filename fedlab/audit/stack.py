@@ -88,7 +88,9 @@ class Stack(Defense):
         return functools.reduce(Disclosure.then, told, Disclosure())
 
     def uplink_bytes(self, values: int) -> float:
-        return min(one.uplink_bytes(values) for one in self.layers)
+        """The fewest of a layer's; under masks all numbers travel, whatever was left out before."""
+        sums = [one.uplink_bytes(values) for one in self.layers if one.sees == "sums"]
+        return max(sums) if sums else min(one.uplink_bytes(values) for one in self.layers)
 
     def guarantee(self, ledger: Ledger) -> Guarantee | None:
         """The first layer's that gives an ε, with what the others prove (or say) beside it."""

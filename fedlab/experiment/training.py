@@ -328,6 +328,7 @@ class Training:
             "client_accuracy": mean_over_clients(clients, "accuracy"),
             "adversaries": integrity(parts.model, parts.task, self.state, self.adversaries),
             "wire": self.watcher.wire,
+            "uplink_bytes": self.defense.uplink_bytes(sum(value.numel() for value in self.state.values())),
             "failures": len(self.watcher.failures),
             "rejected": self.watcher.rejected_by_kind,
             "asked": self.watcher.asked,

@@ -16,6 +16,7 @@ from fedlab_defenses.secure_sum.shares import PRIME, combine, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedlab.audit.stack import Stack
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.errors import DataError, UsageError
@@ -153,6 +154,13 @@ def test_uplink_bytes_are_what_travels() -> None:
             sent += sum(array.numpy().nbytes for array in record.values())
     # 9 floats; figures: the weight, num-examples, train-loss, and the counter
     assert sent / 5 == agreed.uplink_bytes(9, 5, figures=4)
+
+
+def test_what_is_masked_is_sent_whole_whatever_was_left_out_before() -> None:
+    """1000 numbers of 4 bytes, 3 figures of 8, keys, and letters and shares among 6."""
+    stack = Stack(of=[{"name": "gradient-pruning", "ratio": 0.9}, {"name": "secagg-plus"}])
+    stack.local_rule(LocalRule(), federation())
+    assert stack.uplink_bytes(1000) == 4000 + 24 + 64 + 5 * (2 * 17 + 16) + 6 * 17
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,11 @@ attackers. Of each server update there is one observation, the sum, in which eve
 multiplied by its staleness weight already, as clients (or an enclave) must do before masking. Figures such
 as the loss are summed as well. Fewer than `threshold` updates are not opened, and make no model.
 
+`secagg-plus` (`fedlab_defenses.secure_sum.masked`) carries the protocol out: masks, drop-outs, rounding and
+messages, under a synchronous server, for some 5 ms of a core for each client and round (an MLP, cohorts of
+20). What its server sees is this view within rounding; take the view to attack sums, under an asynchronous
+server, or where adversaries craft updates.
+
 What a real protocol forbids is refused: aggregators that compare updates, local rules that send more than
 an update. What it could not do is not prevented: the guard still looks at single updates (finite, length),
 which a server under secure aggregation cannot; there such checks need proofs by the clients.
@@ -45,6 +50,7 @@ class SecureAggregation(Defense):
     https://dl.acm.org/doi/10.1145/3133956.3133982.
 
     A view, for attacks on what such a server holds: nothing is masked, and no traffic is counted for it.
+    `secagg-plus` is the protocol itself.
 
     Args:
         threshold: updates that a sum has at least; with fewer there is no sum and no model. Two thirds of
