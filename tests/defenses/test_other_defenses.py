@@ -55,7 +55,7 @@ def test_what_stays_with_the_client_is_not_pruned() -> None:
 
 @pytest.mark.parametrize("rule", [Scaffold(), MimeLite()])
 def test_pruning_refuses_rules_that_send_more_than_the_update(rule: LocalRule) -> None:
-    with pytest.raises(UsageError, match=r"also sends (control|gradient), which would tell what was pruned"):
+    with pytest.raises(UsageError, match=r"also sends (control|gradient), which would tell what was changed"):
         GradientPruning(ratio=0.5).local_rule(rule, FEDERATION)
 
 
