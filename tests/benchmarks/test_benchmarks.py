@@ -10,11 +10,10 @@ import pytest
 from flwr.app import ArrayRecord
 
 from benchmarks import document, soak
-from benchmarks.attacks import document as attack_document
-from benchmarks.attacks.__main__ import ROWS
 from benchmarks.harness import RESULTS, Result, Row, Turns, read
 from benchmarks.sides import async_side, bare, fedlab_side, floor
 from benchmarks.sides.fedlab_side import Federation
+from benchmarks.suite import ATTACKS, DEFENSES
 from benchmarks.work import WORKS
 from fedlab.runtime import InlineExecutor
 
@@ -117,14 +116,14 @@ def test_every_benchmark_has_a_module_that_can_run():
 
 
 def test_every_result_is_of_a_benchmark():
-    attacks = {f"attack_{name}" for name in ROWS}
-    assert {path.stem for path in RESULTS.glob("*.json")} <= {*document.NAMES, *attacks}
+    rows = {f"{suite.kind}_{name}" for suite in (ATTACKS, DEFENSES) for name in suite.rows}
+    assert {path.stem for path in RESULTS.glob("*.json")} <= {*document.NAMES, *rows}
 
 
-def test_the_attack_page_shows_the_results_as_they_are_on_disk():
-    page = attack_document.PAGE.read_text()
-    again = attack_document.written(page, attack_document.tables())
-    assert page == again, "run python -m benchmarks.attacks.document"
+@pytest.mark.parametrize("suite", (ATTACKS, DEFENSES), ids=lambda suite: suite.name)
+def test_a_suite_s_page_shows_the_results_as_they_are_on_disk(suite):
+    page = suite.page.read_text()
+    assert page == suite.written(page, suite.tables()), f"call benchmarks.suite.{suite.name.upper()}.write()"
 
 
 def test_attack_figures_with_a_bar_stand_apart(tmp_path):
@@ -132,7 +131,7 @@ def test_attack_figures_with_a_bar_stand_apart(tmp_path):
     rows = [Row("PSNR", 99.0, "dB", at_least=100.0), Row("time", 2.0, "s")]
     result = Result("attack_x", "MLP", rows, notes=["mind the gap"])
     result.write(tmp_path)
-    barred, beside = attack_document.tables(tmp_path).split("### Beside the bars")
+    barred, beside = ATTACKS.tables(tmp_path).split("### Beside the bars")
     assert "| MLP (`x`) | PSNR | 99 dB | ≥ 100 | MISSED |" in barred and "time" not in barred
     assert "| `x` | time | 2 s |" in beside and "PSNR" not in beside and "- `x`: mind the gap" in beside
 
