@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from fedlab.errors import BadGate
+from fedlab.gate import KEYS, METRICS
 from fedlab.report import AuditReport, build
 from fedlab.report.document import undefended_labels
+from fedlab.report.export import TABLES
 from fedlab.report.gates import gate_results
 from fedlab.report.rundir import read_run
 
@@ -200,3 +202,14 @@ def test_the_same_gates_give_the_same_bytes(run_dir: Path) -> None:
         build(run_dir, fail_on=["attack.*.psnr_max > 30"])
         texts.append((run_dir / "report.json").read_bytes())
     assert texts[0] == texts[1]
+
+
+def test_the_guide_names_every_metric_and_every_key() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    guide = page.partition("## Gates\n")[2].partition("\n## ")[0]
+    for subject, metrics in METRICS.items():
+        (line,) = [line for line in guide.splitlines() if line.startswith(f"| `{subject}")]
+        assert all(f"`{metric}`: {meaning}" in line for metric, meaning in metrics.items())
+        assert all(f"`{key}" in guide for key in KEYS[subject])
+    formats = page.partition("## Other formats\n")[2].partition("\n## ")[0]
+    assert all(f"`{name}`" in formats for name in TABLES)
