@@ -1,7 +1,7 @@
 """A suite of rows, each a process of its own, and the page that shows their figures beside their bars.
 
-The rows of `attacks` are the modules of `benchmarks.attacks.rows`; each writes `results/attack_NAME.json`, and
-docs/attacks.md shows them all. `defenses` likewise.
+The rows of `attacks` are the modules of `benchmarks.attacks.rows`; each writes `results/attack_NAME.json`,
+and docs/attacks.md shows them all. `defenses` likewise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.attacks [NAME ...]`: the rows, then docs/attacks.md; exits 1 when a bar was missed."""
+"""`python -m benchmarks.attacks [NAME ...]`: rows, then docs/attacks.md; exits 1 when a bar was missed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.defenses [NAME ...]`: the rows, then docs/defenses.md; exits 1 when a bar was missed."""
+"""`python -m benchmarks.defenses [NAME ...]`: rows, then docs/defenses.md; exits 1 when a bar was missed."""
 
 from __future__ import annotations
 
