@@ -9,6 +9,7 @@ from fedlab_defenses.privacy.dp_sgd import DPSGD
 from fedlab_defenses.privacy.private_gradients import NOISE, PrivateRule
 from fedlab_defenses.privacy.thresholds import Flat
 from opacus import GradSampleModule
+from opacus.accountants import PRVAccountant
 from opacus.optimizers import DPOptimizer
 from torch import nn
 
@@ -154,6 +155,26 @@ def test_the_guarantee_is_the_worst_client_over_all_its_rounds() -> None:
     )
     assert guarantee.participations == {0: 30, 1: 9}
     assert all(a.holds for a in guarantee.assumptions)
+
+
+def test_what_a_cohort_reports_is_what_opacus_counts_step_by_step(small_data: Dataset) -> None:
+    """Four clients over three rounds of three steps; client 3 misses one. Opacus' accountant is told of every
+    step as it happens."""
+    training, _ = train(small_data, DPSGD(noise_multiplier=1.1))
+    ledger, peers = Ledger(), {client: PRVAccountant() for client in range(4)}
+    for round in (1, 2, 3):
+        for client, found in enumerate(training(jobs_for(training, 4))):
+            if (client, round) == (3, 2):
+                continue
+            sent = training.rule.metrics(20, found.steps, found.loss)
+            sigma, rate = sent["dp-noise-multiplier"], sent["dp-sample-rate"]
+            ledger.add(Event(client, round, sigma, rate, int(sent["dp-steps"])))
+            for _ in range(3):
+                peers[client].step(noise_multiplier=1.1, sample_rate=5 / 20)
+    told = DPSGD(noise_multiplier=1.1).guarantee(ledger)
+    assert told is not None
+    for client, peer in peers.items():
+        assert told.per_client[client] == pytest.approx(peer.get_epsilon(1e-5), abs=2e-9)
 
 
 def test_without_noise_or_without_participation_there_is_no_guarantee() -> None:
