@@ -150,10 +150,10 @@ class DistributedDP(Defense):
         return (self.multiplier(federation) * self.clip / self.step) ** 2 / self.needed(federation)
 
     def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
-        """By the noise of all that answered."""
+        """By the noise of all that answered, over what one user may add to the sum, rounding included."""
         users = sorted(set(clients))
         needed = self.needed(federation)  # of fewer nothing is opened
-        sigma = self.multiplier(federation) * math.sqrt(max(len(users), needed) / needed)
+        sigma = self.multiplier(federation) / SLACK * math.sqrt(max(len(users), needed) / needed)
         return [Event(user, round, sigma, 1.0, 1) for user in users]
 
     def spent(self, ledger: Ledger) -> dict[int, float]:
@@ -161,7 +161,7 @@ class DistributedDP(Defense):
         square = self.sensitivity**2
         return {
             user: skellam.epsilon(
-                {(sigma * self.clip / self.step) ** 2: count for (sigma, _), count in steps.items()},
+                {(sigma * self.sensitivity) ** 2: count for (sigma, _), count in steps.items()},
                 square,
                 self.sensitivity,
                 self.delta,
