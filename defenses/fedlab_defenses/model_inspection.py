@@ -82,6 +82,7 @@ class ModelInspection(Defense):
     paper: ClassVar[str] = (
         "signs of Fowl et al., ICLR 2022; Boenisch et al., EuroS&P 2023; Wen et al., ICML 2022"
     )
+    adaptive = ("imprint",)
 
     def mods(self) -> Sequence[Mod]:
         return (inspect_model(),)

@@ -93,6 +93,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
         "clients": {"count": 60, "batch_size": 8, "local_epochs": 2},
         "strategy": {"rounds": 1, "cohort": 4},
         "audit": {"victims": 1, "adaptive": False},
+        "runtime": {"executor": "inline"},
         **changes,
     }
 

@@ -62,6 +62,7 @@ class SecureAggregation(Defense):
         " https://dl.acm.org/doi/10.1145/3133956.3133982"
     )
     sees = "sums"
+    adaptive = ("cascade", "inverting-gradients")  # a sum of updates is the update of one larger batch
     example: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, *, threshold: Annotated[int, Field(ge=1)] | None = None) -> None:
