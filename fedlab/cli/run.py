@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from fedlab.cli.gates import FAIL_ON, judge, verdicts
 from fedlab.cli.output import as_json, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
 from fedlab.cli.tables import makespan, membership, pace, summary
+from fedlab.errors import BudgetExhausted
 
 if TYPE_CHECKING:
     from fedlab.report import AuditReport
@@ -61,7 +62,7 @@ def run(
     from fedlab.experiment import run as run_scenario
 
     # What any library prints belongs to the progress, not to the results.
-    with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
+    with _shown(json=json), contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
         audit = run_scenario(
             settings, out=out, progress=progress, command=_command(scenario, overrides or [], fail_on or [])
         )
@@ -104,10 +105,23 @@ def resume(
     from fedlab.experiment import resume as resume_run
     from fedlab.terminal import watch
 
-    with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
+    with _shown(json=json), contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
         audit = resume_run(directory, overrides=overrides or [], force=force, progress=progress)
     show(audit, json=json)
     judge(audit.data)
+
+
+@contextlib.contextmanager
+def _shown(*, json: bool) -> Iterator[None]:
+    """Show the report of a run that stopped for want of privacy budget, before the error is told."""
+    try:
+        yield
+    except BudgetExhausted as stop:
+        from fedlab.report import AuditReport
+
+        if isinstance(stop.report, AuditReport):
+            show(stop.report, json=json)
+        raise
 
 
 def _is_finished(path: Path) -> bool:

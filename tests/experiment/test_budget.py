@@ -243,6 +243,19 @@ def test_a_budget_below_the_cost_of_a_round_is_a_mistake(defense: dict[str, Any]
     assert found.exit_code == 2 and "privacy.budget" in found.stdout and "may cost" in found.stdout
 
 
+def test_the_command_shows_the_report_and_exits_with_7(tmp_path: Path) -> None:
+    text = tmp_path / "one.toml"
+    text.write_text(
+        'schema = 1\n[task]\ndataset = "digits"\nmodel = { name = "mlp", width = 8 }\n[clients]\ncount = 4\n'
+        '[strategy]\nrounds = 5\naggregator = "mean"\n[runtime]\nexecutor = "inline"\n[privacy]\n'
+        'budget = 2.0\ncheck = false\n[[defenses]]\nname = "user-dp"\nnoise_multiplier = 4.0\n'
+    )
+    arguments = ["run", str(text), "--quiet", "--json", "--out", str(tmp_path / "run")]
+    found = CliRunner().invoke(app, arguments)
+    assert isinstance(found.exception, BudgetExhausted) and found.exception.exit_code == 7
+    assert json.loads(found.stdout)["report"]["run"]["status"] == "finished"
+
+
 def test_a_stack_spends_if_one_of_it_does() -> None:
     assert budgets.spends(Stack(of=[{"name": "none"}, USER]))
     assert not budgets.spends(Stack(of=[{"name": "none"}])) and not budgets.spends(Defense())
