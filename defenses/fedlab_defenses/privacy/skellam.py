@@ -32,8 +32,8 @@ from fedlab.errors import UsageError
 ORDERS = (*range(2, 129), *range(132, 513, 4), 1024, 2048, 4096)
 LARGEST = 1e12
 """Variance up to which the distribution is tabulated."""
-REACH = 13.0
-"""Standard deviations (and 80 more integers) beyond which no noise is drawn: the chance is below 1e-37."""
+REACH = 10.0
+"""Standard deviations (and 80 more integers) beyond which no noise is drawn: the chance is below 1e-22."""
 
 
 def rdp(order: int, variance: float, l1: float, l2: float) -> float:

@@ -67,7 +67,7 @@ class SecAggPlus(Defense):
         levels: integers that this range is divided into: an update is off by half of one of them at most.
         bits: 32 or 64 for each masked number; as many as the sum needs unless given.
         neighbours: clients that each client shares masks with, an even number; all others unless given.
-        patience: seconds that the stages beside training wait for clients; for all of them unless given, which
+        patience: seconds that the stages beside training wait for clients; for all unless given, which
             on real nodes may be long.
     """
 
