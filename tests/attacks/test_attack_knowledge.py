@@ -23,6 +23,7 @@ from fedlab.audit.threat import ThreatModel
 ALLOWED = {
     "fedlab.audit.attack",
     "fedlab.audit.certificate",
+    "fedlab.audit.disclosure",
     "fedlab.audit.membership",
     "fedlab.audit.observation",
     "fedlab.audit.threat",

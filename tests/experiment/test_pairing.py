@@ -1,4 +1,4 @@
-"""The audit adds the attacks that know a defense, and attackers who do not, where there is something to know."""
+"""The audit adds attacks that know a defense, and attackers who do not, where there is something to know."""
 
 from __future__ import annotations
 
