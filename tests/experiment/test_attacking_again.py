@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
     "clients": {"count": 6, "batch_size": 1, "local_steps": 1},
     "strategy": {"rounds": 2, "cohort": 3},
     "runtime": {"executor": "inline"},
-    "audit": {"rounds": [1, 2], "victims": 3},
+    "audit": {"rounds": [1, 2], "victims": 3, "adaptive": False},
     "attacks": [{"name": "linear-layer"}],
     "threats": [{"label": "blind", "batch_size": False}],
     "defenses": [{"name": "none"}, {"name": "gradient-pruning", "label": "pruned", "ratio": 0.5}],
@@ -248,4 +248,4 @@ def test_words_become_entries() -> None:
     assert threat_entries("label=mine,server=malicious", scenario) == [
         {"label": "mine", "server": "malicious"}
     ]
-    assert len(threat_entries("each", scenario)) == 10
+    assert len(threat_entries("each", scenario)) == 11
