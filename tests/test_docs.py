@@ -12,7 +12,15 @@ RUN = [
     ROOT / "README.md",
     *(
         ROOT / "docs" / f"{name}.md"
-        for name in ("fleets", "flower", "membership", "populations", "privacy-async", "robustness")
+        for name in (
+            "fleets",
+            "flower",
+            "membership",
+            "populations",
+            "privacy",
+            "privacy-async",
+            "robustness",
+        )
     ),
 ]
 PAGES = [*RUN, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
