@@ -64,9 +64,9 @@ class Layer(nn.Module):
         activation: str,
         dropout: float,
         *,
-        norm: str,
-        pre: bool,
-        skip: bool,
+        norm: str = "layer",
+        pre: bool = True,
+        skip: bool = True,
     ) -> None:
         super().__init__()
         self.pre, self.skip = pre, skip
