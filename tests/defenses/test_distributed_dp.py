@@ -11,6 +11,8 @@ from fedlab_defenses.privacy import skellam
 from fedlab_defenses.privacy.distributed_dp import DistributedDP
 from fedlab_defenses.privacy.lattice import SLACK, OnLattice, SkellamRule
 from fedlab_defenses.secure_sum.masked import SecAggPlus
+from fedlab_defenses.updates.gradient_pruning import GradientPruning
+from fedlab_defenses.updates.top_k import TopK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,3 +209,14 @@ def test_what_does_not_fit_the_federation_is_refused() -> None:
     with pytest.raises(UsageError, match="median"):
         DistributedDP(noise_multiplier=1.0).aggregator(as_aggregator(median), federation())
     assert DistributedDP(noise_multiplier=1.0, survivors=7).needed(federation(cohort=7)) == 7
+
+
+@pytest.mark.parametrize("behind", [TopK(), GradientPruning()])
+def test_nothing_changes_single_updates_behind_the_noise(behind: Any) -> None:
+    """Zeros lie on the lattice, but take shares of the noise out of the sum."""
+    federation = Federation([8] * 6, 1, ClientConfig(batch_size=4), cohort=6)
+    defense = DistributedDP(noise_multiplier=1.0)
+    with pytest.raises(UsageError, match="behind distributed-dp"):
+        behind.local_rule(defense.local_rule(LocalRule(), federation), federation)
+    before = defense.local_rule(behind.local_rule(LocalRule(), federation), federation)
+    assert isinstance(before, SkellamRule)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from fedlab_defenses.privacy.dp_sgd import DPSGD
 from fedlab_defenses.privacy.private_gradients import NOISE, PrivateRule
-from fedlab_defenses.privacy.thresholds import Flat
+from fedlab_defenses.privacy.thresholds import Flat, PerLayer
 from opacus import GradSampleModule
 from opacus.accountants import PRVAccountant
 from opacus.optimizers import DPOptimizer
@@ -307,3 +307,11 @@ def test_an_epsilon_that_no_noise_reaches_is_refused_with_a_remedy() -> None:
     config = ClientConfig(batch_size=0, local_steps=1, sampling="poisson")
     with pytest.raises(UsageError, match=r"cannot be reached in 2 steps.*fewer rounds"):
         DPSGD(epsilon=1e-4).local_rule(LocalRule(), Federation((20,), 2, config))
+
+
+@pytest.mark.parametrize("clip", [Flat(1.0), PerLayer(1.0)])
+def test_a_norm_that_is_no_number_counts_as_nothing(clip: Flat) -> None:
+    """Of an outer product with a huge and a zero factor the squared norm is inf times 0."""
+    squares = {"w": torch.tensor([torch.nan, torch.inf, 0.0, 4.0])}
+    factors = clip.factors(squares, clip.limit)["w"]
+    assert factors.tolist() == [0.0, 0.0, 1.0, 0.5]

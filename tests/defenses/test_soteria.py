@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from fedlab_defenses.privacy.dp_sgd import DPSGD
 from fedlab_defenses.updates.soteria import Soteria, SoteriaRule, sensitivity, spared
 from torch import nn
 
@@ -82,3 +83,14 @@ def test_networks_that_it_cannot_defend_are_refused_before_training() -> None:
         Soteria().network(lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(4, 3)))()
     with pytest.raises(UsageError, match=r"soteria ratio = 1\.0; expected at least 0 and below 1"):
         Soteria(ratio=1.0)
+
+
+@pytest.mark.parametrize("first", ["soteria", "dp-sgd"])
+def test_noise_on_gradients_does_not_cover_what_is_pruned(first: str) -> None:
+    """Which columns of the update are zero depends on the records, past any noise."""
+    federation = Federation([8], 1, ClientConfig(batch_size=4, sampling="poisson"))
+    layers = [Soteria(), DPSGD(noise_multiplier=1.0)]
+    rule = LocalRule()
+    with pytest.raises(UsageError, match="leave one of"):
+        for layer in layers if first == "soteria" else layers[::-1]:
+            rule = layer.local_rule(rule, federation)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fedlab_defenses.privacy.central import ZERO_OUT, clipped_sum
+from fedlab_defenses.privacy.dp_sgd import DPSGD
 from fedlab_defenses.privacy.user_dp import NoisyMean, UserDP
 from hypothesis import given
 from hypothesis import strategies as st
@@ -150,6 +151,9 @@ def test_without_noise_or_without_participation_there_is_no_guarantee() -> None:
 def test_clients_send_an_update_and_no_figures() -> None:
     rule = UserDP(noise_multiplier=1.0).local_rule(FedProx(mu=0.1), federation())
     assert rule.metrics(10, 3, 0.7) == {} and not rule.shares_buffers
+    inside = DPSGD(noise_multiplier=1.0).local_rule(LocalRule(), federation())
+    told = UserDP(noise_multiplier=1.0).local_rule(inside, federation()).metrics(10, 3, 0.7)
+    assert told == inside.metrics(10, 3, 0.7)  # the settings of its noise, which its own ledger needs
 
 
 def test_what_no_noise_covers_is_refused_by_name() -> None:

@@ -24,6 +24,9 @@ from fedlab.tasks import BatchNorm
 ZERO_OUT = "all updates of one user, or zeros in their place (who takes part when is public)"
 """Adjacency where nobody is drawn at random: without the user, somebody else would have had the place."""
 
+SETTINGS = ("dp-noise-multiplier", "dp-sample-rate", "dp-steps")
+"""Figures of noise that another defense adds: settings, which say nothing of records."""
+
 
 def mean_only(defense: str, inner: Aggregator) -> None:
     """Refuse any aggregator but a mean: only of a sum does one user change no more than its own update.
@@ -70,7 +73,8 @@ def without_batch_norm(defense: str, factory: Callable[[], nn.Module]) -> nn.Mod
 
 
 class QuietRule(WrappedRule):
-    """Another rule, whose clients send an update and no figures of their records beside it.
+    """Another rule, whose clients send an update and no figures of their records beside it: of figures only
+    what an accountant of noise in the clients needs.
 
     Raises:
         UsageError: clients keep parameters, and test their models themselves.
@@ -91,7 +95,8 @@ class QuietRule(WrappedRule):
         self.shares_buffers = False
 
     def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
-        return {}
+        told = self.inner.metrics(records, steps, loss)
+        return {name: value for name, value in told.items() if name in SETTINGS}
 
 
 def clipped_sum(updates: Updates, clip: float) -> Tensor:

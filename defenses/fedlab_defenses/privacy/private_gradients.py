@@ -32,7 +32,8 @@ class PrivateRule(WrappedRule):
         secure: whether the noise comes from the operating system.
 
     Raises:
-        UsageError: the rule looks at records more often than once a step, which no noise covers.
+        UsageError: the rule looks at records more often than once a step, or in other ways than by gradients,
+            which no noise covers.
     """
 
     def __init__(
@@ -49,6 +50,11 @@ class PrivateRule(WrappedRule):
                 )
                 + ", and the noise is accounted for one batch a step; choose another rule (or SCAFFOLD's"
                 " option II)"
+            )
+        if inner.peeks:
+            raise UsageError(
+                f"dp-sgd cannot protect the local rule {type(inner).__name__}: what it sends depends on"
+                " records in other ways than by their gradients, which no noise covers; leave one of them out"
             )
         self.shares_buffers = False
         self.noise_multiplier, self.clip, self.batch_size = noise_multiplier, clip, batch_size

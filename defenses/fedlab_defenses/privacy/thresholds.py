@@ -38,6 +38,12 @@ LIMIT, COUNT = "dp-clip", "dp-count"
 """Names of the learned threshold among a client's memories, and of the count's noise among its draws."""
 
 
+def _factor(bound: Tensor | float, norms: Tensor) -> Tensor:
+    """min(1, C / norm): 1 of a zero gradient, 0 of one whose norm is no number."""
+    factor: Tensor = (bound / norms).nan_to_num(0.0).clamp(max=1.0)
+    return factor
+
+
 class Flat:
     """The whole gradient of a record to the norm C."""
 
@@ -66,9 +72,7 @@ class Flat:
     def factors(self, squares: State, bound: Tensor | float) -> State:
         """(B,) what each record's gradient is multiplied by, from its squared norms (B,), by tensor."""
         norms = torch.stack(list(squares.values())).sum(0).sqrt()
-        return dict.fromkeys(
-            squares, (bound / norms).clamp(max=1.0)
-        )  # a zero gradient: C / 0 = inf, factor 1
+        return dict.fromkeys(squares, _factor(bound, norms))
 
     def moved(self, memory: State, factors: State, batch: Batch) -> State:
         """What the client remembers after a step."""
@@ -83,7 +87,7 @@ class PerLayer(Flat):
 
     def factors(self, squares: State, bound: Tensor | float) -> State:
         own = bound / math.sqrt(len(squares))
-        return {name: (own / square.sqrt()).clamp(max=1.0) for name, square in squares.items()}
+        return {name: _factor(own, square.sqrt()) for name, square in squares.items()}
 
 
 class Adaptive(Flat):

@@ -36,6 +36,7 @@ from fedlab.clients.config import Federation
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, WrappedRule
 from fedlab.errors import UsageError
 from fedlab.tasks import BatchNorm, FunctionalModel, State
+from fedlab_defenses.privacy.private_gradients import PrivateRule
 
 ROWS = 32
 """Rows of a record's Jacobian that are worked out at once."""
@@ -72,10 +73,23 @@ class Soteria(Defense):
 
 
 class SoteriaRule(WrappedRule):
-    """Another rule, each of whose steps leaves a part of one layer's weights alone."""
+    """Another rule, each of whose steps leaves a part of one layer's weights alone.
+
+    Raises:
+        UsageError: gradients have noise, past which the choice of what is pruned would tell of the records.
+    """
 
     def __init__(self, inner: LocalRule, ratio: float, layer: str | None) -> None:
         super().__init__(inner)
+        self.peeks = True
+        below = inner
+        while isinstance(below, WrappedRule):
+            if isinstance(below, PrivateRule):
+                raise UsageError(
+                    "soteria and dp-sgd cannot be used together: which weights are pruned is seen in the"
+                    " update, and depends on records without noise; leave one of them out"
+                )
+            below = below.inner
         self.ratio, self.layer = ratio, layer
         self._model: FunctionalModel | None = None
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Work, WrappedRule
 from fedlab.errors import UsageError
 from fedlab.tasks import State
+from fedlab_defenses.privacy.lattice import SkellamRule
 
 Change = Callable[[Tensor, State], Tensor]
 """From Δ (d,) and what was drawn for it to what is sent (d,); pure, so that it can be mapped."""
@@ -38,7 +39,8 @@ class TransformedRule(WrappedRule):
         secure: whether to draw from a stream that the operating system starts, not the seed tree.
 
     Raises:
-        UsageError: the rule sends something else beside its update, or has this transform already.
+        UsageError: the rule sends something else beside its update, has this transform already, or adds a
+            share of the noise of a sum.
     """
 
     def __init__(
@@ -62,6 +64,12 @@ class TransformedRule(WrappedRule):
         while isinstance(below, WrappedRule):
             if isinstance(below, TransformedRule) and below.name == name:
                 raise UsageError(f"{name} stands twice in one stack; leave one of the two out")
+            if isinstance(below, SkellamRule):
+                raise UsageError(
+                    f"{name} stands behind distributed-dp, whose ε is about sums of updates with all of their"
+                    f" noise in them; what {name} makes of each is no function of their sum: put {name}"
+                    " before it, or leave it out"
+                )
             below = below.inner
         self.change, self.draw = change, draw
         self.feedback, self.secure = feedback, secure

@@ -99,6 +99,7 @@ class LocalRule:
         gradients: how many times a step looks at its batch.
         full_gradient: whether `start` needs the mean gradient over all of the client's records.
         pixels: whether the records must be images with pixels in [0, 1].
+        peeks: whether the update depends on records in other ways than by gradients.
     """
 
     server: ServerSide = ServerSide()
@@ -106,6 +107,7 @@ class LocalRule:
     gradients: int = 1
     full_gradient: bool = False
     pixels: bool = False
+    peeks: bool = False
 
     def check(self, config: ClientConfig) -> None:
         """Refuse, before the first round, a configuration that the rule cannot follow.
@@ -195,7 +197,7 @@ class WrappedRule(LocalRule):
         self.inner = inner
         self.server, self.shares_buffers = inner.server, inner.shares_buffers
         self.gradients, self.full_gradient = inner.gradients, inner.full_gradient
-        self.pixels = inner.pixels
+        self.pixels, self.peeks = inner.pixels, inner.peeks
 
     def check(self, config: ClientConfig) -> None:
         self.inner.check(config)
