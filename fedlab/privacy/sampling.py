@@ -74,7 +74,7 @@ def batches(sampling: Sampling) -> list[Test]:
         (
             "records alike",
             each,
-            two_sided(stats.chi2(n), each) if len(times) == n else 0.0,
+            of_squares(each, n, steps, q) if len(times) == n else 0.0,
             f"spread of how often records are drawn: {each / n:.3g} times what independent draws give",
         ),
         (
@@ -84,6 +84,13 @@ def batches(sampling: Sampling) -> list[Test]:
             f"successive batches share {shared} records; {pairs * n * q * q:.4g} expected",
         ),
     ]
+
+
+def of_squares(each: float, n: int, steps: int, q: float) -> float:
+    """p of the sum of n squared standard scores of Bin(steps, q): by a scaled χ² of the same mean, n, and the
+    same variance, which is more than 2n where records are drawn seldom."""
+    scale = 1.0 + (1.0 / (q * (1.0 - q)) - 6.0) / (2.0 * steps)
+    return two_sided(stats.chi2(n / scale), each / scale)
 
 
 def _goodness(sizes: NDArray[np.int64], n: int, q: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedlab.errors import UsageError
 from fedlab.privacy.mechanism import Check, Release, Sampling, check
-from fedlab.privacy.sampling import batches
+from fedlab.privacy.sampling import batches, of_squares
 
 Floats = NDArray[np.float64]
 SIGMA, CLIP, SIZE, D = 1.3, 0.5, 5.0, 60
@@ -205,3 +205,28 @@ def test_what_is_not_finite_is_null_in_json() -> None:
 def test_what_is_out_of_range_is_named(call: Callable[[], object]) -> None:
     with pytest.raises(UsageError, match="expected"):
         call()
+
+
+def test_much_noise_in_float32_is_no_other_denominator() -> None:
+    """Sums of one short vector of 40,000 numbers with noise of σ = 50: rounding alone is 1 % of them."""
+    size, sigma = 40_000, 50.0
+
+    def make(vectors: Floats, draw: int, count: float = 1.0) -> Floats:
+        noise = np.random.default_rng(draw).standard_normal(size).astype(np.float32)
+        total = np.asarray(clipped(vectors).sum(0), dtype=np.float32)
+        return np.asarray((total + np.float32(sigma * CLIP) * noise) / np.float32(count))
+
+    for count, wrong in ((1.0, set()), (2.0, {"noise", "denominator"})):
+        release = Release(lambda v, d, k=count: make(v, d, k), size, sigma, CLIP, 1.0, most=1)  # type: ignore[misc]
+        found = check([release], generator=np.random.default_rng(3), numbers=40_000)
+        assert {one.name for one in found if one.verdict == "failed"} - {"noise shape"} == wrong
+
+
+def test_records_that_are_seldom_drawn_raise_no_alarm() -> None:
+    """300 right samplings at q = 1/1000, at a level of 1 %: more than 11 alarms have probability 1e-4."""
+    n, q, steps = 20_000, 1e-3, 4_000
+    times = np.random.default_rng(0).binomial(steps, q, (300, n))
+    each = np.square(times - steps * q).sum(axis=1) / (steps * q * (1.0 - q))
+    # Var of a squared standard score: 2 + (1 - 6 q (1 - q)) / (steps q (1 - q))
+    assert np.var(each) / n == pytest.approx(2.0 + (1.0 - 6.0 * q) / (steps * q), rel=0.35)
+    assert sum(of_squares(float(one), n, steps, q) < 0.01 for one in each) <= 11
