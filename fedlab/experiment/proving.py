@@ -169,7 +169,10 @@ class _Proof:
             return None, str(error)
 
     def _rero(self) -> list[dict[str, float]]:
-        """γ by κ; by ε alone where the mechanism is no composition of Gaussian steps."""
+        """γ by κ; by ε alone where the mechanism is no composition of Gaussian steps. Nothing where an
+        assumption of the proof fails: γ is proved by the same."""
+        if not all(one["holds"] for one in self.guarantee["assumptions"]):
+            return []
         kappas = self.settings.prior
         history = {(sigma, rate): steps for sigma, rate, steps in self.guarantee.get("history") or []}
         if history:

@@ -100,3 +100,18 @@ def test_what_says_nothing_of_its_clipping_is_not_tested(run: Path, monkeypatch:
     (only,) = found["checks"]
     assert only["verdict"] == "not tested" and found["alarm"] is None
     assert found["why_no_one_run"]
+
+
+def test_no_chance_of_reconstruction_is_told_where_an_assumption_fails(run: Path) -> None:
+    kept, path = (run / FILE).read_bytes(), run / "privacy/dp-sgd-train-s0.json"
+    guarantee = json.loads(path.read_text())
+    broken = guarantee | {"epsilon": None, "assumptions": [{"text": "batches are Poisson", "holds": False}]}
+    (run / FILE).unlink()
+    before = path.read_bytes()
+    path.write_text(json.dumps(broken))
+    try:
+        found = again(run, canaries=None)
+    finally:
+        path.write_bytes(before)
+        (run / FILE).write_bytes(kept)
+    assert found["rero"] == []
