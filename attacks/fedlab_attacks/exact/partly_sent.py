@@ -5,8 +5,9 @@ The layer's update is [∂W ∂b] = δ [xᵀ 1] (`linear_layer`).
 - Where coordinates were left out, each of the others is still an equation: x_j = ∂W_kj / ∂b_k for every unit
   k of which both were sent; by least squares, weighted by ∂b_k². A pixel without any is taken to be black:
   coordinates are left out because they are small, and black pixels give none at all. There are more
-  equations than unknowns, and if they disagree beyond rounding, nothing is answered. The certificate counts
-  the pixels that no equation has; "unique" takes two equations per unknown, so that nothing else fits.
+  equations than unknowns: where they disagree beyond rounding (what was sent was noised or rounded, or is
+  not one record's), the least squares are answered without any proof. The certificate counts the pixels that
+  no equation has; "unique" takes two equations per unknown, so that nothing else fits.
 - Where signs alone were sent, sign ∂W_kj sign ∂b_k = sign x_j says which side of 0 the layer's input is on,
   which is to say (inputs being pixels, perhaps shifted) which pixels are above a known level: those that are
   not black, without a shift. The answer is the middle of what is left open, never unique.
@@ -43,7 +44,7 @@ def partly(
         doubt: what stands against a proof.
 
     Raises:
-        NotApplicable: no bias was sent, or what was sent is not one record's.
+        NotApplicable: no bias was sent.
     """
     rows = update.values[update.values[:, -1] != 0]
     if not len(rows):
@@ -70,8 +71,6 @@ def partly(
     )
     if open_ and certificate.verdict == "not unique":
         certificate = replace(certificate, reason=f"nothing was sent of {open_} pixels, taken to be black")
-    if certificate.verdict == "not applicable":
-        return Reconstruction.refused(certificate.reason, certificate)
     return _answer((inputs - shift) / scale, input_shape, certificate, misfit)
 
 
