@@ -47,10 +47,22 @@ def batch_size(observation: Observation, threat: ThreatModel) -> int | None:
     return min(seen, examples) if examples else seen
 
 
-def uncounted(observation: Observation, threat: ThreatModel) -> str:
-    """Why nobody can say what is behind the update; "" where it is a known number of records' gradient."""
+def disguised(threat: ThreatModel, victim: Victim) -> str:
+    """Why what an update determines need be no record; "" where clients train on records as they are."""
     if not threat.grants("defense"):
-        return "whether clients change what they send is unknown, and a changed update may look like another"
+        return (
+            "whether clients change what they train on or send is unknown, and a changed update may look like"
+            " another"
+        )
+    if victim.disclosure.altered:
+        return "what was trained on is a transformed or mixed record"
+    return ""
+
+
+def uncounted(observation: Observation, threat: ThreatModel, victim: Victim) -> str:
+    """Why nobody can say what is behind the update; "" where it is a known number of records' gradient."""
+    if why := disguised(threat, victim):
+        return why
     if batch_size(observation, threat) is None:
         return "the number of records is unknown, and a mixture of several may look like one"
     if not threat.grants("local_steps"):

@@ -8,7 +8,7 @@ threat model denies it (`ThreatModel.defense`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -28,15 +28,18 @@ class Disclosure:
         expansion: what a step makes of its records (B, C, H, W) -> (k B, C, H, W), differentiable and without
             chance; record i becomes the images i k to (i + 1) k - 1, which keep its label. None: they are
             used as they are.
+        altered: whether clients train on something else than their records, transformed, mixed or moved
+            otherwise than `expansion` tells: what an update determines is then that, and need be no record.
     """
 
     sent: Sent = "all"
     distorted: frozenset[str] = frozenset()
     expansion: Expansion | None = None
+    altered: bool = False
 
     def __bool__(self) -> bool:
-        """Whether there is anything to know."""
-        return self != Disclosure()
+        """Whether there is anything to make use of: `altered` finds no more, it only takes proofs away."""
+        return replace(self, altered=False) != Disclosure()
 
     def then(self, other: Disclosure) -> Disclosure:
         """What both together tell; `other` is the defense nearer to the server."""
@@ -47,6 +50,7 @@ class Disclosure:
             sent=max(self.sent, other.sent, key=order.index),
             distorted=self.distorted | other.distorted,
             expansion=both,
+            altered=self.altered or other.altered,
         )
 
 

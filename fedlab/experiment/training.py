@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from flwr.serverapp import Grid
 
-from fedlab.audit import archive
+from fedlab.audit import Disclosure, archive
 from fedlab.errors import BudgetExhausted, FedlabError, UsageError
 from fedlab.experiment.budget import Budget, BudgetedGrid, Exhausted, Overspent, spends
 from fedlab.experiment.cells import Cell, Parts, Trained
@@ -406,5 +406,5 @@ def trained(cell: Cell, setup: Setup, parts: Parts, metrics: dict[str, Any], wei
         metrics,
         weights,
         parts.personal,
-        setup.defenses[cell.defense].disclosure(parts.model),
+        Disclosure(altered=parts.rule.alters).then(setup.defenses[cell.defense].disclosure(parts.model)),
     )

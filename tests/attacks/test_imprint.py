@@ -10,6 +10,7 @@ from attack_scene import IMAGES, LABELS, Scene, scene, stream
 from fedlab_attacks.exact.imprint import Imprint
 from torch import nn
 
+from fedlab.audit.disclosure import Disclosure
 from fedlab.audit.metrics import match, psnr
 from fedlab.audit.observation import Observation, random_twin
 from fedlab.audit.threat import ThreatModel
@@ -192,3 +193,12 @@ def test_uncounted_steps_leave_the_number_of_records_open() -> None:
     for threat, proves in ((MALICIOUS, True), (blind, False)):
         (answer,) = attack(real.observations, threat, real.victim, generator=stream())
         assert answer.images is not None and answer.certificates[0].proves == proves
+
+
+def test_where_records_are_transformed_a_bin_holds_no_proven_record() -> None:
+    attack = Imprint(bins=600, mean=0.3, deviation=0.05)
+    real = malicious(attack, 1, victims=1)
+    told = replace(real.victim, disclosure=Disclosure(altered=True))
+    (answer,) = attack(real.observations, MALICIOUS, told, generator=stream())
+    assert answer.images is not None and answer.certificates[0].verdict == "not unique"
+    assert answer.certificates[0].reason == "what was trained on is a transformed or mixed record"

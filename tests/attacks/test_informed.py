@@ -16,7 +16,10 @@ import torch
 from attack_scene import Scene, convnet, mlp, stream
 from defended_scene import defended
 from fedlab_attacks.cascade import Cascade
+from fedlab_attacks.exact.layer_peel import LayerPeel
 from fedlab_attacks.exact.linear_layer import LinearLayer
+from fedlab_attacks.exact.patch_embedding import PatchEmbedding
+from fedlab_attacks.exact.sparse_batch import SparseBatch
 from fedlab_attacks.label_recovery import recover_labels
 from fedlab_attacks.optimise.capture import Simulated
 from fedlab_attacks.optimise.informed import informed, left_out, of_signs
@@ -27,6 +30,9 @@ from fedlab_attacks.optimise.simulate import simulate
 from fedlab_attacks.optimise.variables import Variables
 from fedlab_attacks.recipes.inverting_gradients import InvertingGradients
 from fedlab_defenses.none import NoDefense
+from fedlab_defenses.records.ats import ATS
+from fedlab_defenses.records.mixup import MixUp
+from fedlab_defenses.records.oasis import OASIS
 from fedlab_defenses.updates.clipping import Clipping
 from fedlab_defenses.updates.gradient_pruning import GradientPruning
 from fedlab_defenses.updates.noise import Noise
@@ -43,6 +49,7 @@ from fedlab.audit.disclosure import Disclosure
 from fedlab.audit.metrics import psnr
 from fedlab.audit.observation import Part, random_twin
 from fedlab.audit.threat import ThreatModel
+from fedlab.tasks.models.vit import vit
 
 AWARE = ThreatModel(labels=True)
 UNAWARE = ThreatModel(labels=True, defense=False)
@@ -135,6 +142,9 @@ TRANSFORMS: dict[str, Callable[[], Defense]] = {
     "qsgd": lambda: QSGD(levels=8),
     "soteria": lambda: Soteria(ratio=0.6),
     "soteria on the first layer": lambda: Soteria(ratio=0.6, layer="1"),
+    "ats": ATS,
+    "mixup": MixUp,
+    "oasis": OASIS,
 }
 
 
@@ -163,6 +173,45 @@ def test_nothing_is_certified_that_is_not_so(name: str, threat: ThreatModel) -> 
                 assert threat.defense and answer.images is not None
                 for image in truth:
                     assert float(psnr(answer.images, image.expand_as(answer.images)).max()) > 40.0
+
+
+def patches() -> nn.Module:
+    return vit((1, 8, 8), 10, patch=2, dim=32, depth=1, mlp_dim=32, dropout=0.0)
+
+
+@pytest.mark.parametrize(
+    ("attack", "network"),
+    [
+        (LinearLayer(), narrow),
+        (SparseBatch(samples=4096), narrow),
+        (LayerPeel(), convnet),
+        (PatchEmbedding(), patches),
+    ],
+    ids=["linear-layer", "sparse-batch", "layer-peel", "patch-embedding"],
+)
+def test_a_transformed_image_is_found_and_no_proof_of_the_record(
+    attack: Attack, network: Callable[[], nn.Module]
+) -> None:
+    """What is exact on records as they are is exact on what ATS makes of them: an image unlike it."""
+    plain = defended(NoDefense(), network, learning_rate=1.0)
+    answers = attack(plain.observations, AWARE, plain.victim, generator=stream())
+    assert all(one.certificates[0].proves for one in answers) and plain.median(answers) > 40.0
+    real = defended(ATS(), network, learning_rate=1.0)
+    for threat, why in ((AWARE, "a transformed or mixed record"), (UNAWARE, "is unknown")):
+        found = attack(real.observations, threat, real.victim, generator=stream())
+        assert {one.certificates[0].verdict for one in found} == {"not unique"}
+        assert all(why in one.certificates[0].reason for one in found)
+        assert real.median(found) < 20.0
+
+
+def test_what_a_stack_alters_stays_altered_and_is_nothing_to_make_use_of() -> None:
+    altered = Disclosure(altered=True)
+    for both in (altered.then(Disclosure(sent="signs")), Disclosure(sent="signs").then(altered)):
+        assert both == Disclosure(sent="signs", altered=True) and both
+    assert not altered and Disclosure().then(Disclosure()) == Disclosure()
+    model = defended(NoDefense(), narrow).victim.model
+    assert ATS().disclosure(model) == MixUp().disclosure(model) == altered
+    assert MixUp(alpha=0.0).disclosure(model) == Disclosure()
 
 
 def test_a_shorter_update_is_read_all_the_same() -> None:

@@ -235,6 +235,35 @@ def test_the_threat_model_is_the_scenarios_word_for_word(run: Path) -> None:
         momentum=False,
         dropout_rate=False,
         batch_norm_buffers=False,
+        defense=False,
         server="malicious",
         sums=True,
     )
+
+
+@pytest.mark.parametrize(("defense", "steps"), [("none", 0), ("none", 2), ("oasis", 2), ("ats", 0)])
+def test_what_a_rule_or_a_defense_trains_on_instead_is_no_proven_record(
+    tmp_path: Path, defense: str, steps: int
+) -> None:
+    """Adversarial training moves pixels under whatever defense; without steps of its search it is FedAvg."""
+    scenario = load(
+        table(
+            clients={"count": 6, "batch_size": 1, "local_steps": 1},
+            strategy={
+                "rounds": 1,
+                "cohort": 2,
+                "local_rule": {"name": "fal", "rho": 0.3, "steps": steps},
+            },
+            audit={"rounds": [1], "victims": 2, "adaptive": False},
+            defenses=[{"name": defense}],
+        )
+    )
+    setup = set_up(scenario, None, None)
+    (cell,) = setup.cells
+    plain = defense == "none" and steps == 0
+    assert trained(cell, setup, setup.parts(cell), {}, "").disclosure.altered is not plain
+    fedlab.run(scenario, out=tmp_path / "run")
+    answers = read(tmp_path / "run" / "attacks" / cell.name / "linear-layer.json")["victims"]
+    verdicts = {one["verdict"] for answer in answers for one in answer["certificates"]}
+    assert ("unique" in verdicts) is plain
+    assert plain or defense == "oasis" or "not unique" in verdicts

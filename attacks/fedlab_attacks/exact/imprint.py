@@ -43,7 +43,7 @@ from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
 from fedlab_attacks.exact.algebra import certify
 from fedlab_attacks.exact.each import each
-from fedlab_attacks.reading import batch_size, steps, unchanged, uncounted
+from fedlab_attacks.reading import batch_size, disguised, steps, unchanged, uncounted
 
 METHOD = "imprint"
 MEASURE, RETURN = "imprint.measure", "imprint.give_back"
@@ -150,7 +150,9 @@ class Imprint(Attack):
         residual = float(sums[~full].norm() / sums.norm())
         records = batch or answered
         left = []
-        if why := uncounted(observation, threat):
+        if why := disguised(threat, victim):
+            left.append(why)
+        elif why := uncounted(observation, threat, victim):
             left.append(f"a bin may hold several records: {why}")
         elif answered < records:
             left.append(

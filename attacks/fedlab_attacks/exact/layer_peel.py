@@ -88,7 +88,7 @@ class LayerPeel(Attack):
             chain = read_chain(victim, state, own)
             unchanged(victim, *[f"{link.name}.{kind}" for link in chain.links for kind in ("weight", "bias")])
             try:
-                return _Peeling(observation, chain, threat, factors, own).answer()
+                return _Peeling(observation, chain, threat, victim, factors, own).answer()
             except Singular as found:
                 return Reconstruction.refused(str(found), found.certificate)
 
@@ -130,10 +130,12 @@ class _Peeling:
         observation: Observation,
         chain: Chain,
         threat: ThreatModel,
+        victim: Victim,
         factors: _Factors,
         generator: torch.Generator,
     ) -> None:
-        self.observation, self.chain, self.threat = observation, chain, threat
+        self.observation, self.chain = observation, chain
+        self.threat, self.victim = threat, victim
         self.factors, self.generator = factors, generator
         self.rank = self.unknowns = 0
         self.condition = 1.0
@@ -157,7 +159,7 @@ class _Peeling:
             condition=self.condition,
             residual=self.residual,
             tolerance=self.tolerance,
-            open_=uncounted(self.observation, self.threat),
+            open_=uncounted(self.observation, self.threat, self.victim),
         )
         if certificate.verdict == "not applicable":
             return Reconstruction.refused(certificate.reason, certificate)

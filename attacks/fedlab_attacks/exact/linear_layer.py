@@ -103,7 +103,8 @@ class LinearLayer(Attack):
         if victim.disclosure.sent != "all" and biased and batch_size(observation, threat) == 1:
             unchanged(replace(victim, disclosure=replace(victim.disclosure, sent="all")), *names)
             read = of_signs if victim.disclosure.sent == "signs" else partly
-            return read(METHOD, update, scale, shift, victim.input_shape, uncounted(observation, threat))
+            doubt = uncounted(observation, threat, victim)
+            return read(METHOD, update, scale, shift, victim.input_shape, doubt)
         unchanged(victim, *names)
         table, pixels = update.values, len(scale)
         weight = table[:, :pixels]
@@ -156,7 +157,7 @@ class LinearLayer(Attack):
             residual=residual if proven == batch or found.rank > batch else 0.0,
             tolerance=update.tolerance,
             null_space=(batch - proven) * max(batch - 1, 1),
-            open_=left or uncounted(observation, threat),
+            open_=left or uncounted(observation, threat, victim),
         )
         certificate = replace(certificate, residual=residual)
         if batch == 1 and not left and certificate.verdict != "not applicable":

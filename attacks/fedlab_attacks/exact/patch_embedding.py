@@ -37,7 +37,7 @@ from fedlab.errors import NotApplicable
 from fedlab_attacks.exact.algebra import SUMS, certify, measured, solve
 from fedlab_attacks.exact.embedding import Embedding, recognise
 from fedlab_attacks.exact.token_span import Equations, sharpened
-from fedlab_attacks.reading import batch_size, unchanged
+from fedlab_attacks.reading import batch_size, disguised, unchanged
 
 METHOD = "patch embedding"
 OUTSIDE = 0.05
@@ -71,7 +71,8 @@ class PatchEmbedding(Attack):
             if isinstance(found, NotApplicable):
                 answers.append(Reconstruction.refused(found, Certificate.refused(METHOD, str(found))))
             else:
-                answers.append(solved(observation, victim, found, batch_size(observation, threat)))
+                records, doubt = batch_size(observation, threat), disguised(threat, victim)
+                answers.append(solved(observation, victim, found, records, doubt))
             report(done, len(observations))
         return answers
 
@@ -80,9 +81,12 @@ _NOBODY = NotApplicable("there is nothing to attack")
 
 
 def solved(
-    observation: Observation, victim: Victim, embedding: Embedding, records: int | None
+    observation: Observation, victim: Victim, embedding: Embedding, records: int | None, doubt: str = ""
 ) -> Reconstruction:
-    """The image of one record, or why the update is not one record's; `records` if their number is known."""
+    """The image of one record, or why the update is not one record's; `records` if their number is known.
+
+    `doubt` is what stands against a proof that it is a record.
+    """
     weight = measured(observation, f"{embedding.layer}.weight")
     positions = measured(observation, embedding.positions)
     delta = embedding.cotangents(positions.values)
@@ -110,7 +114,7 @@ def solved(
         residual=misfit,
         tolerance=noise / max(size, 1e-300),
         null_space=found.null_space * weight.values.shape[1],
-        open_=""
+        open_=doubt
         if found.rank == tokens
         else f"{tokens} tokens, of which {found.rank} have a cotangent apart",
     )
@@ -185,7 +189,7 @@ def _confirmed(
         allowed = bias.noise + measured(observation, embedding.positions).noise * len(delta) ** 0.5
         if off > allowed:
             reason = f"the bias changed otherwise than the positions tell ({off:.1e}, rounding {allowed:.1e})"
-    if certificate.proves and not reason:
+    if certificate.null_space == 0 and not reason:
         outside = float((image - 0.5).abs().max()) - 0.5
         if outside > OUTSIDE:
             reason = f"the solution is no image: pixels {outside:.2g} outside [0, 1]"

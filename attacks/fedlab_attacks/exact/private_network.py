@@ -89,7 +89,9 @@ def pulled_back(observation: Observation, victim: Victim) -> Pulled:
         update[name] = (head.without(decay) @ (ray / ray.square().sum())).float().reshape(shape)
     inner, names = _materialised(net)
     model = FunctionalModel(inner, victim.input_shape)
-    private = Victim(model, victim.loss, victim.input_shape, victim.classes, frozenset(names))
+    private = Victim(
+        model, victim.loss, victim.input_shape, victim.classes, frozenset(names), disclosure=victim.disclosure
+    )
     config = KnownConfig(
         mode=observation.config.mode,
         batch_size=batch_of(observation),

@@ -114,7 +114,7 @@ class SparseBatch(Attack):
         if not biased:
             inputs = inputs / (inputs / scale).amax(dim=1, keepdim=True)
         images = ((inputs - shift) / scale).float().nan_to_num(nan=0.5).clamp(0.0, 1.0)
-        unsure = [uncounted(observation, threat)]
+        unsure = [uncounted(observation, threat, victim)]
         if 1 < product.rank and solved.open_units < FEWEST:
             unsure.append(f"a record opens {solved.open_units} units, too few to tell it from a mixture")
         if not solved.contradictions and search.rivalled(solved):

@@ -13,8 +13,9 @@ The search is no part of a run: it needs a trained network and the attack, hours
 another chain of the same operations; `OPERATIONS` says what each number stands for.
 
 Each record is transformed by itself, so that noise for single records (dp-sgd) covers it in either order.
-What is given away are the transformed images: an attack that is exact finds them, whatever the policy. How
-much of a record survives its policy is what the audit scores.
+What is given away are the transformed images: an attack that is exact finds them, whatever the policy, and
+proves nothing about the records (`disclosure`). How much of a record survives its policy is what the audit
+scores.
 
 Deviations: linear interpolation (published: nearest pixels, and cubic for shears), a rotation leaves black
 corners (grey), no random crop and flip in front of the policy, no equalisation of histograms (number 9 and
@@ -30,10 +31,11 @@ import torch
 from torch import Tensor
 
 from fedlab.audit.defense import Defense
+from fedlab.audit.disclosure import Disclosure
 from fedlab.clients.config import Federation
 from fedlab.clients.rules import Batch, InputGradFn, LocalRule, WrappedRule
 from fedlab.errors import UsageError
-from fedlab.tasks import State
+from fedlab.tasks import FunctionalModel, State
 from fedlab_defenses.records import transforms
 
 OPERATIONS: tuple[tuple[str, int], ...] = (
@@ -80,6 +82,9 @@ class ATS(Defense):
 
     def local_rule(self, rule: LocalRule, federation: Federation) -> LocalRule:
         return TransformedRule(rule, self.policies)
+
+    def disclosure(self, model: FunctionalModel) -> Disclosure:
+        return Disclosure(altered=True)
 
 
 def parsed(policy: str) -> list[tuple[int, ...]]:

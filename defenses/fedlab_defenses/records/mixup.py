@@ -25,10 +25,11 @@ import torch
 from pydantic import Field
 
 from fedlab.audit.defense import Defense
+from fedlab.audit.disclosure import Disclosure
 from fedlab.clients.config import Federation
 from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, WrappedRule
 from fedlab.errors import UsageError
-from fedlab.tasks import State
+from fedlab.tasks import FunctionalModel, State
 from fedlab_defenses.privacy.private_gradients import PrivateRule
 
 SHARE, ORDER = "mixup-share", "mixup-order"
@@ -59,6 +60,9 @@ class MixUp(Defense):
 
     def local_rule(self, rule: LocalRule, federation: Federation) -> LocalRule:
         return MixedRule(rule, self.alpha) if self.alpha else rule
+
+    def disclosure(self, model: FunctionalModel) -> Disclosure:
+        return Disclosure(altered=self.alpha > 0.0)
 
 
 class MixedRule(WrappedRule):

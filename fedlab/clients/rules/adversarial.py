@@ -52,6 +52,7 @@ class AdversarialTraining(LocalRule):
         if steps < 0:
             raise UsageError(f"steps = {steps}; expected 0 (FedAvg) or more")
         self.rho, self.alpha, self.steps = rho, rho / 4.0 if alpha is None else alpha, steps
+        self.alters = steps > 0
 
     def noise(self, shape: torch.Size, generator: torch.Generator) -> State:
         if not self.steps:

@@ -100,6 +100,8 @@ class LocalRule:
         full_gradient: whether `start` needs the mean gradient over all of the client's records.
         pixels: whether the records must be images with pixels in [0, 1].
         peeks: whether the update depends on records in other ways than by gradients.
+        alters: whether the algorithm trains on something else than its records (`perturb`, `expand`); what a
+            defense makes of them stands in its `Disclosure`.
     """
 
     server: ServerSide = ServerSide()
@@ -108,6 +110,7 @@ class LocalRule:
     full_gradient: bool = False
     pixels: bool = False
     peeks: bool = False
+    alters: bool = False
 
     def check(self, config: ClientConfig) -> None:
         """Refuse, before the first round, a configuration that the rule cannot follow.
@@ -197,7 +200,7 @@ class WrappedRule(LocalRule):
         self.inner = inner
         self.server, self.shares_buffers = inner.server, inner.shares_buffers
         self.gradients, self.full_gradient = inner.gradients, inner.full_gradient
-        self.pixels, self.peeks = inner.pixels, inner.peeks
+        self.pixels, self.peeks, self.alters = inner.pixels, inner.peeks, inner.alters
 
     def check(self, config: ClientConfig) -> None:
         self.inner.check(config)
