@@ -194,6 +194,7 @@ def assemble(
         )
     defended = defense.aggregator(aggregator, federation)
     model = task.model(seeds.derive(cell.seed, "init"))
+    rule.meet(model)
     kept = frozenset(rule.personal(model.parameters_of(model.state()), torch.Generator()))
     if plain.personal(model.parameters_of(model.state()), torch.Generator()):  # under every defense
         _check_attacks(scenario, kept, settings.local_rule.name)

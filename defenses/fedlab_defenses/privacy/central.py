@@ -19,7 +19,8 @@ from fedlab.privacy import Assumption, Guarantee, History, Ledger
 from fedlab.privacy.noise import source
 from fedlab.strategies import Aggregator, Updates
 from fedlab.strategies.aggregators import FunctionAggregator, called, mean, weighted_mean
-from fedlab.tasks import BatchNorm
+from fedlab.tasks import FunctionalModel
+from fedlab_defenses.privacy.group_norm import batch_norms, refuse_batch_norm
 
 ZERO_OUT = "all updates of one user, or zeros in their place (who takes part when is public)"
 """Adjacency where nobody is drawn at random: without the user, somebody else would have had the place."""
@@ -62,9 +63,7 @@ def without_batch_norm(defense: str, factory: Callable[[], nn.Module]) -> nn.Mod
         UsageError: it has batch norm.
     """
     net = factory()
-    mixing = nn.modules.batchnorm._BatchNorm, BatchNorm
-    guilty = [name or type(net).__name__ for name, layer in net.named_modules() if isinstance(layer, mixing)]
-    if guilty:
+    if guilty := batch_norms(net):
         raise UsageError(
             f"{defense} cannot protect a network with batch norm ({', '.join(guilty)}): its statistics would"
             ' be averaged without noise; set task.model.norm = "group" or "none"'
@@ -92,7 +91,11 @@ class QuietRule(WrappedRule):
                 " personal models themselves and send the result, which no noise covers; choose a rule"
                 " without personal parameters"
             )
-        self.shares_buffers = False
+        self.defense, self.shares_buffers = defense, False
+
+    def meet(self, model: FunctionalModel) -> None:
+        refuse_batch_norm(self.defense, model.net)
+        self.inner.meet(model)
 
     def metrics(self, records: int, steps: int, loss: float) -> dict[str, float]:
         told = self.inner.metrics(records, steps, loss)

@@ -22,6 +22,25 @@ from fedlab.tasks import BatchNorm
 MIXING = (nn.modules.batchnorm._BatchNorm, BatchNorm)
 
 
+def batch_norms(net: nn.Module) -> list[str]:
+    """Names of the layers that mix the records of a batch."""
+    return [name or type(net).__name__ for name, layer in net.named_modules() if isinstance(layer, MIXING)]
+
+
+def refuse_batch_norm(defense: str, net: nn.Module) -> None:
+    """Refuse the network that clients train if batch norm came into it behind the defense's own look.
+
+    Raises:
+        UsageError: it did; says where.
+    """
+    if guilty := batch_norms(net):
+        raise UsageError(
+            f"{defense} cannot protect a network with batch norm ({', '.join(guilty)}), which was put in"
+            f" after {defense} had looked at it: by the local rule, or by a defense behind it in the stack;"
+            ' set norm = "group" or "none" there'
+        )
+
+
 def without_batch_norm(factory: Callable[[], nn.Module]) -> nn.Module:
     """The network, refused if it has batch norm.
 
@@ -29,7 +48,7 @@ def without_batch_norm(factory: Callable[[], nn.Module]) -> nn.Module:
         UsageError: it has; says where.
     """
     net = factory()
-    guilty = [name or type(net).__name__ for name, layer in net.named_modules() if isinstance(layer, MIXING)]
+    guilty = batch_norms(net)
     if guilty:
         raise UsageError(
             f"dp-sgd cannot protect a network with batch norm ({', '.join(guilty)}): its batch statistics mix"

@@ -15,7 +15,8 @@ from fedlab.clients.rules import Aux, Batch, Carry, GradFn, LocalRule, Sent, Wor
 from fedlab.errors import UsageError
 from fedlab.privacy.mechanism import Claim
 from fedlab.privacy.noise import standard_normal
-from fedlab.tasks import State
+from fedlab.tasks import FunctionalModel, State
+from fedlab_defenses.privacy.group_norm import refuse_batch_norm
 from fedlab_defenses.privacy.thresholds import LIMIT, Flat
 
 NOISE = "dp-noise/"
@@ -65,6 +66,10 @@ class PrivateRule(WrappedRule):
         """Of the gradients of a first step; the noise of counts, where there are any, is not in it."""
         sigma = self.noise_multiplier
         return Claim(self.clip.limit, self.clip.multiplier(sigma) / sigma if sigma else 1.0)
+
+    def meet(self, model: FunctionalModel) -> None:
+        refuse_batch_norm("dp-sgd", model.net)
+        self.inner.meet(model)
 
     def memory(self, parameters: State) -> State:
         return self.inner.memory(parameters) | self.clip.memory()
