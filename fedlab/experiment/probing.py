@@ -155,9 +155,14 @@ class Step:
         return self._release(Told(self.rule), Vectors((dimension,)), no_loss, state)
 
     def of_records(self, task: Task) -> Release:
-        """What it makes of records of the task's kind, whose values are given."""
+        """What it makes of records of the task's kind, whose values are given, in inference mode.
+
+        In training mode a batch's masks are drawn together: one record less moves the others' as well, as
+        chance does, which is no record's influence.
+        """
+        still = replace(self, config=replace(self.config, mode="eval"))
         data = Vectors(task.train.shape, task.train.classes)
-        release = self._release(Kept(self.rule), data, task.loss, self.model.state())
+        release = still._release(Kept(self.rule), data, task.loss, self.model.state())
         return replace(release, name="records")
 
     def _release(self, rule: LocalRule, data: Vectors, loss: Loss, state: State) -> Release:

@@ -104,6 +104,7 @@ def test_each_piece_of_knowledge_is_given_or_taken_away_in_turn(run: Path) -> No
         "with-labels",
         "with-proxy-data",
         "without-client-mode",
+        "without-defense",
         "without-learning-rate",
         "without-local-steps",
         "without-momentum",

@@ -111,6 +111,7 @@ def test_ctrl_c_ends_the_round_and_resume_goes_on_from_it(whole: Path, tmp_path:
     assert listener.messages == [
         "train none-train-s3: done before",
         "train dp-sgd-train-s3: goes on after round 3",
+        "check dp-sgd-train-s3: 10 checks, no contradiction",
     ]
     assert crashes.result(out) == crashes.result(whole)
 
