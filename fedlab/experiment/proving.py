@@ -4,7 +4,7 @@
   batches and sampler, against σ and q of its ledger.
 - `one_run`: a lower bound on ε, where `[privacy.canaries]` asks for one.
 - `rero`: for each prior chance κ, the chance γ that a record is reconstructed, for what the most exposed
-  client spent.
+  client spent; empty where that is not proved, and `why_no_rero` says why.
 - `alarm`: what contradicts the claim, in words; null if nothing does.
 
 All of it is drawn from branches of the cell's seed. A cell whose file is there is left as it is.
@@ -75,13 +75,16 @@ class _Proof:
             checks = self._checks(parts) if self.settings.check else []
             if self.settings.canaries is not None:
                 one_run, why_not = self._audited(parts)
+        alarm = _alarm(checks, one_run)
+        why_no_rero = self._unproved(alarm)
         return {
             "client": self.client,
             "checks": [one.to_dict() for one in checks],
             "one_run": None if one_run is None else _plain(one_run),
             "why_no_one_run": why_not,
-            "rero": self._rero(),
-            "alarm": _alarm(checks, one_run),
+            "rero": [] if why_no_rero else self._rero(),
+            "why_no_rero": why_no_rero,
+            "alarm": alarm,
         }
 
     def _mine(self, place: str) -> list[Event]:
@@ -168,11 +171,17 @@ class _Proof:
         except UsageError as error:
             return None, str(error)
 
+    def _unproved(self, alarm: str | None) -> str:
+        """Why no γ is told, which is proved by the same as ε; empty if it is."""
+        if alarm is not None:
+            return "a check raised an alarm, so that nothing is proved of what ran"
+        failed = [one["text"] for one in self.guarantee["assumptions"] if not one["holds"]]
+        if failed:
+            return f"an assumption of the proof fails ({'; '.join(failed)})"
+        return ""
+
     def _rero(self) -> list[dict[str, float]]:
-        """γ by κ; by ε alone where the mechanism is no composition of Gaussian steps. Nothing where an
-        assumption of the proof fails: γ is proved by the same."""
-        if not all(one["holds"] for one in self.guarantee["assumptions"]):
-            return []
+        """γ by κ; by ε alone where the mechanism is no composition of Gaussian steps."""
         kappas = self.settings.prior
         history = {(sigma, rate): steps for sigma, rate, steps in self.guarantee.get("history") or []}
         if history:

@@ -37,6 +37,11 @@ def check_rows(run: Run, guarantees: list[Row]) -> list[Row]:
         proved = next((one for one in guarantees if key(one) == key(place)), {})
         with malformed(f"privacy checks of {place['defense']} ({place['client_mode']})"):
             spoken = [text for _, file in files for text in alarms_of(file)]
+            unproved = (
+                ["a check raised an alarm, so that nothing is proved of what ran"]
+                if spoken
+                else [str(file["why_no_rero"]) for _, file in files if file.get("why_no_rero")]
+            )
             rows.append(
                 {
                     **place,
@@ -49,7 +54,8 @@ def check_rows(run: Run, guarantees: list[Row]) -> list[Row]:
                     "why_no_one_run": next(
                         (str(file["why_no_one_run"]) for _, file in files if file.get("why_no_one_run")), None
                     ),
-                    "rero": _rero([file.get("rero") or [] for _, file in files]),
+                    "rero": [] if unproved else _rero([file.get("rero") or [] for _, file in files]),
+                    "why_no_rero": next(iter(unproved), None),
                     "alarms": list(dict.fromkeys(spoken)),
                 }
             )

@@ -63,6 +63,7 @@ def test_a_cell_with_noise_has_a_file_and_others_have_none(run: Path) -> None:
     assert (audit["m"], audit["guesses"], audit["confidence"]) == (200, 20, 0.95)
     assert 0 <= audit["right"] <= 20 and audit["epsilon_hat"] <= audit["epsilon"]
     assert [one["kappa"] for one in found["rero"]] == [0.01, 0.1]
+    assert found["why_no_rero"] == ""
     assert all(one["kappa"] <= one["gamma"] <= one["upper"] for one in found["rero"])
 
 
@@ -87,6 +88,7 @@ def test_a_clip_that_is_not_kept_raises_the_alarm(run: Path, monkeypatch: pytest
         (run / FILE).write_bytes(kept)
     assert found["one_run"] is None
     assert "sensitivity: one record moves the sum by 2 times its bound" in found["alarm"]
+    assert found["rero"] == [] and "alarm" in found["why_no_rero"]
 
 
 def test_what_says_nothing_of_its_clipping_is_not_tested(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,4 +116,4 @@ def test_no_chance_of_reconstruction_is_told_where_an_assumption_fails(run: Path
     finally:
         path.write_bytes(before)
         (run / FILE).write_bytes(kept)
-    assert found["rero"] == []
+    assert found["rero"] == [] and "batches are Poisson" in found["why_no_rero"]

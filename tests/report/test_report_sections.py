@@ -191,6 +191,16 @@ def test_an_alarm_takes_the_guarantee_away(copy: Path, change: dict[str, Any], w
     assert data["proofs"][0]["curve"] == data["proofs"][0]["course"] == []
     assert page.index('role="alert"') < page.index('id="verdict"')
     assert of(data["frontier"], "dp-sgd")["epsilon"] is None
+    (row,) = data["checks"]
+    assert row["rero"] == [] and "raised an alarm" in row["why_no_rero"]
+    assert "No bound on reconstruction is told" in page
+
+
+def test_why_no_chance_of_reconstruction_is_told(copy: Path) -> None:
+    edit(copy / CHECKS, lambda found: found.update(rero=[], why_no_rero="an assumption of the proof fails"))
+    report = build(copy)
+    assert report.data["checks"][0]["why_no_rero"] == "an assumption of the proof fails"
+    assert "told: an assumption of the proof fails." in report.html.read_text()
 
 
 def test_a_warning_is_told_once_and_half_a_line_is_no_harm(audited: AuditReport) -> None:
