@@ -80,8 +80,9 @@ class Defense:
     def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
         """What combining these clients' updates will spend at the server; called before it happens.
 
-        A client is named as often as it has updates among them. What clients spend in their own training
-        they report themselves.
+        A client is named as often as it has updates among them. Named alone it is charged the most that a
+        round may cost it: where noise grows with those who answer, that of the fewest. What clients
+        spend in their own training they report themselves.
         """
         return []
 

@@ -6,6 +6,10 @@ and the defense says what ε that comes to. A synchronous round is weighed when 
 nobody trains in vain. An asynchronous server knows whose updates make a model when it makes one, so noise at
 the server is weighed then.
 
+How strong the noise will be may depend on who answers. A client is weighed with the least that there may be:
+that of a sum in which nobody else is sure to be. What clients have released by the time that the server
+combines it is noted first, and looked at then.
+
 Weighing takes an accountant seconds, so it is done in advance: if all the rounds that are left fit, or so
 many of them, then the client is not weighed again before they are over. ε only grows with rounds, so this
 changes nothing but the time that it takes.
@@ -30,7 +34,7 @@ from fedlab.experiment.cells import Parts
 from fedlab.experiment.planned import Plan
 from fedlab.experiment.setup import Setup
 from fedlab.privacy import Event, Ledger
-from fedlab.privacy.ledger import Journal, Span, spanned
+from fedlab.privacy.ledger import Journal, Span, noiseless, spanned
 from fedlab.runtime import client_of
 from fedlab.runtime.wrapped import WrappedGrid
 from fedlab.tasks.population import sizes
@@ -64,6 +68,12 @@ class Exhausted:
     next: float
 
     def __str__(self) -> str:
+        if self.spent > self.limit:
+            return (
+                f"the privacy budget is overspent: what clients sent in round {self.round} had less noise"
+                f" than they were asked for, client {self.client} stands at ε = {_up(self.spent)} (δ ="
+                f" {self.delta:g}), and privacy.budget is {self.limit:g}"
+            )
         return (
             f"the privacy budget is spent: client {self.client} stands at ε = {_up(self.spent)} (δ ="
             f" {self.delta:g}), round {self.round} would bring it to {_up(self.next)}, and privacy.budget is"
@@ -110,6 +120,7 @@ class Budget:
         self.plan, self.federation = plan, federation
         self._spent: dict[int, list[Event]] = {}
         self._spans: dict[int, Span] = {}
+        self._asked: dict[Event, float] = {}  # noise of what was asked for last
         self._read = 0
         self._fits: dict[int, tuple[Kind, int, int]] = {}  # what, how often and until which round
 
@@ -124,9 +135,12 @@ class Budget:
         planned = [self.plan.of(one, rounds[id(one)]) for one in asked]
         events = [event for event in planned if event is not None]
         if self.cohorts and asked:
-            clients = [client_of(one.metadata.dst_node_id) for one in asked]
-            events += self.defense.charge(clients, max(rounds.values()), self.federation)
+            clients = sorted({client_of(one.metadata.dst_node_id) for one in asked})
+            number = max(rounds.values())
+            for client in clients:  # alone: with the least noise that there may be
+                events += self.defense.charge([client], number, self.federation)
         self.weigh(events)
+        self._asked = {noiseless(event): event.noise_multiplier for event in events}
 
     def weigh(self, events: Iterable[Event]) -> None:
         """Look whether these may happen.
@@ -144,6 +158,23 @@ class Budget:
         ]
         if refused:
             raise Overspent(max(refused, key=lambda one: one.next))
+
+    def released(self, events: Iterable[Event]) -> None:
+        """Look whether these, which have happened and are in the journal, were within the budget. What was
+        asked for with no more noise is known to be.
+
+        Raises:
+            Overspent: a client has exceeded the budget.
+        """
+        self._catch_up()
+        over = []
+        for event in events:
+            if event.noise_multiplier < self._asked.get(noiseless(event), math.inf):
+                spent, delta = self.epsilon(event.client)
+                if not spent <= self.limit:
+                    over.append(Exhausted(self.limit, delta, event.client, spent, event.round, spent))
+        if over:
+            raise Overspent(max(over, key=lambda one: one.spent))
 
     def epsilon(self, client: int, ahead: Sequence[Event] = ()) -> tuple[float, float]:
         """(ε, δ) of what a client has spent, and these events; of several units the largest."""

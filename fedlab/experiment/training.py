@@ -30,6 +30,7 @@ from fedlab.experiment.several import Measured, Simultaneous, TaskMilestones, me
 from fedlab.experiment.traffic import Traffic
 from fedlab.experiment.watch import Watcher
 from fedlab.experiment.world import attacked, global_draws, simulation, watched
+from fedlab.privacy import Event
 from fedlab.privacy.examination import examined
 from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
@@ -363,11 +364,22 @@ class Training:
         return trained(cell, self.setup, parts, metrics, str(entry["weights_sha256"]))
 
     def _charge(self, nodes: Sequence[int], round: int) -> None:
-        """Write down what combining these updates spends, before it is done."""
+        """Write down what combining these updates spends, before it is done.
+
+        What clients noised has been seen when it comes here: it is written down whatever the budget says.
+        Noise at the server is weighed first, for without a model of it nothing is spent.
+        """
         clients = [client_of(node) for node in nodes]
         events = self.defense.charge(clients, round, self.parts.federation)
+        sent = [event for event in events if event.place == "client"]
+        made = [event for event in events if event.place == "server"]
+        self._note(sent)
         if self.budget is not None:
-            self.budget.weigh(events)
+            self.budget.released(sent)
+            self.budget.weigh(made)
+        self._note(made)
+
+    def _note(self, events: Sequence[Event]) -> None:
         for event in events:
             self.journal.add(event)
         self.journal.flush()

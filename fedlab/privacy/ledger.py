@@ -156,6 +156,8 @@ class Journal(Ledger):
         self.path = path
         self.attempt = 1 + max((event.attempt for event in events), default=-1) if secure else 0
         self._known = set(self.events)
+        self._noise: dict[Event, float] = {}
+        self._index(self.events)
         self._new: list[str] = []
 
     def dated(self, event: Event) -> Event:
@@ -163,14 +165,15 @@ class Journal(Ledger):
         return replace(event, attempt=self.attempt)
 
     def holds(self, event: Event) -> bool:
-        """Whether it is noted already: the same client, round, noise and attempt."""
-        return self.dated(event) in self._known
+        """Whether it is noted already, with that much noise or more: the same client, round and attempt."""
+        return self._noise.get(noiseless(self.dated(event)), -1.0) >= event.noise_multiplier
 
     def add(self, event: Event) -> None:
         """Note an event, unless it is known from a replay."""
         event = self.dated(event)
         if event not in self._known:
             self._known.add(event)
+            self._index([event])
             self._new.append(json.dumps(asdict(event)))
             super().add(event)
 
@@ -188,6 +191,16 @@ class Journal(Ledger):
         if self._new:
             files.append(self.path, self._new, durable=True)
             self._new = []
+
+    def _index(self, events: Iterable[Event]) -> None:
+        for event in events:
+            key = noiseless(event)
+            self._noise[key] = max(self._noise.get(key, 0.0), event.noise_multiplier)
+
+
+def noiseless(event: Event) -> Event:
+    """The event but for how strong its noise was."""
+    return replace(event, noise_multiplier=0.0)
 
 
 TURNED_AWAY = "turned_away"

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fedlab_defenses.privacy.distributed_dp import DistributedDP
 from fedlab_defenses.privacy.dp_sgd import DPSGD
+from fedlab_defenses.privacy.user_dp import UserDP
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from typer.testing import CliRunner
 
@@ -21,7 +26,8 @@ from fedlab.errors import BudgetExhausted, ScenarioError
 from fedlab.experiment import budget as budgets
 from fedlab.experiment.budget import Budget, Overspent
 from fedlab.experiment.planned import Plan
-from fedlab.privacy import Event, epsilon_of
+from fedlab.experiment.training import Training
+from fedlab.privacy import Event, Ledger, epsilon_of
 from fedlab.privacy.ledger import Journal
 from fedlab.report import AuditReport
 from fedlab.runtime import SimulationGrid
@@ -222,6 +228,94 @@ def test_what_the_journal_holds_costs_nothing_again(tmp_path: Path) -> None:
     budget.asks([ask(0, 1)])  # a replay
     with pytest.raises(Overspent):
         budget.asks([ask(0, 2)])
+
+
+def distributed(path: Path, limit: float) -> tuple[Budget, Journal, DistributedDP, Federation]:
+    """A sum of up to 4 updates, opened with 2: with all of them its noise is sqrt(2) times as strong."""
+    federation = Federation(records=(10,) * 4, rounds=50, config=ClientConfig(), cohort=4)
+    defense = DistributedDP(noise_multiplier=4.0, survivors=2)
+    journal = Journal(path)
+    plan = Plan(defense.local_rule(LocalRule(), federation), federation.config, federation.records)
+    return Budget(limit, defense, journal, plan, federation), journal, defense, federation
+
+
+def cost(defense: DistributedDP, federation: Federation, *answered: int) -> float:
+    """ε of client 0 over rounds in which so many answered."""
+    events = [
+        event
+        for number, count in enumerate(answered, 1)
+        for event in defense.charge(range(count), number, federation)
+        if event.client == 0
+    ]
+    return defense.spent(Ledger(events))[0]
+
+
+def test_a_sum_is_weighed_with_the_noise_of_the_fewest_that_it_may_be_opened_with(tmp_path: Path) -> None:
+    _, _, defense, federation = distributed(tmp_path / "none", 1.0)
+    limit = (cost(defense, federation, 4, 4) + cost(defense, federation, 4, 2)) / 2
+    budget, journal, _, _ = distributed(tmp_path / "journal", limit)
+    budget.asks([ask(client, 1) for client in range(4)])
+    for event in defense.charge(range(4), 1, federation):
+        journal.add(event)
+    budget.asks([ask(client, 1) for client in range(4)])  # a replay, which had more noise than the least
+    with pytest.raises(Overspent) as refused:  # though it would fit if all answered again
+        budget.asks([ask(client, 2) for client in range(4)])
+    assert refused.value.why.next == cost(defense, federation, 4, 2)
+
+
+class Fainter(DistributedDP):
+    """Says of a sum of several that it has half of the noise that each was told of."""
+
+    def charge(self, clients: Sequence[int], round: int, federation: Federation) -> list[Event]:
+        share = 1.0 if len(clients) == 1 else 0.5
+        return [
+            replace(one, noise_multiplier=share * one.noise_multiplier)
+            for one in super().charge(clients, round, federation)
+        ]
+
+
+@pytest.mark.parametrize("kind", [DistributedDP, Fainter])
+def test_what_clients_released_is_noted_before_the_budget_stops_anything(
+    tmp_path: Path, kind: type[DistributedDP]
+) -> None:
+    _, _, plain, federation = distributed(tmp_path / "none", 1.0)
+    budget, journal, _, _ = distributed(tmp_path / "journal", cost(plain, federation, 2))
+    training = Training.__new__(Training)
+    training.journal, training.budget = journal, budget
+    training.defense = budget.defense = kind(noise_multiplier=4.0, survivors=2)
+    training.parts = SimpleNamespace(federation=federation)  # type: ignore[assignment]
+    budget.asks([ask(client, 1) for client in range(4)])
+    if kind is Fainter:
+        with pytest.raises(Overspent, match=r"is overspent: .* less noise than they were asked for") as stop:
+            training._charge([client + 2 for client in range(3)], 1)
+        assert stop.value.why.spent > budget.limit
+    else:
+        training._charge([client + 2 for client in range(3)], 1)
+    assert Journal(journal.path).events == training.defense.charge(range(3), 1, federation)
+
+
+def test_noise_at_the_server_that_is_never_added_is_not_noted(tmp_path: Path) -> None:
+    _, journal, _, federation = distributed(tmp_path / "journal", 1.0)
+    defense = UserDP(noise_multiplier=0.1)
+    plan = Plan(LocalRule(), federation.config, federation.records)
+    training = Training.__new__(Training)
+    training.journal, training.defense = journal, defense
+    training.budget = Budget(1.0, defense, journal, plan, federation, cohorts=False)
+    training.parts = SimpleNamespace(federation=federation)  # type: ignore[assignment]
+    with pytest.raises(Overspent, match="would bring it"):
+        training._charge([2, 3], 1)
+    assert not journal.events
+
+
+def test_with_clients_that_drop_out_a_sum_stays_within_the_budget(tmp_path: Path) -> None:
+    defense = {"name": "distributed-dp", "noise_multiplier": 4.0, "survivors": 2}
+    settings = scenario(defense, 2.0) | {"attacks": []}
+    settings["devices"] = {"dropout": 0.3}
+    _, metrics, guarantee = stopped(settings, tmp_path / "run")
+    spent = max(guarantee["per_client"].values())
+    assert spent <= 2.0 < metrics["budget"]["next"] and metrics["budget"]["spent"] == pytest.approx(spent)
+    lines = (tmp_path / "run/privacy/distributed-dp-train-s3.journal.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["noise_multiplier"] for line in lines}) > 1  # it did matter who answered
 
 
 def test_a_budget_that_nothing_is_spent_against_is_a_mistake(tmp_path: Path) -> None:
