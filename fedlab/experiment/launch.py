@@ -138,8 +138,12 @@ def resume(
 def _description(setup: Setup) -> dict[str, Any]:
     """What the manifest says about a run before it starts."""
     settings, spec = setup.scenario, setup.scenario.task.model
-    firsts = {cell.strategy: cell for cell in reversed(setup.cells)}  # each strategy's first
-    chunks = {label: setup.parts(cell).chunking.size for label, cell in firsts.items()}
+    # The first of each strategy with each defense: none is to be refused after others were trained.
+    sizes: dict[tuple[str, str], int] = {}
+    for cell in setup.cells:
+        if (cell.strategy, cell.defense) not in sizes:
+            sizes[cell.strategy, cell.defense] = setup.parts(cell).chunking.size
+    chunks = {label: sizes[label, settings.defenses[0].label] for label in settings.labels}
     return {
         "name": settings.name,
         "claim": settings.claim,
