@@ -112,10 +112,19 @@ def shown(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     try:
-        text = json.dumps(value, ensure_ascii=False)
+        text = _toml(value)
     except (TypeError, ValueError):
         text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it on one line."""
+    if isinstance(value, dict) and value:
+        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _written(annotation: Any) -> str:

@@ -50,7 +50,13 @@ def prove(directory: RunDirectory, setup: Setup, cells: Sequence[Trained], progr
             continue
         found = _Proof(directory, setup, one).found()
         directory.write_json(name, found)
-        told = found["alarm"] or f"{len(found['checks'])} checks, no contradiction"
+        count = len(found["checks"])
+        clear = (
+            f"{count} {'check' if count == 1 else 'checks'}, no contradiction"
+            if count
+            else "nothing to check"
+        )
+        told = found["alarm"] or clear
         progress.message(f"check {one.cell.name}: {told}")
 
 

@@ -127,13 +127,20 @@ def _settings(run: Run) -> dict[str, str]:
     entries = run.scenario.get("defenses")
     return {
         str(entry.get("label") or entry.get("name")): ", ".join(
-            f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            " + ".join(map(_plain, value))  # protocol (batch_size 64) + dp-sgd (epsilon 8)
+            if _composed(value)
+            else f"{key} = {json.dumps(value, ensure_ascii=False)}"
             for key, value in entry.items()
             if key not in ("name", "label")
         )
         for entry in (entries if isinstance(entries, list) else [])
         if isinstance(entry, dict)
     }
+
+
+def _composed(value: Any) -> bool:
+    """Whether this is a list of defenses, as a stack has."""
+    return isinstance(value, list) and bool(value) and all(isinstance(v, dict) and "name" in v for v in value)
 
 
 def _about(run: Run) -> dict[str, Any]:

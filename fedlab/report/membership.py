@@ -170,10 +170,28 @@ def _rank(row: Row) -> tuple[bool, float, float]:
     return power["told"], power["rate"] or 0.0, row["auc"] or 0.0
 
 
+def brief(row: Row) -> str:
+    """The same as the sentence of a row, in the few words that a cell of a table has room for."""
+    if row["level"] == "failed":
+        return "membership: failed"
+    if row["level"] == "refused":
+        return "membership: not applicable"
+    power = row["powers"][0]
+    if power["rate"] is None:
+        return "membership: too few records to say"
+    beyond = "" if power["told"] else ", as guessing may"
+    return f"membership: {percent(power['rate'], 1)} picked out by {row['attack']}{beyond}"
+
+
 def with_membership(verdict: Row, rows: Sequence[Row], attacks: Sequence[Row]) -> Row:
     """The verdict with what was found about membership, and its headline if nothing else was tried."""
-    said = {key(row): f"Membership ({row['attack']}): {row['sentence']}" for row in strongest(rows)}
-    findings = [{**one, "membership": said.get(key(one))} for one in verdict["findings"]]
+    said = {
+        key(row): (f"Membership ({row['attack']}): {row['sentence']}", brief(row)) for row in strongest(rows)
+    }
+    findings = []
+    for one in verdict["findings"]:
+        sentence, words = said.get(key(one), (None, None))
+        findings.append({**one, "membership": sentence, "membership_brief": words})
     headline = verdict["headline"]
     if rows and not attacks:
         findings = [{**one, "leakage": "No reconstruction was tried."} for one in findings]

@@ -32,7 +32,7 @@ def defended(
     seed: int = 0,
     learning_rate: float = 0.1,
 ) -> Scene:
-    """Clients of `batch` records each that take one step on all of them; the victim as its attacker knows it."""
+    """Clients of `batch` records each that take one step on them all; the victim as its attacker knows it."""
     config = ClientConfig(mode=mode, batch_size=batch, local_steps=1, learning_rate=learning_rate)
     model = FunctionalModel(initialise(defense.network(network), seed), (1, 8, 8))
     rule = defense.local_rule(LocalRule(), Federation((batch,) * victims, 1, config, victims))
