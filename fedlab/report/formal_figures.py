@@ -60,8 +60,15 @@ def _curve(name: str, row: Row) -> Markup | None:
         axes: Axes = figure.subplots()
         axes.plot(deltas, values, color=SERIES[1], linewidth=1.9, marker="o", markersize=3.5)
         axes.axvline(row["delta"], color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-        axes.text(row["delta"], 0.02, "  δ of this report", color=MUTED, fontsize=8.5, ha="left", va="bottom",
-                  transform=axes.get_xaxis_transform())  # fmt: skip
+        axes.annotate(
+            "δ of this report",
+            (row["delta"], 0.02),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(4, 0),  # points beside the line: the page's font has spaces of its own width
+            textcoords="offset points",
+            color=MUTED,
+            fontsize=8.5,
+        )
         axes.set_xscale("log")
         axes.minorticks_off()
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
@@ -90,7 +97,7 @@ def bounds(data: Row) -> Markup | None:
             if high is not None:
                 axes.plot([low, high], [-place, -place], color=colour, linewidth=5, alpha=0.35)
                 axes.plot([high], [-place], marker="s", markersize=7, color=colour, mew=0)
-            axes.plot([low], [-place], marker=">", markersize=8, color=colour, mew=0)
+            axes.plot([low], [-place], marker=">", markersize=8, color=colour, mew=0, clip_on=False)
         axes.set_yticks([-place for place in range(len(found))], [name(row)[:30] for row, _ in found])
         for label in axes.get_yticklabels():
             label.set_color(INK)
@@ -98,7 +105,7 @@ def bounds(data: Row) -> Markup | None:
         axes.spines["left"].set_visible(False)
         axes.set_ylim(-len(found) + 0.4, 0.6)
         axes.set_xlim(0, 1.08 * max(furthest, 0.1))
-        axes.set_xlabel("ε: from the measured lower bound to the claimed upper one")
+        axes.set_xlabel("ε: ▸ measured, at least; ■ claimed, at most")
         axes.xaxis.grid(True, color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)
 

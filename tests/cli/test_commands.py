@@ -132,6 +132,7 @@ def test_the_example_of_info_is_valid(fedlab: Any) -> None:
         ("defenses", "gradient-pruning"),
         ("defenses", "dp-sgd"),
         ("defenses", "architecture"),
+        ("defenses", "stack"),
         ("datasets", "photos"),
         ("partitions", "dirichlet"),
         ("aggregators", "median"),

@@ -53,6 +53,18 @@ def test_the_document_has_what_readers_rely_on(report: AuditReport) -> None:
     assert {one["defense"] for one in data["guarantees"]} == {"none", "dp-sgd", "no-first-bias"}
 
 
+def test_a_stack_is_told_in_words(run_dir: Path) -> None:
+    scenario = run_dir / "scenario.toml"
+    plain, stacked = 'name = "dp-sgd"\n', 'name = "stack"\nlabel = "dp-sgd"\nof = '
+    assert plain in scenario.read_text()
+    parts = (
+        '[{ name = "protocol", batch_size = 64 }, { name = "none" }, { name = "dp-sgd", epsilon = 8.0 }]\n'
+    )
+    scenario.write_text(scenario.read_text().replace(plain, stacked + parts))
+    settings = {one["defense"]: one["settings"] for one in build(run_dir).data["verdict"]["findings"]}
+    assert settings["dp-sgd"] == "protocol (batch_size 64) + none + dp-sgd (epsilon 8)"
+
+
 def test_the_written_files_are_the_returned_ones(report: AuditReport) -> None:
     def no_constant(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")

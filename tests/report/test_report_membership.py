@@ -92,6 +92,18 @@ def test_rows_pool_targets_on_a_common_scale(asked: Path) -> None:
     assert detection([s for one, _ in raw for s in one], [m for _, one in raw for m in one]).auc < 0.9  # type: ignore[operator]
 
 
+def test_a_cell_of_the_verdict_has_few_words_for_membership(asked: Path) -> None:
+    briefly = {one["defense"]: one["membership_brief"] for one in build(asked).data["verdict"]["findings"]}
+    rate = 100 * rows(build(asked))["none"]["powers"][0]["rate"]
+    assert briefly["none"] == f"membership: {rate:.1f} % picked out by membership-loss"
+    assert briefly["dp-sgd"].endswith(" % picked out by membership-loss, as guessing may")
+    write(asked, CELLS[0], [([1.0, 2.0], [1, 0])])
+    write(asked, CELLS[1], None)
+    few = {one["defense"]: one["membership_brief"] for one in build(asked).data["verdict"]["findings"]}
+    assert few["none"] == "membership: too few records to say"
+    assert few["dp-sgd"] == "membership: not applicable"
+
+
 def test_seeds_are_pooled(tmp_path: Path) -> None:
     from fake_run import write_run
 
@@ -165,6 +177,14 @@ def test_the_page_has_the_section_with_its_curves(asked: Path) -> None:
     assert "guessing stays under" in section and "control" in section
     for row in rows(build(asked)).values():
         assert row["sentence"].split(" (95")[0].replace(" %", "\u00a0%") in section
+
+
+def test_what_is_said_of_several_is_said_once(asked: Path) -> None:
+    for cell in CELLS[:2]:
+        write(asked, cell, [([1.0, 2.0], [1, 0])])
+    page = build(asked).html.read_text()
+    section = page[page.index('aria-labelledby="membership"') :].partition("</section>")[0]
+    assert section.count("Too few records to say") == 1 and section.count("<b>none, dp-sgd</b>") == 1
 
 
 def test_a_curve_starts_at_the_first_false_alarm(asked: Path) -> None:
