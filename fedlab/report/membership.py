@@ -217,7 +217,15 @@ def curves(data: Row) -> list[tuple[str, Markup]]:
 def shown(data: Row) -> dict[str, Any]:
     """What the page shows beside the table."""
     rows = data["membership"]
-    return {"strongest": strongest(rows), "curves": curves(data), "series": series(rows)}
+    told: dict[tuple[str, str], list[Row]] = {}
+    for row in strongest(rows):
+        told.setdefault((label(row), row["sentence"]), []).append(row)
+    return {
+        "strongest": [(same[0], same) for same in told.values()],  # what is said of several is said once
+        "some": len(rows) > sum(map(len, told.values())),
+        "curves": curves(data),
+        "series": series(rows),
+    }
 
 
 def label(row: Row) -> str:
