@@ -43,6 +43,7 @@ class Protocol(Defense):
         " 2025, https://arxiv.org/abs/2508.19819"
     )
     example: ClassVar[dict[str, Any]] = {"batch_size": 64}
+    adaptive: tuple[str, ...] = ("cascade", "local-steps")  # larger batches are solved for, steps unrolled
 
     def __init__(
         self,
@@ -81,8 +82,8 @@ class Protocol(Defense):
                 "protocol changes nothing as it is set; give at least one of batch_size, local_steps,"
                 " local_epochs, learning_rate, share_buffers = false"
             )
-        # Steps are unrolled, larger batches solved for, and statistics that are not sent estimated.
-        self.adaptive = ("cascade", "local-steps", *(() if share_buffers else ("gia-estimate",)))
+        if not share_buffers:  # statistics that are not sent can be estimated
+            self.adaptive = (*self.adaptive, "gia-estimate")
 
     def config(self, config: ClientConfig) -> ClientConfig:
         if "local_epochs" in self.changes:

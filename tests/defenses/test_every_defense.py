@@ -38,6 +38,7 @@ def test_it_says_what_it_is_and_who_knows_it(name: str) -> None:
     if name not in SILENT:
         assert len(defense.paper) > 20
         assert defense.adaptive or defense.spends, "an attack that knows it, or what can be proved"
+        assert type(defense).adaptive or not defense.adaptive, "`fedlab list defenses` reads the class"
     assert set(defense.adaptive) <= set(plugins.names("attacks"))
 
 

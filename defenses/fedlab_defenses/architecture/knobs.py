@@ -33,6 +33,7 @@ class Architecture(Defense):
     paper = "Valadi et al., From Research to Reality, 2025, https://arxiv.org/abs/2508.19819"
 
     example: ClassVar[dict[str, Any]] = {"dropout": 0.5}
+    adaptive: tuple[str, ...] = ("cascade",)  # the closed forms read the network first
 
     def __init__(self, **knobs: Any) -> None:
         if not knobs:
@@ -41,8 +42,8 @@ class Architecture(Defense):
                 " parameters, e.g. dropout = 0.5 (fedlab info MODEL lists them)"
             )
         self.knobs = knobs
-        # The closed forms read the network first; masks are the one knob that has an attack of its own.
-        self.adaptive = ("cascade", "dropout-inversion") if knobs.get("dropout") else ("cascade",)
+        if knobs.get("dropout"):  # the one knob that has an attack of its own
+            self.adaptive = (*self.adaptive, "dropout-inversion")
 
     def network(self, factory: NetworkFactory) -> NetworkFactory:
         """The same model with the knobs turned.
