@@ -172,6 +172,15 @@ class Row:
         return f"{digits} {self.unit}".strip()
 
 
+@dataclass(frozen=True)
+class Table:
+    """Figures that belong side by side; one line per tuple."""
+
+    title: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
 @dataclass
 class Result:
     """What a benchmark found.
@@ -182,6 +191,7 @@ class Result:
         notes: what a reader must know beside the figures.
         measurements: the raw numbers.
         profile: where the time goes, taken when a bar was missed.
+        tables: figures without a bar that belong side by side.
     """
 
     name: str
@@ -191,6 +201,7 @@ class Result:
     measurements: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     profile: str = ""
+    tables: list[Table] = field(default_factory=list)
 
     @property
     def met(self) -> bool:
@@ -217,8 +228,9 @@ def read(path: Path) -> Result:
     """The result in a JSON file."""
     content = json.loads(path.read_text())
     rows = [Row(**{key: value for key, value in row.items() if key != "met"}) for row in content["rows"]]
+    tables = [Table(**table) for table in content.pop("tables", [])]
     kept = {key: value for key, value in content.items() if key not in ("rows", "met", "machine")}
-    return Result(rows=rows, **kept)
+    return Result(rows=rows, tables=tables, **kept)
 
 
 def finish(result: Result, profile: Sequence[str] = ()) -> int:

@@ -86,11 +86,13 @@ class Suite:
                 "### Notes",
                 "\n".join(f"- `{self._short(one)}`: {note}" for one in results for note in one.notes),
             ]
+        for table in (table for one in results for table in one.tables):
+            parts += [f"### {table.title}", "\n".join([*_head(table.columns), *map(_line, table.lines)])]
         return "\n\n".join(parts)
 
     def _table(self, columns: Sequence[str], results: Sequence[Result], *, barred: bool) -> str:
         """The rows with a bar, or those without; each benchmark is described where it comes up first."""
-        lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+        lines = _head(columns)
         for result in results:
             described = not barred and any(row.bar for row in result.rows)
             name = self._short(result)
@@ -98,12 +100,20 @@ class Suite:
             for row in result.rows:
                 if bool(row.bar) is barred:
                     cells = (what, row.what, row.figure, row.bar, row.result)
-                    lines.append(f"| {' | '.join(cells[: len(columns)])} |")
+                    lines.append(_line(cells[: len(columns)]))
                     what = ""
         return "\n".join(lines)
 
     def _short(self, result: Result) -> str:
         return result.name.removeprefix(f"{self.kind}_")
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    return [_line(columns), "|---" * len(columns) + "|"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 ATTACKS = Suite("attacks", "attack", timed=("vit", "peer"))

@@ -157,7 +157,8 @@ class Summary:
         psnr_ci95: percentile bootstrap of the mean over victims (a victim's images stay together).
         label_accuracy: right labels over asked ones.
         fraction_recovered, recovered, images: images at the threshold or above, of all true images of all
-            victims, answered or not; fraction_ci95 is the exact binomial interval (Clopper and Pearson 1934).
+            victims, answered or not.
+        label_accuracy_ci95, fraction_ci95: exact binomial intervals (Clopper and Pearson 1934).
         victims, refused: observations attacked, and those the attack declined.
     """
 
@@ -167,6 +168,7 @@ class Summary:
     psnr_ci95: tuple[float, float] | None
     ssim_median: float | None
     label_accuracy: float | None
+    label_accuracy_ci95: tuple[float, float] | None
     fraction_recovered: float | None
     fraction_ci95: tuple[float, float] | None
     recovered: int
@@ -181,7 +183,7 @@ def summarise(scores: Sequence[VictimScore], threshold_db: float) -> Summary:
     answered = [value for value in values if value is not None]
     similar = [value for one in scores for value in one.ssim if value is not None]
     labelled = [one for one in scores if one.labels_correct is not None]
-    asked = sum(one.labels for one in labelled)
+    asked, right = sum(one.labels for one in labelled), sum(one.labels_correct or 0 for one in labelled)
     recovered = sum(value >= threshold_db for value in answered)
     return Summary(
         psnr_median=float(np.median(answered)) if answered else None,
@@ -189,7 +191,8 @@ def summarise(scores: Sequence[VictimScore], threshold_db: float) -> Summary:
         psnr_mean=float(np.mean(answered)) if answered else None,
         psnr_ci95=bootstrap([[v for v in one.psnr if v is not None] for one in scores]),
         ssim_median=float(np.median(similar)) if similar else None,
-        label_accuracy=sum(one.labels_correct or 0 for one in labelled) / asked if asked else None,
+        label_accuracy=right / asked if asked else None,
+        label_accuracy_ci95=binomial_interval(right, asked) if asked else None,
         fraction_recovered=metrics.fraction_recovered(values, threshold_db) if answered else None,
         fraction_ci95=binomial_interval(recovered, len(values)) if answered else None,
         recovered=recovered,

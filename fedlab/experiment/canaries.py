@@ -18,8 +18,8 @@ the client's own, because others move it in ways that the auditor knows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -108,28 +108,38 @@ class Canaries:
         return scores
 
 
-def audited(
-    rule: LocalRule,
-    model: FunctionalModel,
-    config: ClientConfig,
-    rounds: Sequence[Round],
-    *,
-    canaries: int,
-    guesses: int,
-    delta: float,
-    confidence: float,
-    seed: int,
-) -> OneRun:
-    """Train one client on canaries, and bound ε from below.
+@dataclass(frozen=True)
+class Audit:
+    """What is trained on canaries, and how it is judged.
 
-    Args:
+    Attributes:
         rule: the cell's whole rule; it must bound what a single record does.
         rounds: in which the client took part, at least one; all at the same rate.
         guesses: fixed by now.
+    """
+
+    rule: LocalRule
+    model: FunctionalModel
+    config: ClientConfig
+    rounds: Sequence[Round]
+    canaries: int
+    guesses: int
+    delta: float
+    confidence: float
+    seed: int
+
+
+def audited(audit: Audit, report: Callable[[int, int], None] = lambda done, total: None) -> OneRun:
+    """Train one client on canaries, and bound ε from below.
+
+    Args:
+        report: is told after each round how many of how many are done.
 
     Raises:
         UsageError: the canaries take too much memory.
     """
+    rule, model, config, rounds = audit.rule, audit.model, audit.config, audit.rounds
+    canaries, seed = audit.canaries, audit.seed
     start = model.state()
     names = list(model.parameters_of(start))
     planted = Canaries(canaries, sum(start[name].numel() for name in names), seed)
@@ -139,19 +149,20 @@ def audited(
     training = LocalTraining(model, no_loss, planted, Told(rule), config, seed, stacked=False)
     state, memory = start, State()
     spent: dict[tuple[float, float], int] = {}
-    for one in rounds:
+    for done, one in enumerate(rounds):
+        report(done, len(rounds))
         plan = plan_batches(canaries, replace(config, local_steps=one.steps), seed, one.number, 0)
         job = ClientJob(0, one.number, state, memory, np.arange(canaries), plan)
         result = training([job])[0]
         state, memory = result.state, result.memory
         step = one.sigma, size / canaries
         spent[step] = spent.get(step, 0) + one.steps
-    epsilon = epsilon_of(spent, delta).epsilon
+    epsilon = epsilon_of(spent, audit.delta).epsilon
     return one_run(
         planted.scores(flatten(state, names) - flatten(start, names)),
         planted.included,
-        guesses,
-        delta=delta,
+        audit.guesses,
+        delta=audit.delta,
         epsilon=epsilon if np.isfinite(epsilon) else None,
-        confidence=confidence,
+        confidence=audit.confidence,
     )

@@ -7,20 +7,20 @@
   client spent; empty where that is not proved, and `why_no_rero` says why.
 - `alarm`: what contradicts the claim, in words; null if nothing does.
 
-All of it is drawn from branches of the cell's seed. A cell whose file is there is left as it is.
+All of it is drawn from branches of the cell's seed. A cell whose file is there is left as it is. Workers
+train on canaries, which takes the most time, while the checks run here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fedlab import plugins, seeds
-from fedlab.clients.rules import LocalRule
+from fedlab import seeds
 from fedlab.errors import UsageError
-from fedlab.experiment.canaries import Round, audited
+from fedlab.experiment.canaries import Audit, Round, audited
 from fedlab.experiment.cells import Parts, Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.probing import Step, noisy, of_aggregator, of_plan, of_sampler
@@ -30,7 +30,8 @@ from fedlab.privacy.ledger import Journal
 from fedlab.privacy.mechanism import Check, Release, Sampling, check
 from fedlab.privacy.one_run import OneRun
 from fedlab.privacy.reconstruction import rero_bounds, rero_epsilon
-from fedlab.progress import Progress
+from fedlab.progress import Progress, SideBySide
+from fedlab.runtime import Executor
 
 LEVEL = 0.01
 """The chance that the mechanism check of a right cell fails."""
@@ -42,29 +43,64 @@ DRAWN, SAMPLES = 3 * 10**7, (4_000, 100_000)
 """Steps that are drawn for reconstruction robustness in all, and of the whole schedule at least, at most."""
 
 
-def prove(directory: RunDirectory, setup: Setup, cells: Sequence[Trained], progress: Progress) -> None:
+def prove(
+    directory: RunDirectory,
+    setup: Setup,
+    cells: Sequence[Trained],
+    executor: Executor,
+    progress: Progress,
+) -> None:
     """Check the cells that have something to prove and no file yet."""
+    audits: list[tuple[_Proof, Audit]] = []
     for one in cells:
-        name = f"privacy/{one.cell.name}.checks.json"
-        if directory.has(name) or not directory.has(f"privacy/{one.cell.name}.json"):
-            continue
-        found = _Proof(directory, setup, one).found()
-        directory.write_json(name, found)
-        count = len(found["checks"])
-        clear = (
-            f"{count} {'check' if count == 1 else 'checks'}, no contradiction"
-            if count
-            else "nothing to check"
-        )
-        told = found["alarm"] or clear
-        progress.message(f"check {one.cell.name}: {told}")
+        if directory.has(f"privacy/{one.cell.name}.json") and not directory.has(_path(one)):
+            proof = _Proof(directory, setup, one)
+            if isinstance(proof.audit, Audit):
+                audits.append((proof, proof.audit))
+            else:
+                _write(directory, proof, None, proof.audit, progress)
+    watched = SideBySide(progress, [f"audit {proof.cell.name} with canaries" for proof, _ in audits])
+    jobs = [audit for _, audit in audits]
+    for index, answer in executor.map(_on_canaries, jobs, watched.tick, _gone):
+        told = answer if isinstance(answer, str) else f"epsilon is at least {answer.epsilon_hat:.3g}"
+        watched.finish(index, told)
+        one_run, why_not = (None, answer) if isinstance(answer, str) else (answer, "")
+        _write(directory, audits[index][0], one_run, why_not, progress)
+
+
+def _on_canaries(audit: Audit, report: Callable[[int, int], None]) -> OneRun | str:
+    """In a worker: the bound, or why there is none."""
+    try:
+        return audited(audit, report)
+    except UsageError as error:
+        return str(error)
+
+
+def _gone(audit: Audit, reason: str) -> OneRun | str:
+    return f"the worker that trained on canaries was lost: {reason}"
+
+
+def _write(
+    directory: RunDirectory, proof: _Proof, one_run: OneRun | None, why_not: str, progress: Progress
+) -> None:
+    found = proof.found(one_run, why_not)
+    directory.write_json(_path(proof.trained), found)
+    count = len(found["checks"])
+    clear = (
+        f"{count} {'check' if count == 1 else 'checks'}, no contradiction" if count else "nothing to check"
+    )
+    progress.message(f"check {proof.cell.name}: {found['alarm'] or clear}")
+
+
+def _path(one: Trained) -> str:
+    return f"privacy/{one.cell.name}.checks.json"
 
 
 class _Proof:
     """What is known of one cell."""
 
     def __init__(self, directory: RunDirectory, setup: Setup, trained: Trained) -> None:
-        self.setup, self.cell = setup, trained.cell
+        self.setup, self.trained, self.cell = setup, trained, trained.cell
         self.scenario, self.settings = setup.under(self.cell), setup.scenario.privacy
         self.defense = setup.defenses[self.cell.defense]
         self.guarantee = directory.read_json(f"privacy/{self.cell.name}.json")
@@ -72,15 +108,12 @@ class _Proof:
         journal = Journal(directory.path / "privacy" / f"{self.cell.name}.journal.jsonl")
         self.events = [event for event in journal.events if event.noise_multiplier > 0.0]
         self.seed = seeds.derive(self.cell.seed, "proving")
+        self.parts = setup.parts(self.cell)
+        self.audit = self._audit()
 
-    def found(self) -> dict[str, Any]:
+    def found(self, one_run: OneRun | None, why_not: str) -> dict[str, Any]:
         """The file."""
-        checks, one_run, why_not = [], None, ""
-        parts = self.setup.parts(self.cell)
-        if not parts.tasks:
-            checks = self._checks(parts) if self.settings.check else []
-            if self.settings.canaries is not None:
-                one_run, why_not = self._audited(parts)
+        checks = [] if self.parts.tasks or not self.settings.check else self._checks(self.parts)
         alarm = _alarm(checks, one_run)
         why_no_rero = self._unproved(alarm)
         return {
@@ -98,17 +131,12 @@ class _Proof:
         events = [event for event in self.events if event.place == place]
         return [event for event in events if event.client == self.client] or events
 
-    def _rule(self, parts: Parts) -> LocalRule:
-        own = self.setup.own.local_rule
-        rule = own or plugins.build("local_rules", self.scenario.strategy.local_rule)
-        return self.defense.local_rule(rule, parts.federation)
-
     def _checks(self, parts: Parts) -> list[Check]:
         releases: list[Release] = []
         samplings: list[Sampling] = []
         reaches: list[Release] = []
         if events := self._mine("client"):
-            layer, first = noisy(self._rule(parts)), events[0]
+            layer, first = noisy(parts.rule), events[0]
             if layer is None:
                 return [_untried(self.cell.defense)]
             records = len(parts.owners[first.client])
@@ -147,35 +175,30 @@ class _Proof:
         generator = seeds.numpy_generator(self.seed, "checks")
         return check(releases, samplings, reaches, generator=generator, level=LEVEL, numbers=NUMBERS)
 
-    def _audited(self, parts: Parts) -> tuple[OneRun | None, str]:
-        """The audit, or why there is none."""
-        settings, events = self.settings.canaries, self._mine("client")
-        rule = self._rule(parts)
-        layer = noisy(rule)
-        if settings is None or not events or layer is None or layer[1].unit != "record":
-            return None, "canaries are records, and no noise of this cell is accounted record by record"
+    def _audit(self) -> Audit | str:
+        """What canaries are to show, or why they show nothing: empty where nobody asked."""
+        settings, events, parts = self.settings.canaries, self._mine("client"), self.parts
+        if settings is None or parts.tasks:
+            return ""
+        layer = noisy(parts.rule)
+        if not events or layer is None or layer[1].unit != "record":
+            return "canaries are records, and no noise of this cell is accounted record by record"
         rounds = [
             Round(number, event.noise_multiplier, event.sample_rate, event.steps)
             for number, event in enumerate(events, 1)
             if event.client == events[0].client
         ]
-        try:
-            return (
-                audited(
-                    rule,
-                    parts.model,
-                    parts.config,
-                    rounds,
-                    canaries=settings.count,
-                    guesses=settings.guesses or max(1, settings.count // 10),
-                    delta=self.guarantee["delta"],
-                    confidence=settings.confidence,
-                    seed=self.seed,
-                ),
-                "",
-            )
-        except UsageError as error:
-            return None, str(error)
+        return Audit(
+            parts.rule,
+            parts.model,
+            parts.config,
+            rounds,
+            canaries=settings.count,
+            guesses=settings.guesses or max(1, settings.count // 10),
+            delta=self.guarantee["delta"],
+            confidence=settings.confidence,
+            seed=self.seed,
+        )
 
     def _unproved(self, alarm: str | None) -> str:
         """Why no γ is told, which is proved by the same as ε; empty if it is."""

@@ -40,7 +40,7 @@ def proceed(directory: RunDirectory, setup: Setup, progress: Progress) -> AuditR
                 cells = [_train(cell, what, place, executor, listener, stop) for cell in what.cells]
                 place.update_manifest(weights_sha256=_joint_hashes(cells))
                 attack_cells(place, what, cells, trials_of(what), executor, listener)
-                prove(place, what, cells, listener)
+                prove(place, what, cells, executor, listener)
                 return cells
 
             cells = work(directory, setup, progress)

@@ -34,7 +34,7 @@ from fedlab.experiment.pairing import UNAWARE, facing, informed, knows, untold
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.questions import Questions, questions
 from fedlab.experiment.setup import Setup
-from fedlab.progress import Progress
+from fedlab.progress import Progress, SideBySide
 from fedlab.report.reading import clause
 from fedlab.runtime import Executor
 from fedlab.scenario import Scenario
@@ -141,19 +141,8 @@ def attack_cells(
             seen, whom = observed[one.cell.name], victims[key].observations
             asked[key] = questions(one, seen, whom, *known[key], faced)
         jobs.append(_question(trial, trial.attack, one, asked[key]))
-    started: set[int] = set()
-    finished: set[int] = set()
-
-    def tick(index: int, done: int, total: int) -> None:
-        if index in finished:  # news from a worker may come after its answer
-            return
-        if index not in started:
-            started.add(index)
-            progress.start(jobs[index].title, total)
-        progress.advance(jobs[index].title, done)
-
-    for index, answer in executor.map(work, jobs, tick, gone):
-        finished.add(index)
+    watched = SideBySide(progress, [job.title for job in jobs])
+    for index, answer in executor.map(work, jobs, watched.tick, gone):
         job, (trial, one) = jobs[index], left[index]
         path, key = trial.path(one.cell), (job.cell, job.under)
         found: dict[str, Any] = {}
@@ -170,11 +159,9 @@ def attack_cells(
         directory.write_json(f"{path}.json", found | about)
         threat = {"threat": job.under} if job.under else {}
         directory.event("attacked", cell=job.cell, attack=job.label, error=answer.error, **threat)
-        if index not in started:
-            progress.start(job.title, 1)
         # Of a refusal the first clause: the report has the whole of it.
         why = answer.error or ""
-        progress.finish(job.title, why if answer.failed else clause(why))
+        watched.finish(index, why if answer.failed else clause(why))
 
 
 def _note_added(

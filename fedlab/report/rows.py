@@ -22,7 +22,8 @@ _NO_VICTIM = (
 )
 _NO_UPDATE = "no victim: no valid update of the observed rounds reached the server; see the limits for why"
 _DECLINED = f"{NO_ANSWER}refused to train: "
-_SHARED = ("ssim_median", "label_accuracy", "fraction_recovered", "fraction_ci95", "recovered", "images")
+_LABELS = ("label_accuracy", "label_accuracy_ci95")
+_SHARED = ("ssim_median", *_LABELS, "fraction_recovered", "fraction_ci95", "recovered", "images")
 
 
 def attack_rows(run: Run) -> list[dict[str, Any]]:
@@ -68,7 +69,8 @@ def _attack_row(
     control_numbers = _numbers(control, ("psnr_median", "psnr_max", *_SHARED))
     if granted:
         # What the threat model gave away was not recovered.
-        numbers["label_accuracy"] = control_numbers["label_accuracy"] = None
+        numbers |= dict.fromkeys(_LABELS)
+        control_numbers |= dict.fromkeys(_LABELS)
     if silent:
         numbers["images"] = control_numbers["images"] = 0  # nothing was tried on them, whoever declined
     return {

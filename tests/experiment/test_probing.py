@@ -18,7 +18,7 @@ from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.rules.fedprox import FedProx
 from fedlab.errors import UsageError
-from fedlab.experiment.canaries import Canaries, Round, audited
+from fedlab.experiment.canaries import Audit, Canaries, Round, audited
 from fedlab.experiment.probing import Step, noisy, of_aggregator, of_plan
 from fedlab.privacy.mechanism import Check, Release, Sampling, check
 from fedlab.strategies.aggregators import FunctionAggregator, mean
@@ -109,15 +109,17 @@ def test_planted_faults_are_seen_where_they_are(bug: str) -> None:
 def bound(make: Callable[[], Any], sigma: float, canaries: int = 200, seed: int = 1) -> Any:
     one = make()
     return audited(
-        one.rule,
-        network(10 if canaries <= 600 else 1),
-        one.config,
-        [Round(number, sigma, one.rate, 2) for number in (1, 2, 3)],
-        canaries=canaries,
-        guesses=canaries // 4,
-        delta=1e-5,
-        confidence=0.95,
-        seed=seed,
+        Audit(
+            one.rule,
+            network(10 if canaries <= 600 else 1),
+            one.config,
+            [Round(number, sigma, one.rate, 2) for number in (1, 2, 3)],
+            canaries=canaries,
+            guesses=canaries // 4,
+            delta=1e-5,
+            confidence=0.95,
+            seed=seed,
+        )
     )
 
 

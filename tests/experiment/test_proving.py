@@ -45,7 +45,7 @@ def again(run: Path, **privacy: Any) -> dict[str, Any]:
     directory = RunDirectory.open(run)
     with executor_of(scenario, Quiet()) as executor:
         cells = [_train(cell, setup, directory, executor, Quiet(), None) for cell in setup.cells]  # type: ignore[arg-type]
-    prove(directory, setup, cells, Quiet())
+        prove(directory, setup, cells, executor, Quiet())
     found: dict[str, Any] = json.loads((run / FILE).read_text())
     return found
 

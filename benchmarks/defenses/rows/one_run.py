@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.defenses.planted_bugs import correct, network
 from benchmarks.harness import Result, Row, finish
-from fedlab.experiment.canaries import Round, audited
+from fedlab.experiment.canaries import Audit, Round, audited
 from fedlab.privacy import noise_multiplier_for
 
 EPSILON, DELTA, RUNS, STEPS, CANARIES = 8.0, 1e-5, 40, 20, 1000
@@ -20,15 +20,17 @@ def bounds(rate: float, runs: int, canaries: int = CANARIES) -> tuple[list[float
     rounds = [Round(number, sigma, rate, 1) for number in range(1, STEPS + 1)]
     found = [
         audited(
-            private.rule,
-            network(canaries // 64 + 1),
-            private.config,
-            rounds,
-            canaries=canaries,
-            guesses=canaries // 10,
-            delta=DELTA,
-            confidence=0.95,
-            seed=seed,
+            Audit(
+                private.rule,
+                network(canaries // 64 + 1),
+                private.config,
+                rounds,
+                canaries=canaries,
+                guesses=canaries // 10,
+                delta=DELTA,
+                confidence=0.95,
+                seed=seed,
+            )
         )
         for seed in range(runs)
     ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.defenses.planted_bugs import BUGS, correct, network
 from benchmarks.harness import Result, Row, finish
-from fedlab.experiment.canaries import Round, audited
+from fedlab.experiment.canaries import Audit, Round, audited
 from fedlab.privacy import noise_multiplier_for
 from fedlab.privacy.mechanism import check
 
@@ -52,15 +52,17 @@ def bounds(bug: str, epsilon: float, canaries: int, runs: int) -> tuple[float, f
     rounds = [Round(number, sigma, RATE, 1) for number in range(1, STEPS + 1)]
     found = [
         audited(
-            one.rule,
-            network(max(10, canaries // 64 + 1)),
-            one.config,
-            rounds,
-            canaries=canaries,
-            guesses=canaries // 10,
-            delta=DELTA,
-            confidence=CONFIDENCE,
-            seed=seed,
+            Audit(
+                one.rule,
+                network(max(10, canaries // 64 + 1)),
+                one.config,
+                rounds,
+                canaries=canaries,
+                guesses=canaries // 10,
+                delta=DELTA,
+                confidence=CONFIDENCE,
+                seed=seed,
+            )
         )
         for seed in range(runs)
     ]
