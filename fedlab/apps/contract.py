@@ -68,7 +68,7 @@ class Recording:
     """What one client did in one training message.
 
     Attributes:
-        network: a copy of the outermost module as it was before its first step; None if no module was trained.
+        network: a copy of the outermost module as it was before its first step; None if none was trained.
         training: whether it was in training mode at the first step.
         optimizer: what stepped; None if nothing did.
         loss: name of the class or function of the loss, "" if none was seen ("CrossEntropyLoss").
