@@ -27,8 +27,8 @@ install: $(READY) ## create .venv and install fedlab with its tools
 demo: $(READY) ## run the quickstart on Ray and print the path of its report last
 	@$(BIN)/fedlab run quickstart
 
-test: $(READY) ## run all tests
-	@$(BIN)/python -m pytest
+test: $(READY) ## run all tests, a file at a time on each of two cores
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(READY) ## run the reproductions that take minutes
 	@$(BIN)/python -m pytest -m slow
