@@ -64,6 +64,10 @@ class Trained:
     """A cell that is trained: what its attackers and its scorer need to know about it.
 
     What else it left behind lies in the run directory.
+
+    Attributes:
+        used: ids of the records of each local step, by (round, client), where clients were watched; None where
+            they are recomputed from the seed tree.
     """
 
     cell: Cell
@@ -75,6 +79,7 @@ class Trained:
     weights_sha256: str
     personal: frozenset[str] = frozenset()
     disclosure: Disclosure = NOTHING
+    used: Mapping[tuple[int, int], Sequence[NDArray[np.int64]]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a threat model grants beside an update: masks as they were drawn, data of the same kind, or only sums.
 
-All of it is recomputed from the seed tree, as the clients drew it; nothing was kept of it in training.
+All of it is recomputed from the seed tree, as the clients drew it; nothing was kept of it in training. Only
+clients that are no clients of ours were watched, for there is no seed tree to ask (`Trained.used`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PIECE = 4096
 
 def steps_of(trained: Trained, one: Observation | Part) -> list[NDArray[np.int64]]:
     """Ids of the records that one client used, step by step, in the order of the batch."""
+    if trained.used is not None:
+        return list(trained.used[one.round, one.client])
     config = trained.config
     if isinstance(one, Part):
         if one.epochs:
@@ -44,10 +47,10 @@ def masks_of(trained: Trained, one: Observation) -> tuple[State, ...]:
     """The dropout masks of each local step, exactly as `fedlab.clients.batches` drew them.
 
     Rows are in ascending order of the record's id, as granted labels are: a gradient does not feel it. Empty
-    for clients that drop nothing, and for a sum of several clients' updates.
+    for clients that drop nothing or drew masks of their own, and for a sum of several clients' updates.
     """
     model = trained.model
-    if one.parts or trained.config.mode != "train" or not model.mask_shapes:
+    if one.parts or trained.used is not None or trained.config.mode != "train" or not model.mask_shapes:
         return ()
     found = []
     for step, ids in enumerate(steps_of(trained, one)):
