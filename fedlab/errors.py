@@ -4,8 +4,10 @@
     ├── UsageError              2  a command or an argument that cannot work
     │   ├── ScenarioError       2  every mistake in a scenario file, at once
     │   ├── UnknownName         2  no plugin of that name; says which there are
+    │   ├── MissingFacts        2  what must be known of an app and cannot be found; shows the lines to write
     │   ├── BadGate             2  an audit gate that cannot be read, or names nothing; points at the place
-    │   └── PluginError         2  a plugin that does not import or breaks its contract
+    │   ├── PluginError         2  a plugin that does not import or breaks its contract
+    │   └── BadApp              2  a Flower app that cannot be read or imported; tells every mistake
     ├── DataError               3  a data set that is missing, truncated or altered
     ├── GateFailed              4  an audit gate does not hold
     ├── Interrupted             5  stopped by the user
@@ -16,6 +18,7 @@
     │   ├── UnusableUpdate      1  the update is not finite, or zero
     │   ├── MissingBuffers      1  the attack lives on batch-norm statistics that did not arrive
     │   └── Contradiction       1  batch size, labels and update cannot all be right
+    ├── AppFailed               1  a Flower app failed by itself while it ran; has its own traceback
     └── MissingKnowledge        1  an attack needs knowledge that the threat model denies
 
 A message says what went wrong, what was got, what was expected, and what to do about it.
@@ -83,6 +86,10 @@ class UnknownName(UsageError):
         return type(self), (self.kind, self.name, self.known)
 
 
+class MissingFacts(UsageError):
+    """What must be known of a Flower app, and neither its messages nor its clients showed."""
+
+
 class BadGate(UsageError):
     """An audit gate that cannot be read, or that names nothing: `span` is the place in the expression."""
 
@@ -98,6 +105,22 @@ class BadGate(UsageError):
 
 class PluginError(UsageError):
     """A plugin that does not import, or breaks its contract."""
+
+
+class BadApp(UsageError):
+    """A Flower app that cannot be read or imported; `traceback` is its own, "" if it never ran."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        self.traceback = traceback
+        super().__init__(message)
+
+
+class AppFailed(FedlabError):
+    """A Flower app failed by itself while it ran; `traceback` is its own, "" if it has none."""
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        self.traceback = traceback
+        super().__init__(message)
 
 
 class DataError(FedlabError):

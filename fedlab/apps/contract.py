@@ -53,7 +53,7 @@ class Optimizer:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of an optimizer.
+    """One step of an optimizer; where none stepped, all that a gradient was taken of.
 
     Attributes:
         inputs: (B, ...) as the network got them; targets: as the loss got them, None if no loss was seen.
@@ -72,7 +72,9 @@ class Recording:
         training: whether it was in training mode at the first step.
         optimizer: what stepped; None if nothing did.
         loss: name of the class or function of the loss, "" if none was seen ("CrossEntropyLoss").
-        steps: in order.
+        steps: in order; dropped: how many more there were, whose tensors would have taken too much memory.
+        loss_settings: of the loss, where they are not torch's own defaults ("label_smoothing", "reduction").
+        notes: what a reader must know of it: what was not recorded, or changed on the way.
     """
 
     network: nn.Module | None
@@ -80,6 +82,9 @@ class Recording:
     optimizer: Optimizer | None
     loss: str
     steps: Sequence[Step]
+    dropped: int = 0
+    loss_settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
