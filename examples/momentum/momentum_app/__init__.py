@@ -1,0 +1,1 @@
+"""A Flower app whose clients use momentum for two local epochs."""

@@ -1,0 +1,1 @@
+"""A Flower app whose clients share a body and keep their heads."""
