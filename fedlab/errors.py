@@ -9,6 +9,7 @@
     │   ├── PluginError         2  a plugin that does not import or breaks its contract
     │   └── BadApp              2  a Flower app that cannot be read or imported; tells every mistake
     ├── DataError               3  a data set that is missing, truncated or altered
+    │   └── NewerRun            3  a run directory that a newer fedlab wrote
     ├── GateFailed              4  an audit gate does not hold
     ├── Interrupted             5  stopped by the user
     ├── BackendError            6  the machine, Ray or a file system refuses
@@ -21,7 +22,8 @@
     ├── AppFailed               1  a Flower app failed by itself while it ran; has its own traceback
     └── MissingKnowledge        1  an attack needs knowledge that the threat model denies
 
-A message says what went wrong, what was got, what was expected, and what to do about it.
+A message says what went wrong, what was got, what was expected, and what to do about it. So does each class
+below for all its messages: what happened, what to do, an example. `fedlab explain` shows it.
 """
 
 from __future__ import annotations
@@ -32,13 +34,21 @@ from dataclasses import dataclass
 
 
 class FedlabError(Exception):
-    """A failure with a message for people and an exit code for scripts."""
+    """Something failed; the message says what.
+
+    The message says what went wrong. Mend that, and go on with `fedlab resume RUN`, or run again.
+    For example, the first three rounds brought no usable update: all clients diverged to NaN.
+    """
 
     exit_code = 1
 
 
 class UsageError(FedlabError):
-    """A command or an argument that cannot work."""
+    """A command or an argument that cannot work.
+
+    Correct it as the message says; nothing was started.
+    For example, `fedlab run quickstart --set strategy.round=50`, where an s is missing.
+    """
 
     exit_code = 2
 
@@ -52,7 +62,11 @@ class Problem:
 
 
 class ScenarioError(UsageError):
-    """All the mistakes of one scenario."""
+    """All the mistakes of one scenario.
+
+    Correct each at its line; `fedlab validate FILE` looks again without running anything.
+    For example, `clients.batch_size (line 12): got -1; expected a whole number of at least 0`.
+    """
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
         self.source = source
@@ -73,7 +87,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 class UnknownName(UsageError):
-    """No plugin of that name."""
+    """No plugin of that name.
+
+    Take one that the message lists, or install the package that brings it; `fedlab list` shows all.
+    For example, the defense "dp-sdg" in place of "dp-sgd".
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
@@ -87,11 +105,22 @@ class UnknownName(UsageError):
 
 
 class MissingFacts(UsageError):
-    """What must be known of a Flower app, and neither its messages nor its clients showed."""
+    """What must be known of a Flower app, and neither its messages nor its clients showed.
+
+    Write the lines that the message shows where it says.
+    For example, the range of the pixels of an app that normalises them.
+    """
 
 
 class BadGate(UsageError):
-    """An audit gate that cannot be read, or that names nothing: `span` is the place in the expression."""
+    """An audit gate that cannot be read, or that names nothing.
+
+    Correct it where the marks point; `fedlab report RUN --fail-on EXPR` tries it on a finished run.
+    For example, `attack.linaer-layer.psnr_median > 20`: no attack is called so.
+
+    Attributes:
+        span: the place in the expression.
+    """
 
     def __init__(self, expression: str, span: tuple[int, int], problem: str) -> None:
         self.expression, self.span, self.problem = expression, span, problem
@@ -104,11 +133,22 @@ class BadGate(UsageError):
 
 
 class PluginError(UsageError):
-    """A plugin that does not import, or breaks its contract."""
+    """A plugin that does not import, or breaks its contract.
+
+    Repair or uninstall the package that the message names; `fedlab info NAME` shows the plugin.
+    For example, an attack that answers two observations with one reconstruction.
+    """
 
 
 class BadApp(UsageError):
-    """A Flower app that cannot be read or imported; `traceback` is its own, "" if it never ran."""
+    """A Flower app that cannot be read or imported.
+
+    Mend the app, or install what it imports; `flwr run` would fail likewise.
+    For example, a pyproject.toml without [tool.flwr.app.components].
+
+    Attributes:
+        traceback: its own, "" if it never ran.
+    """
 
     def __init__(self, message: str, traceback: str = "") -> None:
         self.traceback = traceback
@@ -116,7 +156,14 @@ class BadApp(UsageError):
 
 
 class AppFailed(FedlabError):
-    """A Flower app failed by itself while it ran; `traceback` is its own, "" if it has none."""
+    """A Flower app failed by itself while it ran.
+
+    The traceback is the app's: mend what it points at.
+    For example, a client that reads a data set that is not there.
+
+    Attributes:
+        traceback: its own, "" if it has none.
+    """
 
     def __init__(self, message: str, traceback: str = "") -> None:
         self.traceback = traceback
@@ -124,31 +171,65 @@ class AppFailed(FedlabError):
 
 
 class DataError(FedlabError):
-    """A data set that is missing, truncated or altered."""
+    """A data set that is missing, truncated or altered.
+
+    `fedlab data list` says what is there, `fedlab data fetch NAME` downloads a data set, `fedlab data verify`
+    compares hashes. Of a damaged run, restore the file from a copy, or run again.
+    For example, `fedlab run fashion` before Fashion-MNIST was fetched.
+    """
 
     exit_code = 3
 
 
+class NewerRun(DataError):
+    """A run directory that a newer fedlab wrote.
+
+    Update fedlab, or look at the run where it was made; its report.html opens anywhere.
+    For example, `fedlab compare` with a run that a colleague's newer version made.
+    """
+
+
 class GateFailed(FedlabError):
-    """An audit gate does not hold."""
+    """An audit gate does not hold.
+
+    The run is whole, and so is its report: read which gate failed and by how much, and change the training
+    or, with good reason, the gate.
+    For example, `--fail-on "attack.*.psnr_median > 20"` where an attack reached 151 dB.
+    """
 
     exit_code = 4
 
 
 class Interrupted(FedlabError):
-    """Stopped by the user before the end."""
+    """Stopped by the user before the end.
+
+    `fedlab resume RUN` goes on to the same bits; the message names the directory.
+    For example, Ctrl-C, or SIGTERM from a batch system.
+    """
 
     exit_code = 5
 
 
 class BackendError(FedlabError):
-    """The machine, Ray or a file system refuses."""
+    """The machine, Ray or a file system refuses.
+
+    `fedlab doctor` looks for the cause; once it is gone, `fedlab resume RUN` goes on.
+    For example, a full disk, or runtime.num_gpus = 1 where torch finds no GPU.
+    """
 
     exit_code = 6
 
 
 class BudgetExhausted(FedlabError):
-    """The privacy budget is spent; `report` is that of the run that stopped so, if there is one."""
+    """The privacy budget is spent.
+
+    The report is of the model as it was then. To train on, start a new run with a larger privacy.budget, more
+    noise, fewer rounds or fewer steps a round.
+    For example, dp-sgd with privacy.budget = 4 when the next round would cost ε = 4.1.
+
+    Attributes:
+        report: that of the run that stopped so, if there is one.
+    """
 
     exit_code = 7
 
@@ -158,24 +239,50 @@ class BudgetExhausted(FedlabError):
 
 
 class NotApplicable(FedlabError):
-    """An attack cannot answer this observation; the message says which condition fails."""
+    """An attack cannot answer this observation; the message says which condition fails.
+
+    Nothing, if another attack applies: the report lists this one as not applicable, and why.
+    For example, an attack on the first linear layer of a network that begins with a convolution.
+    """
 
 
 class ForeignObservation(NotApplicable):
-    """The observation is of another network than the one that the attacker was given."""
+    """The observation is of another network than the one that the attacker was given.
+
+    Give the attack the network that clients train, with the defense's changes to it.
+    For example, an observation of a network of width 64, and a victim of width 32.
+    """
 
 
 class UnusableUpdate(NotApplicable):
-    """The update says nothing: it is zero, or not finite."""
+    """The update says nothing: it is zero, or not finite.
+
+    See whether the client diverged, or had nothing to learn; lower the learning rate, or observe other
+    rounds.
+    For example, an update of NaN after a learning rate of 100.
+    """
 
 
 class MissingBuffers(NotApplicable):
-    """The attack lives on batch-norm statistics that the observation lacks."""
+    """The attack lives on batch-norm statistics that the observation lacks.
+
+    Nothing, if clients mean to keep them: that is what protects them. Otherwise observe a network with batch
+    norm.
+    For example, gia-running on an mlp.
+    """
 
 
 class Contradiction(NotApplicable):
-    """What is known of the batch (its size, its labels) and the update cannot all be right."""
+    """What is known of the batch (its size, its labels) and the update cannot all be right.
+
+    Correct what the threat model grants.
+    For example, a batch of one record with two labels.
+    """
 
 
 class MissingKnowledge(FedlabError):
-    """An attack needs knowledge that the threat model denies."""
+    """An attack needs knowledge that the threat model denies.
+
+    Grant it in [threat], if such an attacker is to be assumed, or leave the attack out.
+    For example, deep-leakage with batch_size = false.
+    """

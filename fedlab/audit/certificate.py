@@ -1,10 +1,7 @@
 """What a closed-form attack proves about its own answer, without ground truth.
 
 A certificate is about a system of equations: how many unknowns it has, which rank, how well conditioned it
-is, and how well the solution explains the update. "unique" means that no other input of that layer gives
-this update (up to rounding, and in exact arithmetic up to the reading of the batch as one step);
-"not unique" that a whole space of inputs of known dimension does; "not applicable" that the equations cannot
-be set up, and why.
+is, and how well the solution explains the update. `fedlab.glossary.VERDICTS` says what the verdicts mean.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from fedlab import glossary
 from fedlab.errors import UsageError
 
 SMALLEST_MSE = 1e-20
@@ -142,39 +143,11 @@ class Metric:
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric(
-            "psnr",
-            "dB",
-            "Peak signal-to-noise ratio, 10·log10(1 / max(MSE, 1e-20)) on pixels in [0, 1]: how close a"
-            " reconstruction is to the original. At most 200 dB, which means no error at all.",
-            True,
-            psnr,
-        ),
-        Metric(
-            "ssim",
-            "",
-            "Structural similarity (Wang et al. 2004), Gaussian window of 11 pixels, or the largest odd"
-            " one that fits: 1 for identical images, about 0 for unrelated ones.",
-            True,
-            ssim,
-        ),
-        Metric("mse", "", "Mean squared error of the pixels in [0, 1]; 0 is an exact copy.", False, mse),
-        Metric(
-            "label_accuracy",
-            "",
-            "Fraction of the batch's labels that the attacker named, compared as counts because a batch"
-            " has no order; naming more labels than there are records lowers it.",
-            True,
-            label_accuracy,
-        ),
-        Metric(
-            "fraction_recovered",
-            "",
-            "Fraction of all true images whose matched reconstruction reaches the PSNR threshold; images"
-            " for which the attack gave no answer count as not recovered.",
-            True,
-            fraction_recovered,
-        ),
+        Metric("psnr", "dB", glossary.METRICS["psnr"], True, psnr),
+        Metric("ssim", "", glossary.METRICS["ssim"], True, ssim),
+        Metric("mse", "", glossary.METRICS["mse"], False, mse),
+        Metric("label_accuracy", "", glossary.METRICS["label_accuracy"], True, label_accuracy),
+        Metric("fraction_recovered", "", glossary.METRICS["fraction_recovered"], True, fraction_recovered),
     )
 }
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from fedlab import glossary
 from fedlab.report import course, figures, fleet_figures, formal_figures, map_figures, membership, reading
 from fedlab.report.frontier_figure import frontiers
 from fedlab.report.gallery import Sheet, Strip
@@ -32,9 +34,9 @@ MOST_SHEETS = 6
 _UNIT = re.compile(r"(\d) (dB|%)")
 
 
-def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
-    """The page for report.json's `data` and the contact sheets of the gallery."""
-    environment = Environment(
+def environment(cells: Sequence[Mapping[str, Any]]) -> Environment:
+    """How figures and names are printed, on the page and in a notebook; `cells` are those of the run."""
+    found = Environment(
         loader=FileSystemLoader(_HERE),
         autoescape=True,
         undefined=StrictUndefined,
@@ -43,7 +45,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         keep_trailing_newline=True,
         finalize=_keep_together,
     )
-    environment.filters.update(
+    found.filters.update(
         decibel=reading.decibel,
         percent=reading.percent,
         epsilon=reading.epsilon,
@@ -62,12 +64,19 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
         bytes=_bytes,
         turned=_turned,
         place=reading.key,
-        called=reading.namer(data["run"]["cells"]),
+        called=reading.namer(cells),
     )
+    return found
+
+
+def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
+    """The page for report.json's `data` and the contact sheets of the gallery."""
     cells = data["run"]["cells"]
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("template.html.j2").render(
+    return environment(cells).get_template("template.html.j2").render(
         data=data,
+        words=glossary.WORDS,
+        numbers=glossary.NUMBERS,
         run=data["run"],
         sheets=sheets,
         most_sheets=MOST_SHEETS,

@@ -8,68 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fedlab.audit.scoring import Summary
+from fedlab.glossary import LEVELS as LEVELS
+from fedlab.glossary import Level as Level
 
 CONTROL_MARGIN_DB = 1.0
 NEAR_IDENTICAL_DB = 30.0
 DASH = "–"
 
-
-@dataclass(frozen=True)
-class Level:
-    """One step of the reading aid; `rank` grows with what was taken from the client."""
-
-    key: str
-    rank: int
-    symbol: str
-    word: str
-    meaning: str
-
-
-LEVELS = {
-    level.key: level
-    for level in (
-        Level(
-            "failed",
-            0,
-            "!",
-            "attack failed",
-            "the attack crashed or broke its contract: this says nothing about what leaks",
-        ),
-        Level(
-            "unattacked",
-            0,
-            "∅",
-            "no victim",
-            "no observed update was eligible, so nothing was attacked: this says nothing about what leaks",
-        ),
-        Level("refused", 0, "–", "not applicable", "the attack declined every victim, or lacked knowledge"),
-        Level("labels", 0, "#", "labels only", "the attack infers labels and answers with no image"),
-        Level(
-            "control",
-            1,
-            "○",
-            "nothing beyond control",
-            "the median is within 1 dB of what the attack draws from a random update, and no single image"
-            " reaches the threshold",
-        ),
-        Level(
-            "above",
-            2,
-            "◔",
-            "above control",
-            "the median is more than 1 dB above its control, but no image reaches the threshold",
-        ),
-        Level(
-            "some", 3, "◐", "some recovered", "at least one image reaches the threshold; the median does not"
-        ),
-        Level("most", 4, "◕", "most recovered", "the median reaches the threshold"),
-        Level("copy", 5, "●", "near-identical", "the median is at least 30 dB, and at least the threshold"),
-    )
-}
 
 # Levels under which nothing was tried: neither a leak nor a lack of one.
 UNTRIED = ("failed", "unattacked")
