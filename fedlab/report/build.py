@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedlab import files
 from fedlab.errors import DataError
@@ -17,6 +17,9 @@ from fedlab.report.gallery import collect
 from fedlab.report.page import render
 from fedlab.report.rundir import parse_json, read_run
 
+if TYPE_CHECKING:
+    from fedlab.report.notebook import Display
+
 JSON_NAME = "report.json"
 HTML_NAME = "report.html"
 
@@ -24,6 +27,9 @@ HTML_NAME = "report.html"
 @dataclass(frozen=True)
 class AuditReport:
     """Utility, guarantees, attack scores and the limits of the evidence.
+
+    A notebook shows it as a summary, and each of `gallery`, `frontier` and `curve` as pictures; a terminal
+    shows words.
 
     Attributes:
         directory: the run directory; html: the page; data: what report.json holds.
@@ -54,6 +60,43 @@ class AuditReport:
                 f"{path}: not a report of schema version 1; rebuild it with `fedlab report {directory}`"
             )
         return cls(Path(directory), Path(directory) / HTML_NAME, data)
+
+    def gallery(self, *, defense: str | None = None, attack: str | None = None) -> Display:
+        """Private images above what attacks made of them, of all defenses and attacks or of one.
+
+        Raises:
+            UnknownName: no sheet of the gallery is about this defense or attack.
+            DataError: the run directory is gone or damaged.
+        """
+        from fedlab.report.notebook import gallery
+
+        return gallery(self, defense=defense, attack=attack)
+
+    def frontier(self) -> Display:
+        """What each defense leaks against the accuracy that it costs.
+
+        Raises:
+            DataError: the report is damaged.
+        """
+        from fedlab.report.notebook import frontier
+
+        return frontier(self)
+
+    def curve(self, of: str = "accuracy") -> Display:
+        """One of "accuracy", "loss", "train_loss" and "epsilon" by round, a line per trained model.
+
+        Raises:
+            UnknownName: it is none of these.
+            DataError: the run directory is gone or damaged.
+        """
+        from fedlab.report.notebook import curve
+
+        return curve(self, of)
+
+    def _repr_html_(self) -> str:
+        from fedlab.report.notebook import overview
+
+        return overview(self)._repr_html_()
 
 
 def build(

@@ -59,7 +59,7 @@ def _figure(name: str, rows: list[Row], data: Row, strategy: str, mode: str) -> 
         figure.text(0.012, 0.962, _cut(title, 60), color=INK, fontsize=12, fontweight="bold", va="center")
         figure.text(0.988, 0.962, _cut(under, 60), color=MUTED, fontsize=FONT, ha="right", va="center")
 
-    return inline(name, f"{title}, {under}. {_told(rows)}", SIZE, draw)
+    return inline(name, f"{title}, {under}. {told(rows)}", SIZE, draw)
 
 
 def _frame(axes: Axes, rows: list[Row]) -> None:
@@ -166,7 +166,7 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _told(rows: list[Row]) -> str:
+def told(rows: list[Row]) -> str:
     """The figure for those who do not see it."""
     return "; ".join(
         f"{row['defense']}: accuracy {percent(row['accuracy'], 1)}, {row['attack']} reaches"
