@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from fedlab import files
 from fedlab.errors import BackendError, DataError, UsageError
+from fedlab.foreign import SCHEMA, refuse_newer
 
 if TYPE_CHECKING:
     from fedlab.tasks import State
@@ -37,7 +38,7 @@ class RunDirectory:
             UsageError: the directory holds something already.
             BackendError: it cannot be created.
         """
-        return cls(_create(path, name), {"schema": 1, "status": "running"})
+        return cls(_create(path, name), {"schema": SCHEMA, "status": "running"})
 
     @classmethod
     def open(cls, path: Path) -> RunDirectory:
@@ -46,6 +47,7 @@ class RunDirectory:
         Raises:
             UsageError: there is no such directory.
             DataError: it holds no manifest, or a damaged one.
+            NewerRun: a later fedlab wrote it.
         """
         if not path.is_dir():
             what = "is a file" if path.exists() else "there is no such directory"
@@ -63,7 +65,9 @@ class RunDirectory:
             )
         try:
             manifest = json.loads(file.read_bytes())
-            if not isinstance(manifest, dict) or manifest["schema"] != 1:
+            if isinstance(manifest, dict):
+                refuse_newer(manifest, path)
+            if not isinstance(manifest, dict) or manifest["schema"] != SCHEMA:
                 raise ValueError("not a manifest of schema 1")
         except (ValueError, KeyError) as error:
             raise DataError(f"{file} is damaged ({error}); restore it from a copy, or run again") from error
@@ -80,7 +84,7 @@ class RunDirectory:
         lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.pid"
         with files.refusal(self.path):
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=0.1, poll_interval=0.02)  # a glance at who owns it takes an instant
             except Timeout:
                 owner = holder.read_text().strip() if holder.exists() else "unknown"
                 raise UsageError(

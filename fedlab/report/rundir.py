@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import tomllib
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.errors import DataError
+from fedlab.foreign import clean as clean
+from fedlab.foreign import refuse_newer
 from fedlab.report import reading
 
-LONGEST_TEXT = 4000
 LARGEST_FILE = 256 * 2**20
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,200}")
-_JOINER = "\u200d"  # holds emoji together; the other format characters can reorder or hide text
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,7 @@ def read_run(directory: Path) -> Run:
 
     Raises:
         DataError: no manifest, or a file that does not parse.
+        NewerRun: a later fedlab wrote it.
     """
     if not (directory / "manifest.json").is_file():
         raise DataError(
@@ -112,6 +111,7 @@ def read_run(directory: Path) -> Run:
         )
     run = Run(directory, {}, {}, {}, {}, {}, [])
     manifest, hashes = _json(run, "manifest.json"), run.hashes
+    refuse_newer(manifest, directory)
     # The manifest carries the clock; everything else is a function of the scenario.
     hashes.clear()
     with malformed("manifest.json"):
@@ -175,25 +175,6 @@ def parse_json(content: bytes, path: Path) -> Any:
         raise DataError(
             f"{path}: not valid JSON ({error}); the file is damaged, run or attack again"
         ) from error
-
-
-def clean(value: Any) -> Any:
-    """Strings without control characters and of bounded length, finite numbers, all the way down."""
-    if isinstance(value, str):
-        kept = "".join(
-            "\ufffd"
-            if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn") and c not in f"\n\t{_JOINER}"
-            else c
-            for c in value[:LONGEST_TEXT]
-        )
-        return kept + ("…" if len(value) > LONGEST_TEXT else "")
-    if isinstance(value, dict):
-        return {clean(str(key)): clean(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [clean(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 @contextmanager

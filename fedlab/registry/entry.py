@@ -1,0 +1,201 @@
+"""One run as a list shows it. Whatever lies in its directory, looking at it raises nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from fedlab.errors import DataError, NewerRun
+from fedlab.foreign import SCHEMA, clean, refuse_newer
+from fedlab.registry.headline import Headline, headline
+from fedlab.registry.marks import Marks, read_marks
+
+LARGEST = 2**26
+"""Bytes of a manifest or a report that are read."""
+TRACES = ("manifest.json", "scenario.toml", "events.jsonl", ".lock")
+"""Files by which a directory is known as a run's, even where its manifest is damaged or was never written."""
+
+
+class Status(StrEnum):
+    """How a run stands. `KILLED` says that it runs, but no process owns it any more."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    KILLED = "killed"
+    DAMAGED = "damaged"
+    NEWER = "newer"
+
+
+_SAID = (Status.RUNNING, Status.FINISHED, Status.FAILED, Status.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a run.
+
+    Attributes:
+        name: its path below the directory that was searched.
+        reason: why it is damaged, why it failed, or what of it cannot be read.
+        started, finished: UTC, ISO 8601; "" if unknown.
+        size: bytes on the disk.
+        trained, planned: cells that are trained, and all of them; None where no file says so.
+    """
+
+    name: str
+    path: Path
+    status: Status
+    reason: str = ""
+    scenario: str = ""
+    claim: str = ""
+    started: str = ""
+    finished: str = ""
+    size: int = 0
+    trained: int = 0
+    planned: int | None = None
+    headline: Headline | None = None
+    marks: Marks = field(default_factory=Marks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {**asdict(self), "path": str(self.path), "status": str(self.status)}
+
+
+def look(path: Path, name: str | None = None) -> Entry:
+    """Whatever the directory at `path` holds."""
+    entry: dict[str, Any] = {"name": name or path.name, "path": path, "size": size(path)}
+    entry["started"] = _changed(path)
+    troubles = []
+    try:
+        entry["marks"] = read_marks(path)
+    except DataError as error:
+        troubles.append(str(error))
+    try:
+        manifest = read_manifest(path)
+        status = Status(manifest.get("status"))
+        if status not in _SAID:
+            raise ValueError(f'status = "{status}"')
+    except NewerRun as error:
+        return Entry(**entry, status=Status.NEWER, reason=str(error))
+    except (DataError, ValueError) as error:
+        return Entry(**entry, status=Status.DAMAGED, reason=str(error))
+    if status is Status.RUNNING and not owned(path):
+        status = Status.KILLED
+    report, trouble = _headline(path)
+    if status is Status.FAILED:
+        troubles.insert(0, _text(manifest.get("error")))
+    cells = manifest.get("cells")
+    return Entry(
+        **entry | {"started": _text(manifest.get("started")) or entry["started"]},
+        status=status,
+        reason="; ".join(filter(None, [*troubles, trouble])),
+        scenario=_text(manifest.get("name")),
+        claim=_text(manifest.get("claim")),
+        finished=_text(manifest.get("finished")),
+        trained=len(cells) if isinstance(cells, list) else 0,
+        planned=_planned(path),
+        headline=report,
+    )
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a run, its text cleaned.
+
+    Raises:
+        NewerRun: a later fedlab wrote it.
+        DataError: there is none, or it is damaged.
+    """
+    path = directory / "manifest.json"
+    if not path.is_file():
+        raise DataError(
+            f"{directory}: no manifest.json; a run that was stopped before it wrote one did nothing"
+        )
+    try:
+        manifest = clean(_json(path))
+        if not isinstance(manifest, dict):
+            raise ValueError("not a JSON object")
+        refuse_newer(manifest, directory)
+        if manifest.get("schema") != SCHEMA:
+            raise ValueError(f"schema = {manifest.get('schema')!r}, expected {SCHEMA}")
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}); restore it from a copy, or run again") from error
+    return manifest
+
+
+def owned(directory: Path) -> bool:
+    """Whether a process works on the run: its lock ends with it, however that ends."""
+    lock = directory / ".lock"
+    if lock.is_symlink():  # whoever opens a lock through a link empties what it leads to
+        return True
+    if not lock.is_file():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except (Timeout, OSError):  # what may not be asked is not called dead
+        return True
+
+
+def size(path: Path) -> int:
+    """Bytes of all files below, links not followed; what cannot be read counts nothing."""
+    return sum(_sizes(path))
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    try:
+        with os.scandir(path) as found:
+            for one in found:
+                if one.is_dir(follow_symlinks=False):
+                    yield from _sizes(Path(one.path))
+                else:
+                    yield one.stat(follow_symlinks=False).st_size
+    except OSError:
+        return
+
+
+def _headline(path: Path) -> tuple[Headline | None, str]:
+    """The report's figures, or why there are none; a run without a report is no trouble."""
+    report = path / "report.json"
+    if not report.is_file():
+        return None, ""
+    try:
+        return headline(clean(_json(report))), ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return None, f"{report} is damaged ({error!r}); build it again: fedlab report {path}"
+
+
+def _planned(path: Path) -> int | None:
+    """How many cells the run began with, as its first event says."""
+    try:
+        with (path / "events.jsonl").open("rb") as file:
+            event = json.loads(file.readline(2**20))
+        return len(event["cells"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _json(path: Path) -> Any:
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"{path.stat().st_size} bytes; expected at most {LARGEST}")
+    return json.loads(path.read_bytes())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _changed(path: Path) -> str:
+    """When the directory was last changed: all that is known of a run that does not say when it began."""
+    try:
+        return datetime.fromtimestamp(path.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    except (OSError, ValueError, OverflowError):
+        return ""
