@@ -114,7 +114,7 @@ def rm(
     for path in paths:
         removable(path)
     if not yes:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not asks():
             raise UsageError("there is no terminal to ask on; give --yes to remove without being asked")
         for path in paths:
             entry = look(path)
@@ -125,6 +125,11 @@ def rm(
     for path in paths:
         remove(path)
         plain(f"removed {path}")
+
+
+def asks() -> bool:
+    """Whether somebody sits there to be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def tag(

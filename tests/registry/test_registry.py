@@ -90,8 +90,8 @@ def test_a_lock_that_is_a_link_is_not_opened(folder: Path) -> None:
 @pytest.mark.parametrize(
     "manifest",
     ["", "{", "[]", "null", "1", '"text"', "{}", '{"schema": 1}', '{"schema": "1", "status": "finished"}',
-     '{"schema": 0, "status": "finished"}', '{"schema": 1, "status": "killed"}', '{"schema": 1, "status": []}',
-     '{"schema": 1, "status": null}', "[" * 100_000, "\udcff"],
+     '{"schema": 0, "status": "finished"}', '{"schema": 1, "status": "killed"}',
+     '{"schema": 1, "status": []}', '{"schema": 1, "status": null}', "[" * 100_000, "\udcff"],
 )  # fmt: skip
 def test_a_damaged_manifest_is_listed_with_a_reason(folder: Path, manifest: str) -> None:
     run = write(folder / "run")
@@ -201,6 +201,6 @@ def test_a_tag_that_is_not_there_cannot_be_removed() -> None:
 def test_damaged_notes_are_told_and_the_run_is_listed(folder: Path, text: str) -> None:
     run = write(folder / "run")
     (run / "notes.json").write_text(text)
-    with pytest.raises(DataError, match="notes.json is damaged"):
+    with pytest.raises(DataError, match=r"notes\.json is damaged"):
         read_marks(run)
     assert look(run).status is Status.FINISHED and "notes.json" in look(run).reason
