@@ -18,7 +18,20 @@ import typer
 from typer import rich_utils
 
 from fedlab import __version__
-from fedlab.cli import attack, compare, data, doctor, explain, inspect, new, plugins, run, runs, scenarios
+from fedlab.cli import (
+    attack,
+    compare,
+    data,
+    doctor,
+    explain,
+    inspect,
+    new,
+    plugins,
+    run,
+    runs,
+    scenarios,
+    sweep,
+)
 from fedlab.cli.output import show_error
 from fedlab.errors import BackendError, FedlabError, Interrupted
 from fedlab.plugins import interrupted
@@ -32,7 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     suggest_commands=False,  # click suggests them already
 )
-for group in (run, attack, compare, runs, scenarios, plugins, inspect, new, data, doctor, explain):
+for group in (run, sweep, attack, compare, runs, scenarios, plugins, inspect, new, data, doctor, explain):
     group.register(app)
 
 

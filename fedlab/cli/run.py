@@ -16,7 +16,7 @@ from fedlab.cli.gates import FAIL_ON, judge, verdicts
 from fedlab.cli.output import as_json, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
 from fedlab.cli.tables import makespan, membership, pace, summary
-from fedlab.errors import BudgetExhausted
+from fedlab.errors import BudgetExhausted, UsageError
 
 if TYPE_CHECKING:
     from fedlab.report import AuditReport
@@ -87,10 +87,15 @@ def resume(
     json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
-    """Go on with a run that was interrupted, failed or killed, to the same bits.
+    """Go on with a run or a sweep that was interrupted, failed or killed, to the same bits.
 
     RUN is its directory, which the message of the interruption names. A finished run is left as it is.
     """
+    if (directory / "sweep.json").is_file():
+        from fedlab.cli import sweep
+
+        sweep.go_on(directory, overrides or [], force=force, json=json, quiet=quiet)
+        return
     if _is_finished(directory):
         from fedlab.report import AuditReport
 
@@ -156,6 +161,16 @@ def report(
     fedlab report runs/quickstart-1 --format csv --table utility --out utility.csv
     """
     written = document(form, table, out, json=json)  # what cannot be asked for fails before anything is built
+    if (directory / "sweep.json").is_file():
+        from fedlab.cli import sweep
+
+        if written is not None or fail_on:
+            raise UsageError(
+                f"{directory} is a sweep, whose report is a page and --json; expected neither --format, --out"
+                f" nor --fail-on. They work on one cell, as in {directory}/cells/NAME"
+            )
+        sweep.rebuild(directory, json=json)
+        return
     from fedlab.report import build
 
     audit = build(directory, fail_on=fail_on or [])

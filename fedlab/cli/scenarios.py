@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from typing import Annotated, Any
 
 import typer
 
@@ -82,6 +83,7 @@ def validate(
             f" {_count(len(found.clients.modes), 'client mode')} x {_count(len(found.seeds), 'seed')} ="
             f" {_count(cells, 'model')} to train, {_count(len(found.attacks), 'attack')} on each"
             + (f", at each of {_count(len(points(found)), 'point')} of the map." if found.map else ".")
+            + (f" That in each of {_count(_size(found.sweep), 'cell')} of [sweep]." if found.sweep else "")
         )
 
 
@@ -102,6 +104,10 @@ def schema(
 
 def _strategies(number: int) -> str:
     return "1 strategy" if number == 1 else f"{number} strategies"
+
+
+def _size(axes: dict[str, tuple[Any, ...]]) -> int:
+    return math.prod(map(len, axes.values()))
 
 
 def _count(number: int, noun: str) -> str:

@@ -66,6 +66,11 @@ def run(
             " a table or a Scenario"
         )
     settings = load(scenario if task is None else with_own_task(scenario))
+    if settings.sweep is not None:
+        raise UsageError(
+            f"{settings.name} has a [sweep], which is many runs: fedlab sweep runs them (from Python:"
+            " fedlab.sweeps.sweep); for one run, take [sweep] out"
+        )
     setup = set_up(
         settings,
         task,

@@ -69,48 +69,59 @@ def environment(cells: Sequence[Mapping[str, Any]]) -> Environment:
     return found
 
 
+def dress() -> dict[str, str]:
+    """The style sheet, the script, and the script's hash for the content security policy."""
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    return {
+        "style": Markup("".join((_HERE / name).read_text(encoding="utf-8") for name in _STYLES)),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
+
+
 def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
     """The page for report.json's `data` and the contact sheets of the gallery."""
     cells = data["run"]["cells"]
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    return environment(cells).get_template("template.html.j2").render(
-        data=data,
-        words=glossary.WORDS,
-        numbers=glossary.NUMBERS,
-        run=data["run"],
-        sheets=sheets,
-        most_sheets=MOST_SHEETS,
-        matrices=_matrices(data),
-        several_modes=reading.several(cells, "client_mode"),
-        several_strategies=reading.several(cells, "strategy"),
-        notes=course.notes(data["utility"], reading.namer(cells)),
-        untried=reading.UNTRIED,
-        timed=_timed(data),
-        from_python=" (passed from Python)" if "task" in data["run"]["objects"] else "",
-        hero=_hero(data, sheets),
-        style=Markup("".join((_HERE / name).read_text(encoding="utf-8") for name in _STYLES)),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        figure={
-            "images": figures.every_image(data),
-            "clients": figures.clients(data),
-        },
-        frontiers=frontiers(data),
-        proofs={reading.key(row): row for row in data["proofs"]},
-        formal=formal_figures.formal_figures(data),
-        bare=_without_mechanism(data),
-        bounds=formal_figures.bounds(data),
-        fleet=fleet_figures.panels(data["fleet"]),
-        map_panels=map_figures.panels(data["map"], data["threshold_db"]),
-        map_basin=map_figures.basin(data["map"], data["threshold_db"]),
-        membership=membership.shown(data),
-        knowledge_ceiling=CEILING_DB,
-        knowledge_tables=[group for group in data["knowledge"] if answered(group)],
-        knowledge_idle=idle(data["knowledge"], reading.namer(cells)),
-        threats_apart=sets_apart(data["knowledge"]),
-        near_identical=reading.NEAR_IDENTICAL_DB,
-        ceiling=figures.CEILING_DB,
-        most_clients=figures.MOST_CLIENTS,
+    return (
+        environment(cells)
+        .get_template("template.html.j2")
+        .render(
+            data=data,
+            words=glossary.WORDS,
+            numbers=glossary.NUMBERS,
+            run=data["run"],
+            sheets=sheets,
+            most_sheets=MOST_SHEETS,
+            matrices=_matrices(data),
+            several_modes=reading.several(cells, "client_mode"),
+            several_strategies=reading.several(cells, "strategy"),
+            notes=course.notes(data["utility"], reading.namer(cells)),
+            untried=reading.UNTRIED,
+            timed=_timed(data),
+            from_python=" (passed from Python)" if "task" in data["run"]["objects"] else "",
+            hero=_hero(data, sheets),
+            **dress(),
+            figure={
+                "images": figures.every_image(data),
+                "clients": figures.clients(data),
+            },
+            frontiers=frontiers(data),
+            proofs={reading.key(row): row for row in data["proofs"]},
+            formal=formal_figures.formal_figures(data),
+            bare=_without_mechanism(data),
+            bounds=formal_figures.bounds(data),
+            fleet=fleet_figures.panels(data["fleet"]),
+            map_panels=map_figures.panels(data["map"], data["threshold_db"]),
+            map_basin=map_figures.basin(data["map"], data["threshold_db"]),
+            membership=membership.shown(data),
+            knowledge_ceiling=CEILING_DB,
+            knowledge_tables=[group for group in data["knowledge"] if answered(group)],
+            knowledge_idle=idle(data["knowledge"], reading.namer(cells)),
+            threats_apart=sets_apart(data["knowledge"]),
+            near_identical=reading.NEAR_IDENTICAL_DB,
+            ceiling=figures.CEILING_DB,
+            most_clients=figures.MOST_CLIENTS,
+        )
     )
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from fedlab.errors import Problem, ScenarioError, did_you_mean
 from fedlab.gate import parse
-from fedlab.scenario import gate_rules, map_rules, places, plugged, rules, source, tasks, threats
+from fedlab.scenario import gate_rules, map_rules, places, plugged, rules, source, sweep_rules, tasks, threats
 from fedlab.scenario import overrides as changes
 from fedlab.scenario.given import Mistake
 from fedlab.scenario.places import Path
@@ -32,6 +32,15 @@ def load(given: str | FilePath | Mapping[str, Any] | Scenario, overrides: Sequen
     Raises:
         ScenarioError: with every mistake that can be found, and its place.
     """
+    return loaded(given, overrides)[0]
+
+
+def loaded(
+    given: str | FilePath | Mapping[str, Any] | Scenario,
+    overrides: Sequence[str] = (),
+    axes: Sequence[str] = (),
+) -> tuple[Scenario, dict[str, Any]]:
+    """The same beside its tables, without defaults; `axes` are as in the command line's `--sweep`."""
     lines: dict[Path, int] = {}
     if isinstance(given, str | FilePath):
         file = source.find(given)
@@ -43,12 +52,20 @@ def load(given: str | FilePath | Mapping[str, Any] | Scenario, overrides: Sequen
     else:
         name, data = "scenario", dict(given)
     data, touched, problems = changes.apply(_plain(data), overrides)
+    data, swept, unread = sweep_rules.join(data, axes)
     scenario, mistakes = _checked(data)
     mistakes += map_rules.mistakes(data, lambda changed: _checked(changed)[1])
-    problems += _located(mistakes, lines, touched)
+    mistakes += sweep_rules.mistakes(data, _all_mistakes)
+    options = dict.fromkeys(touched, "--set") | {("sweep", key): "--sweep" for key in swept}
+    problems += unread + _located(mistakes, lines, options)
     if problems or scenario is None:
         raise ScenarioError(name, problems)
-    return scenario
+    return scenario, data
+
+
+def _all_mistakes(data: dict[str, Any]) -> list[Mistake]:
+    found = _checked(data)[1]
+    return found + list(map_rules.mistakes(data, lambda changed: _checked(changed)[1]))
 
 
 def _checked(data: dict[str, Any]) -> tuple[Scenario | None, list[Mistake]]:
@@ -193,8 +210,10 @@ def _node(path: Path) -> dict[str, Any]:
     return options[0] if len(options) == 1 else {"anyOf": options} if options else {}
 
 
-def _located(mistakes: list[tuple[Path, str]], lines: dict[Path, int], touched: set[Path]) -> list[Problem]:
-    """One problem per path, in the order of the file."""
+def _located(
+    mistakes: list[tuple[Path, str]], lines: dict[Path, int], options: Mapping[Path, str]
+) -> list[Problem]:
+    """One problem per path, in the order of the file; `options` of the command line set what they name."""
     first: dict[Path, str] = {}
     for path, text in mistakes:
         first.setdefault(path, text)
@@ -202,8 +221,9 @@ def _located(mistakes: list[tuple[Path, str]], lines: dict[Path, int], touched: 
     for path, text in first.items():
         dotted = ".".join(map(str, path)) or "scenario"
         line = places.line_of(path, lines)
-        if any(path[: len(one)] == one for one in touched):
-            located.append((0, Problem(f"{dotted} (--set)", text)))
+        option = next((option for one, option in options.items() if path[: len(one)] == one), None)
+        if option is not None:
+            located.append((0, Problem(f"{dotted} ({option})", text)))
         else:
             located.append((line or 0, Problem(f"{dotted} (line {line})" if line else dotted, text)))
     return [problem for _, problem in sorted(located, key=lambda item: item[0])]

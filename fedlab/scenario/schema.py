@@ -220,6 +220,14 @@ class Scenario(Section):
     """Each `[[adversaries]]` are clients that attack the training: `fedlab list adversaries`."""
     map: Map | None = None
     """The same attacks while one setting after another is turned; none unless given."""
+    sweep: (
+        Annotated[
+            dict[str, Annotated[tuple[Any, ...], Field(min_length=1, strict=False)]], Field(min_length=1)
+        ]
+        | None
+    ) = None
+    """Key -> the values that it takes, as in `"clients.batch_size" = [1, 4, 8]`. `fedlab sweep` runs every
+    combination; `fedlab run` runs no sweep."""
 
     @property
     def seeds(self) -> list[int]:

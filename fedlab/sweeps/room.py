@@ -1,0 +1,46 @@
+"""How many cells run at a time: what a cell takes of the machine, and what there is."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from fedlab.scenario.schema import Runtime
+
+
+@dataclass(frozen=True)
+class Room:
+    """Cores, and GPUs in units of one: cells share a GPU as their `num_gpus` says, and only one GPU, since
+    every process computes on its first."""
+
+    cores: int
+    gpu: float = 0.0
+
+    def holds(self, other: Room) -> bool:
+        """Whether the other fits in here."""
+        return other.cores <= self.cores and other.gpu <= self.gpu + 1e-9
+
+    def without(self, other: Room) -> Room:
+        """What is left beside the other."""
+        return Room(self.cores - other.cores, self.gpu - other.gpu)
+
+
+def machine() -> Room:
+    """What this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Room(usable, 1.0)
+
+
+def taken(runtime: Runtime, whole: Room) -> Room:
+    """What one cell takes: a core without Ray, its workers' cores with it, all of them for "auto".
+
+    Nothing takes more than there is: a cell that wants it all runs alone. Workers of a Ray cluster that is
+    joined compute elsewhere.
+    """
+    if runtime.executor == "inline" or runtime.address is not None:
+        return Room(1, min(runtime.num_gpus, whole.gpu) if runtime.address is None else 0.0)
+    if runtime.workers == "auto":
+        return Room(whole.cores, whole.gpu if runtime.num_gpus else 0.0)
+    cores = math.ceil(runtime.workers * runtime.num_cpus)
+    return Room(min(max(cores, 1), whole.cores), min(runtime.workers * runtime.num_gpus, whole.gpu))

@@ -1,0 +1,184 @@
+"""How a sweep looks while it works: a table on a terminal, plain lines in a log, or nothing.
+
+As in `fedlab.terminal`, all of it goes to stderr, and plain lines carry no clock.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Protocol
+
+from rich.console import Console
+from rich.live import Live as Redrawn
+from rich.table import Table
+from rich.text import Text
+
+from fedlab.terminal import duration, one_line
+
+SPARE = 6
+"""Lines of the terminal that the table leaves free."""
+MARKS = {"finished": ("✓", "+", "green"), "failed": ("✗", "x", "red"), "interrupted": ("‖", "=", "yellow")}
+
+
+class View(Protocol):
+    """What the sweep tells of."""
+
+    def begin(self, cells: Sequence[str], done: int) -> None:
+        """These cells are to run; `done` were finished before."""
+
+    def start(self, cell: str) -> None:
+        """A cell's process runs."""
+
+    def end(self, cell: str, word: str, note: str) -> None:
+        """A cell ended: `word` is its status, `note` what came of it."""
+
+    def message(self, text: str) -> None:
+        """A line to everybody."""
+
+    def tick(self) -> None:
+        """Time has passed."""
+
+
+class Silent:
+    """Nothing at all."""
+
+    def begin(self, cells: Sequence[str], done: int) -> None: ...
+
+    def start(self, cell: str) -> None: ...
+
+    def end(self, cell: str, word: str, note: str) -> None: ...
+
+    def message(self, text: str) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+class Lines:
+    """One line when a cell starts, one when it ends."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.total, self.done = 0, 0
+
+    def begin(self, cells: Sequence[str], done: int) -> None:
+        self.total, self.done = len(cells) + done, done
+        self.message(_beginning(len(cells), done))
+
+    def start(self, cell: str) -> None:
+        self.message(f"{cell}: started")
+
+    def end(self, cell: str, word: str, note: str) -> None:
+        self.done += word == "finished"
+        self.message(f"{cell}: {word}{f', {note}' if note else ''} ({self.done} of {self.total} finished)")
+
+    def message(self, text: str) -> None:
+        print(one_line(text, 2000), file=self.stream, flush=True)
+
+    def tick(self) -> None: ...
+
+
+@dataclass
+class _Line:
+    word: str
+    since: float
+    note: str = ""
+
+
+class Board:
+    """A table of the cells that run and of those that ended last, as many as fit, and how much is left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.unicode = console.encoding.lower().startswith("utf")
+        self.lines: dict[str, _Line] = {}
+        self.total, self.before, self.began = 0, 0, time.monotonic()
+        self.live = Redrawn(console=console, auto_refresh=False, transient=True)
+        self.drawn = 0.0
+
+    def __enter__(self) -> Board:
+        self.live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.live.stop()
+
+    def begin(self, cells: Sequence[str], done: int) -> None:
+        self.total, self.before, self.began = len(cells) + done, done, time.monotonic()
+        self.message(_beginning(len(cells), done))
+
+    def start(self, cell: str) -> None:
+        self.lines.pop(cell, None)
+        self.lines[cell] = _Line("running", time.monotonic())
+        self._draw()
+
+    def end(self, cell: str, word: str, note: str) -> None:
+        line = self.lines.pop(cell, _Line(word, time.monotonic()))
+        self.lines[cell] = _Line(word, time.monotonic() - line.since, note)
+        self._draw()
+
+    def message(self, text: str) -> None:
+        self.console.print(Text(text))
+
+    def tick(self) -> None:
+        if time.monotonic() - self.drawn >= 0.5:
+            self._draw()
+
+    def _draw(self) -> None:
+        self.drawn = time.monotonic()
+        self.live.update(self.table(), refresh=True)
+
+    def table(self) -> Table:
+        """What is shown now."""
+        room = max(self.console.height - SPARE, 3)
+        running = [cell for cell, line in self.lines.items() if line.word == "running"]
+        ended = [cell for cell in self.lines if cell not in running]
+        shown = ended[-max(room - len(running), 1) :] + running[:room]
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        for title in ("", "cell", "time", "result"):
+            table.add_column(title, no_wrap=True, overflow="ellipsis")
+        for cell in shown:
+            line = self.lines[cell]
+            seconds = line.since if line.word != "running" else time.monotonic() - line.since
+            *marks, colour = MARKS.get(line.word, ("·", ".", "cyan"))
+            mark = marks[0 if self.unicode else 1]
+            table.add_row(
+                Text(mark, style=colour),
+                Text(one_line(cell)),
+                Text(duration(round(seconds))),
+                Text(one_line(line.note or line.word), style="" if line.note else "dim"),
+            )
+        table.caption, table.caption_justify = self._left(len(running)), "left"
+        return table
+
+    def _left(self, running: int) -> Text:
+        ended = [line for line in self.lines.values() if line.word != "running"]
+        finished = sum(line.word == "finished" for line in ended)
+        failed = sum(line.word == "failed" for line in ended)
+        words = [f"{self.before + finished} of {self.total} finished", f"{running} running"]
+        words += [f"{failed} failed"] if failed else []
+        if ended and (left := self.total - self.before - len(ended)):
+            pace = (time.monotonic() - self.began) / len(ended)
+            words.append(f"about {duration(round(pace * left))} left")
+        return Text(", ".join(words), style="dim")
+
+
+def _beginning(cells: int, done: int) -> str:
+    first = f"{cells} cell{'s' if cells != 1 else ''} to run"
+    return f"{first}, {done} finished before" if done else first
+
+
+@contextmanager
+def watch(*, quiet: bool = False, console: Console | None = None) -> Iterator[View]:
+    """The view that fits where stderr leads."""
+    console = console or Console(stderr=True, highlight=False)
+    if quiet:
+        yield Silent()
+    elif console.is_terminal and not console.is_dumb_terminal:
+        with Board(console) as board:
+            yield board
+    else:
+        yield Lines(console.file)
