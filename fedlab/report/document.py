@@ -10,6 +10,7 @@ from fedlab.audit.metrics import METRICS
 from fedlab.report.adaptive import adaptive
 from fedlab.report.advice import Findings
 from fedlab.report.annex import warnings
+from fedlab.report.app import app
 from fedlab.report.checks import alarms, check_rows
 from fedlab.report.client_map import client_map
 from fedlab.report.cost import cost
@@ -76,6 +77,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
         "limits": limits(run, attacks, utility, guarantees),
         "recommendations": advice,
         "scope": scope(run),
+        "app": app(run),
         "attacks": attacks,
         "matrix": matrix(attacks, utility, guarantees),
         "frontier": trade,

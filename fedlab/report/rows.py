@@ -130,7 +130,9 @@ def utility_rows(run: Run, baseline: set[str]) -> list[dict[str, Any]]:
     """One row per pool: test accuracy, its uncertainty, its cost and its spread over clients."""
     rows: list[dict[str, Any]] = []
     for axes, cells in run.pools:
-        measured = [run.metrics[cell["name"]] for cell in cells if cell["name"] in run.metrics]
+        known = [run.metrics[cell["name"]] for cell in cells if cell["name"] in run.metrics]
+        # An app that measures no accuracy has none.
+        measured = [one for one in known if one.get("accuracy", 0.0) is not None]
         if not measured:
             continue
         with malformed("metrics.json"):

@@ -1,0 +1,119 @@
+"""What is asked of an audit, and the scenario that stands for it in the run directory.
+
+A scenario describes training of ours. Of an app's, it says what is known (rounds, clients, batches, rates)
+and leaves out what is the app's own affair (its strategy, how it shares out its records).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import tomli_w
+
+from fedlab.apps.contract import Ran
+from fedlab.apps.facts import Facts
+from fedlab.errors import UsageError
+from fedlab.experiment.asked import attack_entry
+from fedlab.scenario import Scenario, load
+from fedlab.scenario.loading import tables
+
+ATTACKS = ("cascade:iterations=200", "inverting-gradients:iterations=200", "label-recovery")
+"""What is tried unless something else is asked for: minutes on two cores."""
+SUPERNODES = 10
+VICTIMS = 4
+FOREIGN = {
+    "clients": ("partition",),
+    "strategy": ("name", "local_rule", "aggregator", "server_optimizer", "sampling"),
+}
+"""Keys that say nothing about an app."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of an audit; `name` is that of the run."""
+
+    name: str
+    clients: int
+    observe: tuple[int, ...]
+    attacks: tuple[str, ...]
+    include_samples: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Refuse, before the app runs, what no scenario could say.
+
+        Raises:
+            UsageError: no such attack, or a number out of range.
+        """
+        if not 1 <= self.clients < 10**6:
+            raise UsageError(f"num-supernodes = {self.clients}; expected a number of clients of at least 1")
+        if not self.observe or min(self.observe) < 1:
+            raise UsageError(f"observe = {list(self.observe)}; expected rounds, counted from 1")
+        self.scenario("train", {})
+
+    def scenario(
+        self, mode: str, training: Mapping[str, Any], *, attacked: bool = True, rounds: int = 0
+    ) -> Scenario:
+        """The audit as a scenario.
+
+        Args:
+            training: what is known of the clients' training, by key of `[clients]`.
+        """
+        data: dict[str, Any] = {
+            "schema": 1,
+            "name": self.name,
+            "seed": self.seed,
+            "task": {"dataset": "own", "model": "own"},
+            "clients": {"count": self.clients, "mode": mode, **training},
+            "strategy": {"rounds": max(rounds, *self.observe)},
+            "audit": {
+                "rounds": list(self.observe),
+                "victims": min(VICTIMS, self.clients * len(self.observe)),
+                "include_samples": self.include_samples,
+            },
+            "runtime": {"executor": "inline"},
+        }
+        if not attacked:
+            return load(data)
+        listed: list[dict[str, Any]] = []
+        for wish in self.attacks:
+            listed.append(attack_entry(wish, load(data | {"attacks": listed})))
+        return load(data | {"attacks": listed})
+
+
+def plain(name: str) -> str:
+    """A name that a file may have."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:64] or "app"
+
+
+def training_of(ran: Ran, facts: Facts) -> dict[str, Any]:
+    """What most clients were told, by key of `[clients]`; what is not known is not there."""
+    if not facts.told:
+        return {}
+    first = next(iter(facts.told.values()))
+    found = {
+        "batch_size": first.batch_size,
+        "local_steps": first.local_steps,
+        "local_epochs": None if first.local_steps else first.local_epochs,
+        "learning_rate": first.learning_rate,
+        "momentum": first.momentum,
+        "weight_decay": first.weight_decay,
+    }
+    if not 0.0 <= (first.momentum or 0.0) < 1.0:
+        del found["momentum"]
+    return {
+        key: value for key, value in found.items() if value is not None and (key != "learning_rate" or value)
+    }
+
+
+def toml_of(scenario: Scenario, known: Mapping[str, Any]) -> str:
+    """The scenario without what it says about nothing; `known` are the keys of `[clients]` that count."""
+    data = tables(scenario)
+    kept = {"count", "mode", *known}
+    data["clients"] = {key: value for key, value in data["clients"].items() if key in kept}
+    for table, keys in FOREIGN.items():
+        data[table] = {key: value for key, value in data[table].items() if key not in keys}
+    return tomli_w.dumps(data)

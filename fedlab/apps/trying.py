@@ -1,0 +1,144 @@
+"""An app that ran and was read, as a cell of a run directory: written down, attacked, scored."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from fedlab import plugins
+from fedlab.apps.asked import Asked, toml_of, training_of
+from fedlab.apps.contract import Ran
+from fedlab.apps.facts import Facts, View
+from fedlab.apps.folder import AppFolder
+from fedlab.apps.measured import measured, rows
+from fedlab.apps.recorded import bare, observations, owners, task_of, used
+from fedlab.audit import KnownConfig, archive
+from fedlab.clients import ClientConfig
+from fedlab.errors import UsageError
+from fedlab.experiment.cells import Cell, Trained
+from fedlab.experiment.directory import RunDirectory
+from fedlab.experiment.evaluation import weights_sha256
+from fedlab.experiment.provenance import describe_data, describe_model
+from fedlab.experiment.setup import Setup
+from fedlab.experiment.trials import attack_cells, trials_of
+from fedlab.progress import Progress
+from fedlab.runtime import InlineExecutor
+from fedlab.scenario import Scenario
+
+NAME = "app.json"
+AS_IT_IS = "none"
+"""The defense of an app that is audited as it is."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What stands in the run directory before attacks."""
+
+    scenario: Scenario
+    cell: Cell
+    metrics: dict[str, Any]
+
+
+def described(directory: RunDirectory, app: AppFolder, asked: Asked, ran: Ran, facts: Facts) -> Written:
+    """Write down what the app is, how it was read and how it learned."""
+    known = training_of(ran, facts)
+    scenario = asked.scenario(facts.mode, known, attacked=facts.view is not None, rounds=ran.rounds)
+    cell = Cell(AS_IT_IS, facts.mode, asked.seed)
+    text, metrics = toml_of(scenario, known), measured(ran)
+    directory.write_text("scenario.toml", text)
+    directory.write_json("metrics.json", {"cells": {cell.name: metrics}})
+    directory.write_json(
+        NAME,
+        {
+            "schema": 1,
+            "name": app.name,
+            "supernodes": asked.clients,
+            "rounds": ran.rounds,
+            "observed": list(asked.observe),
+            "configuration": dict(ran.configuration),
+            "replies": ran.replies,
+            "failed": ran.failed,
+            "failure": ran.failure,
+            "metrics": rows(ran.metrics),
+            "output": list(ran.output),
+            **facts.to_dict(),
+        },
+    )
+    directory.update_manifest(scenario=tomllib.loads(text))
+    return Written(scenario, cell, metrics)
+
+
+def unattacked(directory: RunDirectory, written: Written, ran: Ran, facts: Facts) -> None:
+    """Keep the updates by the names of their messages, and say that nobody was chosen."""
+    cell = written.cell
+    seen = [bare(one, facts.told.get((one.round, one.client), KnownConfig())) for one in ran.sights]
+    archive.add(directory.path / "observations" / cell.name, [one for one in seen if one.update])
+    nobody = {"victims": [], "observed": len(ran.sights), "empty": 0, "eligible": 0}
+    directory.write_json(f"truth/{cell.name}.json", nobody)
+    directory.update_manifest(cells=[{"name": cell.name, **cell.about}])
+
+
+def attacked(
+    directory: RunDirectory, written: Written, ran: Ran, facts: Facts, view: View, progress: Progress
+) -> None:
+    """Attack and score the app's updates."""
+    scenario, cell = written.scenario, written.cell
+    records = used(ran, view, scenario.name)
+    task = task_of(view, records.data)
+    model = task.model(0)  # its weights are those that were sent, whatever the seed
+    seen = observations(ran, facts.told, view, model)
+    archive.add(directory.path / "observations" / cell.name, seen)
+    sent = {name for one in seen for name in one.update}
+    weights = weights_sha256(model.state())
+    trained = Trained(
+        cell,
+        task,
+        model,
+        _config(written),
+        owners(records.steps, [one.client for one in seen]),
+        written.metrics,
+        weights,
+        frozenset(model.parameter_names) - sent,
+        used=records.steps,
+    )
+    directory.update_manifest(
+        dataset=describe_data(task) | {"test": None},
+        model=describe_model(type(view.network.network).__name__, {}, model),
+        cells=[{"name": cell.name, **cell.about, "weights_sha256": weights}],
+        weights_sha256={cell.trained: weights},
+    )
+    setup = _setup(scenario, trained)
+    attack_cells(directory, setup, [trained], trials_of(setup), InlineExecutor(), progress)
+
+
+def _config(written: Written) -> ClientConfig:
+    clients = written.scenario.clients
+    return ClientConfig(
+        mode=written.cell.mode,
+        batch_size=clients.batch_size,
+        local_steps=clients.local_steps,
+        local_epochs=clients.local_epochs,
+        learning_rate=clients.learning_rate,
+        momentum=clients.momentum,
+        weight_decay=clients.weight_decay,
+    )
+
+
+def _setup(scenario: Scenario, trained: Trained) -> Setup:
+    """What attacks ask of a set-up; nothing in it trains."""
+    return Setup(
+        scenario=scenario,
+        task=trained.task,
+        owners={trained.cell.seed: trained.owners},
+        defenses={spec.label: plugins.build("defenses", spec) for spec in scenario.defenses},
+        attacks={spec.label: plugins.build("attacks", spec) for spec in scenario.attacks},
+        aggregators={},
+        model=trained.model,
+        objects={},
+        again=_never,
+    )
+
+
+def _never(scenario: Scenario) -> NoReturn:
+    raise UsageError(f"{scenario.name} is a Flower app, which trains by itself; audit it again instead")
