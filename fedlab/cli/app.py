@@ -20,6 +20,7 @@ from typer import rich_utils
 from fedlab import __version__
 from fedlab.cli import (
     attack,
+    audit_app,
     compare,
     data,
     doctor,
@@ -45,7 +46,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     suggest_commands=False,  # click suggests them already
 )
-for group in (run, sweep, attack, compare, runs, scenarios, plugins, inspect, new, data, doctor, explain):
+for group in (
+    run,
+    sweep,
+    attack,
+    audit_app,
+    compare,
+    runs,
+    scenarios,
+    plugins,
+    inspect,
+    new,
+    data,
+    doctor,
+    explain,
+):
     group.register(app)
 
 
