@@ -1,15 +1,37 @@
-"""An app's run on our Grid, seen from the server's side and recorded on the clients'."""
+"""An app's run on our Grid, seen from the server's side and recorded on the clients'.
+
+The Grid is `TappedGrid(GuardedGrid(SimulationGrid))`. The guard asks for no metric and no norm, since
+neither FedAvg nor a strategy of one's own must: it turns away what is not finite, or fits no array that was
+sent. Clients are recorded in the rounds that are observed and nowhere else.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from fedlab.apps.contract import Ran
+from fedlab import seeds
+from fedlab.apps.bounds import Printed, bounded, exit_code, own_traceback, words
+from fedlab.apps.contract import Ran, Recording
+from fedlab.apps.desk import Desk
+from fedlab.apps.flower import Books, declare, watched
 from fedlab.apps.folder import AppFolder, Value
+from fedlab.apps.grids import FrontGrid, RoundsGrid, is_training
 from fedlab.apps.loading import Apps
-from fedlab.progress import Progress
+from fedlab.apps.recorder import LIMIT, Recorder
+from fedlab.errors import AppFailed, BackendError, FedlabError, UsageError
+from fedlab.progress import Progress, Quiet
+from fedlab.runtime import GuardedGrid, SimulationGrid, TappedGrid
+from fedlab.runtime._flower import RUN_ID, SUPERLINK_NODE_ID, error_reply
+from fedlab.runtime.memory import out_of_memory
+
+JOB = "run the app"
+Call = Callable[[Message, Context], Message]
 
 
 def run(
@@ -38,4 +60,136 @@ def run(
         UsageError: an unknown key of the run config, no key that counts rounds, a round that does not exist.
         AppFailed: the app raised or exited, or none of its clients ever answered; has the app's traceback.
     """
-    raise NotImplementedError
+    if supernodes < 1:
+        raise UsageError(f"supernodes = {supernodes}; expected how many clients there are, at least 1")
+    config = _configured(folder, run_config or {}, rounds)
+    planned = config.get(folder.rounds_key() or "")
+    _observable(observe, planned if isinstance(planned, int) else math.inf)
+    told, printed, books = progress or Quiet(), Printed(), Books()
+    told.start(JOB, planned if isinstance(planned, int) else max(observe, default=1))
+    clients = _Clients(apps.client, folder, config, mods, frozenset(observe))
+    counted = RoundsGrid(
+        SimulationGrid(clients, supernodes, seed=seed), began=lambda number: told.advance(JOB, number - 1)
+    )
+    clients.round_of = counted.round_of
+    desk = Desk(counted, frozenset(observe))
+    guarded = GuardedGrid(counted, max_norm=math.inf, weight=None)
+    grid = FrontGrid(TappedGrid(guarded, desk.see), supernodes)
+    context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(config))
+    with bounded(printed, folder.path, seeds.derive(seed, "server")), watched(books, supernodes):
+        try:
+            apps.server(grid, context)
+        except FedlabError:
+            raise
+        except (Exception, SystemExit) as error:
+            if out_of_memory(error):
+                raise
+            if not (isinstance(error, SystemExit) and exit_code(error) == 0 and desk.replies):
+                raise _failed(error, folder, desk) from None
+        finally:
+            grid.close()
+    desk.check()
+    _observable(observe, counted.round)
+    told.finish(JOB, f"{counted.round} rounds")
+    sights = sorted(desk.sights, key=lambda one: (one.round, one.client))
+    places = {(one.round, one.client) for one in sights}
+    return Ran(
+        sights=sights,
+        recordings={place: one for place, one in sorted(clients.recordings.items()) if place in places},
+        metrics=books.metrics(),
+        configuration=config,
+        rounds=counted.round,
+        replies=desk.replies,
+        failed=desk.failed,
+        failure=desk.failure,
+        output=(*apps.output, *printed.lines)[-200:],
+    )
+
+
+def _configured(folder: AppFolder, changes: Mapping[str, Value], rounds: int | None) -> dict[str, Value]:
+    if rounds is None:
+        return folder.configured(changes)
+    if rounds < 1:
+        raise UsageError(f"rounds = {rounds}; expected at least 1")
+    key = folder.rounds_key()
+    if key is None:
+        known = ", ".join(sorted(folder.config)) or "none"
+        raise UsageError(
+            f"rounds = {rounds}, but no key of the app's run config counts rounds (its keys: {known});"
+            " leave rounds out, or change the key that does with --run-config"
+        )
+    return folder.configured({**changes, key: rounds})
+
+
+def _observable(observe: Collection[int], rounds: float) -> None:
+    wrong = sorted(number for number in observe if not 1 <= number <= rounds)
+    if wrong:
+        until = f"1 to {rounds}" if rounds < math.inf else "1 on"
+        raise UsageError(f"observe round {wrong[0]}; the app trains in rounds {until}")
+
+
+class _Clients(ClientApp):
+    """The app's clients, told the run config as a SuperNode tells them, and recorded where observed."""
+
+    def __init__(
+        self,
+        app: ClientApp,
+        folder: AppFolder,
+        config: Mapping[str, Value],
+        mods: Sequence[Mod],
+        observe: frozenset[int],
+    ) -> None:
+        super().__init__()
+        self.round_of: Callable[[Message], int] = lambda message: 0
+        self.recordings: dict[tuple[int, int], Recording] = {}
+        self._app, self._folder, self._config, self._observe = app, folder.path, config, observe
+        self._left = LIMIT
+        self._behind: Call = self._recorded
+        for mod in reversed(mods):
+            self._behind = functools.partial(_through, mod, self._behind)
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        own = Context(
+            context.run_id, context.node_id, dict(context.node_config), context.state, dict(self._config)
+        )
+        try:
+            answer = self._behind(message, own)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, BackendError) or out_of_memory(error):
+                raise
+            return error_reply(message, own_traceback(error, self._folder))
+        context.state = own.state
+        if not isinstance(answer, Message):
+            return error_reply(
+                message, f"the ClientApp returned a {type(answer).__name__}; expected a Message"
+            )
+        if answer.has_content():
+            declare(answer.content)
+        return answer
+
+    def _recorded(self, message: Message, context: Context) -> Message:
+        number = self.round_of(message) if is_training(message) else 0
+        if number not in self._observe:
+            return self._app(message, context)
+        with Recorder(self._left) as recorder:
+            answer = self._app(message, context)
+        self._left -= recorder.kept
+        self.recordings[number, int(context.node_config["partition-id"])] = recorder.recording()
+        return answer
+
+
+def _through(mod: Mod, call: Call, message: Message, context: Context) -> Message:
+    return mod(message, context, call)
+
+
+def _failed(error: BaseException, folder: AppFolder, desk: Desk) -> AppFailed:
+    """What to tell of a ServerApp that raised or exited."""
+    when = f"in round {desk.round}" if desk.round else "before the first round"
+    if isinstance(error, SystemExit):
+        told = f"the ServerApp ended the process with code {exit_code(error)} {when}"
+    else:
+        told = f"the ServerApp failed {when}: {words(error)}"
+    if desk.failed:
+        first, _ = desk.first_failure
+        told += f". {desk.failed} of {desk.replies} training replies had failed; the first: {first}"
+    return AppFailed(told, own_traceback(error, folder.path))

@@ -8,8 +8,8 @@
   takes longer than all the rest of a small client's reply; `filled` puts entries there that are known
   to be of the right type.
 * `Message(metadata=...)`: how Flower itself makes a message that comes over the wire.
-* `SUPERLINK_NODE_ID`, `ErrorCode`, `Run`, `get_project_dir`: constants, a type and a path with no public
-  address.
+* `SUPERLINK_NODE_ID`, `ErrorCode`, `Run`, `RunNotRunningException`, `get_project_dir`: constants, types and
+  a path with no public address.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.config import get_project_dir
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.common.constant import SUPERLINK_NODE_ID as SUPERLINK_NODE_ID
+from flwr.common.constant import ErrorCode
 from flwr.supercore.run import Run as Run
+from flwr.supercore.run import RunNotRunningException as RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord, RecordDict)

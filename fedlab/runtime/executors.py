@@ -95,7 +95,7 @@ def execute(app: ClientApp, chunk: Chunk) -> list[Reply]:
     """
     if isinstance(app, CohortClientApp):
         return _execute_cohort(app, chunk)
-    with _generators_kept():
+    with generators_kept():
         return [_execute_one(app, delivery) for delivery in chunk]
 
 
@@ -115,7 +115,7 @@ def _execute_cohort(app: CohortClientApp, chunk: Chunk) -> list[Reply]:
 
 def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
     context = own_context(delivery.context)
-    _seed_generators(delivery.seed)
+    seed_generators(delivery.seed)
     try:
         answer = app(own_message(delivery.message), context)
         if not isinstance(answer, Message):
@@ -126,7 +126,7 @@ def _execute_one(app: ClientApp, delivery: Delivery) -> Reply:
         return _failed(delivery)
 
 
-def _seed_generators(seed: int) -> None:
+def seed_generators(seed: int) -> None:
     """Seed Python's, numpy's and torch's global generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -137,7 +137,7 @@ def _seed_generators(seed: int) -> None:
 
 
 @contextmanager
-def _generators_kept() -> Iterator[None]:
+def generators_kept() -> Iterator[None]:
     """What clients draw from the global generators must not move those of the server."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

@@ -1,0 +1,84 @@
+"""Where a curious server sits: what it sees of training, reply by reply."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+
+from fedlab.apps.contract import Arrays, Sight
+from fedlab.apps.grids import RoundsGrid, is_training
+from fedlab.errors import AppFailed
+
+
+class Desk:
+    """Counts the training replies, and keeps those of the rounds that are observed."""
+
+    def __init__(self, counted: RoundsGrid, observe: frozenset[int]) -> None:
+        self._counted, self._observe = counted, observe
+        self.sights: list[Sight] = []
+        self.replies = self.failed = 0
+        self.failure = ""
+
+    def see(self, message: Message, reply: Message) -> None:
+        if not is_training(message):
+            return
+        self.replies += 1
+        if reply.has_error():
+            self.failed += 1
+            self.failure = self.failure or reply.error.reason
+        elif (number := self._counted.round_of(message)) in self._observe:
+            self.sights.append(
+                _sight(number, self._counted.client_of(message), message.content, reply.content)
+            )
+
+    @property
+    def round(self) -> int:
+        return self._counted.round
+
+    @property
+    def first_failure(self) -> tuple[str, str]:
+        """(one line, traceback) of the first failed reply; no traceback if the guard turned it away."""
+        lines = self.failure.rstrip().split("\n")
+        return lines[-1], self.failure if len(lines) > 1 else ""
+
+    def check(self) -> None:
+        """Whether there is anything to look at.
+
+        Raises:
+            AppFailed: no reply, or failed ones only.
+        """
+        if not self.replies:
+            raise AppFailed("the ServerApp ended without any training reply; expected messages of type train")
+        if self.failed == self.replies:
+            told, trace = self.first_failure
+            raise AppFailed(f"all {self.replies} training replies failed; the first: {told}", trace)
+
+
+def _sight(number: int, client: int, sent: RecordDict, answered: RecordDict) -> Sight:
+    first = next((name for name, one in sent.items() if isinstance(one, ArrayRecord)), "")
+    before = _arrays(sent, first)
+    names = [name for name, one in answered.items() if isinstance(one, ArrayRecord)]
+    after = _arrays(answered, first if first in names else next(iter(names), ""))
+    return Sight(number, client, before, after, told=_scalars(sent), metrics=_scalars(answered))
+
+
+def _arrays(content: RecordDict, first: str) -> Arrays:
+    """Arrays by name; those of other records than the first as "record/name"."""
+    found = {}
+    for record_name, record in content.items():
+        if isinstance(record, ArrayRecord):
+            for name, array in record.items():
+                if array.data:
+                    found[name if record_name == first else f"{record_name}/{name}"] = array.numpy()
+    return found
+
+
+def _scalars(content: RecordDict) -> dict[str, Any]:
+    return {
+        key: value
+        for record in content.values()
+        if isinstance(record, ConfigRecord | MetricRecord)
+        for key, value in record.items()
+        if isinstance(value, bool | int | float | str)
+    }
