@@ -77,7 +77,9 @@ def _panel(
         thresholds = {cell["threshold_db"] for cell in cells} - {None}
         for value in thresholds:
             leak.axhline(value, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
-        _scale(leak, 0.0, top, "PSNR (dB)")
+        _scale(leak, 0.0, top + 1.5, "PSNR (dB)")
+        if top == CEILING_DB:
+            leak.set_yticks(range(0, 61, 20), ["0", "20", "40", "60+"])
         _scale(use, _floor(data), 102.0, "accuracy (%)")
         use.set_xticks(range(len(axis["values"])), [_cut(word) for word in axis["words"]])
         use.set_xlim(-0.5, len(axis["values"]) - 0.5)

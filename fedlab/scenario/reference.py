@@ -144,6 +144,9 @@ def markdown() -> str:
             if leaf.get("type") == "object":
                 listed = "items" in node
                 title = f"`[[{key}]]`" if listed else f"`[{key}]`"
+                if "properties" not in leaf:  # its keys are those of other tables
+                    sections.append(f"## {title}\n\n{node['description']}\n")
+                    continue
                 if key in ("strategies", "threats"):
                     leaf = leaf | {"properties": {"label": leaf["properties"]["label"]}}
                 sections.append(f"## {title}\n\n{leaf['description']}\n\n{_rows(leaf, schema)}")
