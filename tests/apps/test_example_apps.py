@@ -1,4 +1,4 @@
-"""The example apps as Flower runs them: their own ServerApp and ClientApp on a Grid, nothing of ours within."""
+"""The example apps as Flower runs them: their own ServerApp and ClientApp on a Grid, none of ours inside."""
 
 import sys
 import threading
