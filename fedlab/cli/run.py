@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedlab.cli.forecasts import tell
 from fedlab.cli.formats import FORMAT, OUT, TABLE, document
 from fedlab.cli.gates import FAIL_ON, judge, verdicts
 from fedlab.cli.output import as_json, plain, stderr, stdout
@@ -41,6 +42,10 @@ def run(
         typer.Option("--out", metavar="DIR", help="New or empty run directory; runs/NAME-N unless given."),
     ] = None,
     fail_on: FAIL_ON = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what it would take: messages, memory, disk, time, ε."),
+    ] = False,
     json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
@@ -59,6 +64,9 @@ def run(
     settings = load(scenario, overrides or [])
     if fail_on:
         settings = with_gates(settings, fail_on)
+    if dry_run:
+        tell(settings, json=json)
+        return
     from fedlab.experiment import run as run_scenario
 
     # What any library prints belongs to the progress, not to the results.
