@@ -4,25 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from fedlab.apps.contract import Recording
 from fedlab.apps.given import Adapter
-from fedlab.apps.pixels import Surety
+from fedlab.apps.notes import Notes
 from fedlab.apps.schedule import key_of
 from fedlab.audit import KnownConfig
 
 CROSS_ENTROPY = {"CrossEntropyLoss", "cross_entropy"}
 NEGATIVE_LOG = {"NLLLoss", "nll_loss"}
 """Of log-probabilities: cross entropy, for a log-softmax changes no log-probabilities."""
-
-
-class Notes(Protocol):
-    """Where facts and obstacles are written down."""
-
-    obstacles: list[str]
-
-    def add(self, name: str, value: object, source: str, sure: Surety) -> None: ...
 
 
 def of_loss(notes: Notes, recordings: Sequence[Recording], adapter: Adapter) -> None:
