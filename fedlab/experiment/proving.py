@@ -85,7 +85,7 @@ def _write(
 ) -> None:
     found = proof.found(one_run, why_not)
     directory.write_json(_path(proof.trained), found)
-    count = len(found["checks"])
+    count = sum(one["verdict"] != "not tested" for one in found["checks"])
     clear = (
         f"{count} {'check' if count == 1 else 'checks'}, no contradiction" if count else "nothing to check"
     )
