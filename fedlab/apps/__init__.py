@@ -3,3 +3,24 @@
 The server's side sees what a curious server would have seen (`Sight`); the clients' side records what was
 trained on (`Recording`), which only the scorer meets.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedlab.apps.audit import audit_app as audit_app
+    from fedlab.apps.given import Adapter as Adapter
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: who starts a process for an app needs neither torch nor Flower."""
+    if name == "Adapter":
+        from fedlab.apps.given import Adapter
+
+        return Adapter
+    if name == "audit_app":
+        from fedlab.apps.audit import audit_app
+
+        return audit_app
+    raise AttributeError(f"module 'fedlab.apps' has no attribute {name!r}")
