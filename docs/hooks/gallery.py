@@ -1,0 +1,93 @@
+"""Makes docs/gallery.md: short runs of shipped scenarios, the headline and a figure of each report.
+
+    python docs/hooks/gallery.py
+
+takes some minutes. What is shown comes from the displays of `AuditReport`; the page holds each command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fedlab.report import AuditReport
+    from fedlab.report.notebook import Display
+
+PAGE = Path(__file__).resolve().parent.parent / "gallery.md"
+Entry = tuple[str, tuple[str, ...], str, "Callable[[AuditReport], Display]"]
+INLINE = "runtime.executor=inline"
+ENTRIES: list[Entry] = [
+    (
+        "quickstart",
+        (INLINE, "strategy.rounds=20", "audit.victims=4", "audit.adaptive=false"),
+        "One record per step, dropout live: reconstructions beneath the originals, with their controls.",
+        lambda report: report.gallery(defense="none"),
+    ),
+    (
+        "audit",
+        (
+            INLINE,
+            "strategy.rounds=30",
+            "clients.mode=train",
+            "audit.victims=2",
+            "audit.adaptive=false",
+            "attacks.cascade.iterations=50",
+            "attacks.inverting-gradients.iterations=50",
+            "privacy.check=false",
+        ),
+        "Several defenses at once: what each leaves to the strongest attack, and at which accuracy.",
+        lambda report: report.frontier(),
+    ),
+    (
+        "papaya",
+        (INLINE, "strategy.target.loss=1.2"),
+        "Two servers on one fleet: how much sooner the one that waits for nobody gets to the same loss.",
+        lambda report: report.curve("loss", against="seconds"),
+    ),
+]
+HEAD = """# Gallery
+
+What reports look like, from short runs of shipped scenarios: the first sentence of each, and one of its
+figures. The whole report has more, and says how far its evidence reaches. Runs as short as these show what a
+report *shows*; they are no evidence about a defense. (Made by `docs/hooks/gallery.py`.)
+"""
+
+
+def command(name: str, settings: tuple[str, ...]) -> str:
+    """What a reader types for the same run."""
+    return shlex.join(["fedlab", "run", name, *(part for one in settings for part in ("--set", one))])
+
+
+def section(name: str, settings: tuple[str, ...], words: str, markup: str, headline: str) -> str:
+    """One entry of the page."""
+    return f"## {name}\n\n{words}\n\n```\n{command(name, settings)}\n```\n\n> {headline}\n\n{markup}\n"
+
+
+def main() -> None:
+    """Run what is shown, and write the page."""
+    import fedlab
+    from fedlab.scenario import load
+
+    parts, styled = [HEAD], False
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name, settings, words, choose in ENTRIES:
+            report = fedlab.run(load(name, settings), out=name)
+            markup = choose(report)._repr_html_()
+            if styled:  # once on a page is enough
+                markup = re.sub(r"<style>.*?</style>\n", "", markup, flags=re.DOTALL)
+            styled = True
+            parts.append(section(name, settings, words, markup, report.data["verdict"]["headline"]))
+    PAGE.write_text("\n".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
