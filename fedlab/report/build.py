@@ -82,8 +82,12 @@ class AuditReport:
 
         return frontier(self)
 
-    def curve(self, of: str = "accuracy") -> Display:
-        """One of "accuracy", "loss", "train_loss" and "epsilon" by round, a line per trained model.
+    def curve(self, of: str = "accuracy", *, against: str = "round") -> Display:
+        """How training went, a line per trained model.
+
+        Args:
+            of: "accuracy", "loss", "train_loss" or "epsilon".
+            against: "round"; or "seconds", "uploads" or "bytes" where the report tells of the fleet.
 
         Raises:
             UnknownName: it is none of these.
@@ -91,7 +95,7 @@ class AuditReport:
         """
         from fedlab.report.notebook import curve
 
-        return curve(self, of)
+        return curve(self, of, against)
 
     def _repr_html_(self) -> str:
         from fedlab.report.notebook import overview

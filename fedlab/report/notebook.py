@@ -20,7 +20,7 @@ from markupsafe import Markup
 from fedlab.errors import DataError, UnknownName
 from fedlab.report import reading
 from fedlab.report.build import AuditReport
-from fedlab.report.curve_figure import LABELS
+from fedlab.report.curve_figure import AXES, LABELS
 from fedlab.report.curve_figure import curve as curve_of
 from fedlab.report.frontier_figure import frontiers, told
 from fedlab.report.gallery import Sheet, Strip, collect
@@ -84,12 +84,13 @@ def frontier(report: AuditReport) -> Display:
     return _display(report, words or nothing, figures=panels, note="" if panels else nothing)
 
 
-def curve(report: AuditReport, of: str) -> Display:
-    """Something by round; see `AuditReport.curve`."""
+def curve(report: AuditReport, of: str, against: str) -> Display:
+    """How training went; see `AuditReport.curve`."""
     _known("curve", of, LABELS)
+    _known("axis", against, AXES)
     run = read_run(report.directory)
     with malformed("report.json"):
-        figure, words = curve_of(run, report.data, of)
+        figure, words = curve_of(run, report.data, of, against)
     return _display(report, words, figures=[figure] if figure else [], note="" if figure else words)
 
 

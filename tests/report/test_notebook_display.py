@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from audited_run import write_audited
 from fake_run import write_run
+from fleet_run import write_fleet_run
 from test_report_page import HOSTILE, Page, hostile_run
 
 from fedlab.errors import DataError, UnknownName
@@ -78,8 +79,8 @@ def test_figures_are_inline_svg_in_the_colours_of_the_display(report: AuditRepor
 
 def test_a_terminal_gets_words(report: AuditReport) -> None:
     # fake_run: accuracy after four rounds, as its ACCURACY says.
-    assert "none: 94.4 after 4" in repr(report.curve())
-    assert "dp-sgd: 71.7 after 4" in repr(report.curve())
+    assert "none: 94.4 at 4" in repr(report.curve())
+    assert "dp-sgd: 71.7 at 4" in repr(report.curve())
     assert "accuracy 94.4 %" in repr(report.frontier())
     told = repr(report.gallery(defense="none", attack="linear-layer"))
     assert re.fullmatch(
@@ -99,13 +100,26 @@ def test_the_gallery_chooses(report: AuditReport) -> None:
         report.gallery(attack="linear")
     with pytest.raises(UnknownName, match=r"no curve is called.*accuracy"):
         report.curve("acuracy")
+    with pytest.raises(UnknownName, match=r"no axis is called.*seconds"):
+        report.curve(against="second")
 
 
 def test_epsilon_by_round(tmp_path: Path) -> None:
     # audited_run: 5.2 after 200 rounds, 7.8412 after 400, in dp-sgd alone.
     display = build(write_audited(tmp_path / "run")).curve("epsilon")
-    assert repr(display) == "ε spent by round. dp-sgd: 7.84 after 400"
+    assert repr(display) == "ε spent against round. dp-sgd: 7.84 at 400"
     assert "ε spent" in display._repr_html_()
+
+
+def test_curves_against_what_was_spent(tmp_path: Path) -> None:
+    # fleet_run: 300 s and 330 uploads for sync, 50 s and 100 for fedbuff, each to a loss of 0.7.
+    report = build(write_fleet_run(tmp_path / "run", seeds=(7,)))
+    told = repr(report.curve("loss", against="seconds"))
+    assert re.fullmatch(
+        r"test loss against time \(minutes\)\. sync: 0\.7 at 5; .*fedbuff.*: 0\.7 at 0\.833", told
+    )
+    assert "0.7 at 330" in repr(report.curve("loss", against="uploads"))
+    assert "no loss in training" in repr(report.curve("train_loss", against="bytes"))
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path, report: AuditReport) -> None:
@@ -113,7 +127,7 @@ def test_what_was_not_measured_is_said(tmp_path: Path, report: AuditReport) -> N
     assert "include_samples = true" in repr(bare.gallery())
     assert "include_samples = true" in bare.gallery()._repr_html_()
     assert "<img" not in bare._repr_html_()
-    assert repr(report.curve("epsilon")) == "no ε spent by round"
+    assert repr(report.curve("epsilon")) == "no ε spent against round was measured"
     assert '<svg class="figure"' not in report.curve("epsilon")._repr_html_()
 
 
