@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type arrows docs bench bench-runtime bench-async bench-attacks bench-defenses map reproduce reproduce-full data clean
+.PHONY: help install demo test test-slow lint type arrows docs pages bench bench-runtime bench-async bench-attacks bench-defenses map reproduce reproduce-full data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ arrows: $(READY) ## check that imports run one way (import-linter)
 
 docs: $(READY) ## build the documentation into site/
 	@$(BIN)/mkdocs build --strict --quiet && echo "site/index.html"
+
+pages: $(READY) ## run the notebook and the gallery of the documentation again: minutes
+	@$(BIN)/python docs/hooks/notebooks.py docs/notebooks/*.ipynb && $(BIN)/python docs/hooks/gallery.py
 
 $(PEERS)/.ready: benchmarks/peers.txt
 	$(PYTHON) -m venv $(PEERS)
