@@ -86,18 +86,19 @@ def _logging(stream: Any) -> Iterator[None]:
 
 @contextmanager
 def _torch_defaults() -> Iterator[None]:
-    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
-    exact, warn = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    dtype, device, grad = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    exact = torch.are_deterministic_algorithms_enabled()
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
-        torch.set_default_device(None)
         torch.set_grad_enabled(grad)
-        torch.use_deterministic_algorithms(exact, warn_only=warn)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        if (
+            torch.are_deterministic_algorithms_enabled() != exact
+        ):  # the call takes seconds: it loads a compiler
+            torch.use_deterministic_algorithms(exact)
 
 
 @contextmanager

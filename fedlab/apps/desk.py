@@ -26,7 +26,7 @@ class Desk:
         self.replies += 1
         if reply.has_error():
             self.failed += 1
-            self.failure = self.failure or reply.error.reason
+            self.failure = self.failure or reply.error.reason or "without a word"
         elif (number := self._counted.round_of(message)) in self._observe:
             self.sights.append(
                 _sight(number, self._counted.client_of(message), message.content, reply.content)

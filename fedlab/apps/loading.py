@@ -134,7 +134,8 @@ def _names(folder: Path) -> set[str]:
 
 
 def _beneath(module: object, folder: Path) -> bool:
-    file = getattr(module, "__file__", None)
-    places = [file] if file else list(getattr(module, "__path__", []))  # a package without __init__.py
+    known = getattr(module, "__dict__", {})  # asking a module for more may make it load, or invent it
+    file = known.get("__file__")
+    places = [file] if file else list(known.get("__path__", []))  # a package without __init__.py
     roots = tuple(f"{root}{os.sep}" for root in (folder, folder.resolve()))
     return any(str(one).startswith(roots) for one in places)

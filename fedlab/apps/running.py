@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
@@ -153,7 +154,8 @@ class _Clients(ClientApp):
             context.run_id, context.node_id, dict(context.node_config), context.state, dict(self._config)
         )
         try:
-            answer = self._behind(message, own)
+            with torch.inference_mode(False), torch.enable_grad():  # the server's own modes are not theirs
+                answer = self._behind(message, own)
         except (Exception, SystemExit) as error:
             if isinstance(error, BackendError) or out_of_memory(error):
                 raise
