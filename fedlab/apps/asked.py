@@ -55,23 +55,31 @@ class Asked:
         self.scenario("train", {})
 
     def scenario(
-        self, mode: str, training: Mapping[str, Any], *, attacked: bool = True, rounds: int = 0
+        self,
+        mode: str,
+        training: Mapping[str, Any],
+        *,
+        attacked: bool = True,
+        rounds: int = 0,
+        cohort: int | None = None,
     ) -> Scenario:
         """The audit as a scenario.
 
         Args:
             training: what is known of the clients' training, by key of `[clients]`.
+            rounds: that took place; cohort: clients in one of them, all unless given.
         """
+        cohort = min(cohort or self.clients, self.clients)
         data: dict[str, Any] = {
             "schema": 1,
             "name": self.name,
             "seed": self.seed,
             "task": {"dataset": "own", "model": "own"},
             "clients": {"count": self.clients, "mode": mode, **training},
-            "strategy": {"rounds": max(rounds, *self.observe)},
+            "strategy": {"rounds": max(rounds, *self.observe), "cohort": cohort},
             "audit": {
                 "rounds": list(self.observe),
-                "victims": min(VICTIMS, self.clients * len(self.observe)),
+                "victims": min(VICTIMS, cohort * len(self.observe)),
                 "include_samples": self.include_samples,
             },
             "runtime": {"executor": "inline"},

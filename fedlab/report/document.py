@@ -10,6 +10,7 @@ from fedlab.audit.metrics import METRICS
 from fedlab.report.adaptive import adaptive
 from fedlab.report.advice import Findings
 from fedlab.report.annex import warnings
+from fedlab.report.app import NAME as APP
 from fedlab.report.app import app
 from fedlab.report.checks import alarms, check_rows
 from fedlab.report.client_map import client_map
@@ -208,7 +209,8 @@ def _setup(run: Run, objects: dict[str, str]) -> dict[str, str]:
     if "local steps" in found:
         found.pop("local epochs", None)
     # A task is no line of the set-up: it is the data and the model.
-    found |= {name: f"{value} (passed from Python)" for name, value in objects.items() if name != "task"}
+    whence = "" if run.file(APP).is_file() else " (passed from Python)"
+    found |= {name: value + whence for name, value in objects.items() if name != "task"}
     return found
 
 
