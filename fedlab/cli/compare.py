@@ -21,8 +21,12 @@ def register(app: typer.Typer) -> None:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", show_default=False)],
     form: Annotated[
-        Literal["table", "md", "csv", "json"],
-        typer.Option("--format", help="table: for reading here; md, csv, json: to stdout, or to --out."),
+        Literal["table", "html", "md", "csv", "json"],
+        typer.Option(
+            "--format",
+            help="table: for reading here; html: a page with curves, to --out; md, csv, json: to stdout,"
+            " or to --out.",
+        ),
     ] = "table",
     out: OUT = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
@@ -32,11 +36,15 @@ def compare(
     RUN is the directory that `fedlab run` prints when it ends. The first is what the others are compared to:
 
     fedlab compare runs/quickstart-1 runs/quickstart-2
+
+    fedlab compare runs/quickstart-1 runs/quickstart-2 --format html --out compared.html
     """
     if json and form not in ("table", "json"):
         raise UsageError(f"--json and --format {form} are both given; expected one of them")
     if form == "table" and out is not None and not json:
-        raise UsageError("--out takes a document; expected --format md, csv or json beside it")
+        raise UsageError("--out takes a document; expected --format html, md, csv or json beside it")
+    if form == "html" and out is None:
+        raise UsageError("--format html needs a file to write the page to; expected --out FILE beside it")
     from fedlab.report.compare import compare as compared
 
     data = compared(runs)
@@ -59,6 +67,10 @@ def _document(data: dict[str, Any], form: str) -> str:
 
     from fedlab.report.export.comparison import csv_text, markdown
 
+    if form == "html":
+        from fedlab.report.compare_page import render
+
+        return render(data)
     if form == "json":
         return dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return markdown(data) if form == "md" else csv_text(data)

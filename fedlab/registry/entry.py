@@ -23,6 +23,9 @@ LARGEST = 2**26
 TRACES = ("manifest.json", "scenario.toml", "events.jsonl", ".lock")
 """Files by which a directory is known as a run's, even where its manifest is damaged or was never written."""
 
+SWEEP = "sweep.json"
+"""The file by which a directory is known as a sweep's; its runs are in `cells`."""
+
 
 class Status(StrEnum):
     """How a run stands. `KILLED` says that it runs, but no process owns it any more."""

@@ -8,16 +8,16 @@ from pathlib import Path
 
 from fedlab.errors import UsageError, did_you_mean
 from fedlab.foreign import clean
-from fedlab.registry.entry import TRACES, Entry, look
+from fedlab.registry.entry import SWEEP, TRACES, Entry, look
 
 DEPTH = 4
-"""Directories below the one that is searched: a sweep keeps its runs some levels down."""
+"""Directories below the one that is searched."""
 
 
 def find(folder: Path) -> list[Entry]:
     """All runs below `folder`, the newest first; none where there is no such directory.
 
-    Links to directories are not followed, and what lies inside a run is part of it.
+    Links to directories are not followed. What lies inside a run is part of it; a sweep is its cells.
 
     Raises:
         UsageError: `folder` is a file, or may not be read.
@@ -65,7 +65,9 @@ def _runs(folder: Path, depth: int) -> Iterator[Path]:
     for child in children:
         if child.name.startswith(".") or child.is_symlink() or not child.is_dir():
             continue
-        if any((child / name).is_file() for name in TRACES) or _empty(child):
+        if (child / SWEEP).is_file():
+            yield from _runs(child / "cells", 1)
+        elif any((child / name).is_file() for name in TRACES) or _empty(child):
             yield child
         elif depth > 1:
             yield from _runs(child, depth - 1)

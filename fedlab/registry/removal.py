@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from fedlab import files
 from fedlab.errors import DataError, NewerRun, UsageError
-from fedlab.registry.entry import TRACES, owned, read_manifest
+from fedlab.registry.entry import SWEEP, TRACES, owned, read_manifest
 
 
 def removable(path: Path) -> None:
@@ -23,6 +23,10 @@ def removable(path: Path) -> None:
     """
     if path.is_symlink():
         raise UsageError(f"{path} is a link; nothing is removed through one: give {path.resolve()}")
+    if (path / SWEEP).is_file():
+        raise UsageError(
+            f"{path} is a sweep; remove its runs ({path.name}/cells/NAME), or the whole directory yourself"
+        )
     try:
         read_manifest(path)
     except NewerRun:

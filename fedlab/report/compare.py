@@ -7,53 +7,30 @@ resampled on their own, and the difference is marked as such.
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import t
-
-from fedlab.audit.difference import difference
-from fedlab.audit.scoring import VictimScore
 from fedlab.errors import UsageError
-from fedlab.report.build import JSON_NAME, AuditReport, build
-from fedlab.report.knowledge import CEILING_DB
+from fedlab.report import compare_gains as gains
+from fedlab.report.compare_curves import curves, tradeoff
+from fedlab.report.compare_sides import LETTERS, Row, Side, opened
 from fedlab.report.reading import AXES, key
-from fedlab.report.rundir import Run, malformed, read_run
 
-Row = dict[str, Any]
-Place = tuple[str, ...]
-
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _IDLE = ("name", "claim", "runtime.", "checkpoint.", "audit.fail_on")
 """Keys of a scenario that change no figure, or how they begin: that they differ explains nothing."""
 
 ATTACK_FIGURES = ("psnr_median", "psnr_max", "fraction_recovered", "ssim_median", "label_accuracy")
 
 
-@dataclass(frozen=True)
-class Side:
-    """One of the runs: `letter` stands for it in tables."""
-
-    letter: str
-    run: Run
-    data: Row
-
-    def rows(self, table: str) -> dict[Place, Row]:
-        """The rows of a table of its report by what they are about."""
-        return {_place(row): row for row in self.data.get(table) or []}
-
-
 def compare(directories: Sequence[str | os.PathLike[str]]) -> Row:
     """Everything that two or more runs share or differ in, as strict JSON; see docs/runs.md.
 
     Raises:
-        UsageError: fewer than two runs, more than 26, or one given twice.
+        UsageError: fewer than two runs, more than 26, one given twice, or runs that share no metric.
         DataError: a directory is no run, its report is of another version, or a file is damaged.
+        NewerRun: a later fedlab wrote one of them.
     """
     paths = [Path(one) for one in directories]
     if not 2 <= len(paths) <= len(LETTERS):
@@ -63,24 +40,20 @@ def compare(directories: Sequence[str | os.PathLike[str]]) -> Row:
     for index, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:index]]:
             raise UsageError(f"{path} is given twice; expected different runs")
-    sides = [_open(letter, path) for letter, path in zip(LETTERS, paths, strict=False)]
+    sides = opened(paths)
     return {
         "schema_version": 1,
         "runs": [_about(side) for side in sides],
         "settings": _settings(sides),
         "software": _software(sides),
-        "attacks": _joined(sides, "attacks", _attack, _psnr),
-        "membership": _joined(sides, "membership", _membership, None),
-        "utility": _joined(sides, "utility", _utility, _accuracy),
+        "attacks": _joined(sides, "attacks", _attack, gains.reconstruction),
+        "membership": _joined(sides, "membership", _membership, gains.membership),
+        "utility": _joined(sides, "utility", _utility, gains.accuracy),
         "guarantees": _joined(sides, "guarantees", _guarantee, None),
+        "curves": curves(sides),
+        "tradeoff": tradeoff(sides),
         "weights": _weights(sides),
     }
-
-
-def _open(letter: str, path: Path) -> Side:
-    if not (path / JSON_NAME).is_file():
-        build(path)
-    return Side(letter, read_run(path), AuditReport.load(path).data)
 
 
 def _about(side: Side) -> Row:
@@ -89,6 +62,8 @@ def _about(side: Side) -> Row:
         "letter": side.letter,
         "directory": str(side.run.directory),
         "name": run["name"],
+        "label": side.run.directory.resolve().name,
+        "threshold_db": side.data["threshold_db"],
         "status": run["status"],
         "dataset_sha256": run["dataset"]["sha256"],
         "headline": side.data["verdict"]["headline"],
@@ -128,10 +103,6 @@ def _software(sides: Sequence[Side]) -> list[Row]:
     names = sorted({name for one in versions for name in one})
     rows = [{"key": name, "values": [one.get(name) for one in versions]} for name in names]
     return [row for row in rows if len(set(row["values"])) > 1]
-
-
-def _place(row: Row) -> Place:
-    return str(row.get("attack") or ""), str(row.get("threat_label") or ""), *key(row)
 
 
 def _joined(sides: Sequence[Side], table: str, figures: Any, gain: Any) -> list[Row]:
@@ -180,58 +151,6 @@ def _utility(row: Row) -> Row:
 
 def _guarantee(row: Row) -> Row:
     return {name: row[name] for name in ("epsilon", "delta", "unit", "adjacency", "reason")}
-
-
-def _psnr(base_side: Side, base: Row, side: Side, row: Row) -> Row | None:
-    """By how much this run's attack gets more than the base's, in dB of mean PSNR over victims."""
-    ours, theirs = _victims(side, row), _victims(base_side, base)
-    same = base_side.data["run"]["dataset"]["sha256"] == side.data["run"]["dataset"]["sha256"]
-    gain = difference(ours, theirs, ceiling=CEILING_DB, paired=same and ours.keys() == theirs.keys())
-    return None if gain is None else {**asdict(gain), "ci95": list(gain.ci95) if gain.ci95 else None}
-
-
-def _victims(side: Side, row: Row) -> dict[Hashable, VictimScore]:
-    """The victims of a row by who they are: seed, round, client and records."""
-    cells = {cell["name"]: cell for cell in side.run.cells if key(cell) == key(row)}
-    found: dict[Hashable, VictimScore] = {}
-    for file in side.run.attacks:
-        if file["cell"] not in cells:
-            continue
-        if (file["attack"], file["threat_label"]) != (row["attack"], row.get("threat_label") or ""):
-            continue
-        with malformed(f"attacks/{file['cell']}/{file['file']}.json"):
-            records = _records(side.run, file["cell"])
-            for place, one in enumerate(file.get("victims") or []):
-                score = VictimScore.from_dict(one)
-                who = (score.round, score.client)
-                found[cells[file["cell"]]["seed"], *who, records.get(who, (side.letter, place))] = score
-    return found
-
-
-def _records(run: Run, cell: str) -> dict[tuple[int, int], tuple[Any, ...]]:
-    """(round, client) -> which records its victim had."""
-    victims = run.truth.get(cell, {}).get("victims") or []
-    return {(int(one["round"]), int(one["client"])): tuple(one["record_ids"]) for one in victims}
-
-
-def _accuracy(base_side: Side, base: Row, side: Side, row: Row) -> Row:
-    """By how much the accuracy of this run is above the base's; paired where both have the same seeds."""
-    ours, theirs = _accuracies(side, row), _accuracies(base_side, base)
-    shared = sorted(ours.keys() & theirs.keys())
-    paired = len(shared) > 1 and ours.keys() == theirs.keys()
-    gains = np.array([ours[seed] - theirs[seed] for seed in shared]) if paired else np.empty(0)
-    mean, bounds = row["accuracy"] - base["accuracy"], None
-    if paired:
-        half = float(t.ppf(0.975, len(gains) - 1)) * float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
-        bounds = [float(gains.mean()) - half, float(gains.mean()) + half]
-    return {"mean": mean, "ci95": bounds, "seeds": len(shared), "paired": paired}
-
-
-def _accuracies(side: Side, row: Row) -> dict[int, float]:
-    """Test accuracy by seed."""
-    cells = [cell for cell in side.run.cells if key(cell) == key(row) and cell["name"] in side.run.metrics]
-    with malformed("metrics.json"):
-        return {int(cell["seed"]): float(side.run.metrics[cell["name"]]["accuracy"]) for cell in cells}
 
 
 def _weights(sides: Sequence[Side]) -> list[Row]:

@@ -133,6 +133,9 @@ def test_what_is_found(folder: Path) -> None:
     assert find(folder) == []
     write(folder / "old", started="2026-01-01T00:00:00+00:00")
     write(folder / "sweep" / "cells" / "new", started="2026-02-01T00:00:00+00:00")
+    for name in ("sweep.json", "scenario.toml", ".lock"):
+        (folder / "sweep" / name).touch()
+    write(folder / "topic" / "deep", started="2026-01-15T00:00:00+00:00")
     inner = write(folder / "old" / "map" / "point")  # part of the run
     (folder / "empty").mkdir()
     (folder / "pictures").mkdir()
@@ -147,6 +150,7 @@ def test_what_is_found(folder: Path) -> None:
         "empty": Status.DAMAGED,
         "half": Status.DAMAGED,
         "sweep/cells/new": Status.FINISHED,
+        "topic/deep": Status.FINISHED,
         "old": Status.FINISHED,
     }
     names = [one.name for one in find(folder)]

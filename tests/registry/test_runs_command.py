@@ -106,12 +106,16 @@ def test_what_is_not_removed(several: Path, fedlab: Fedlab, tmp_path: Path) -> N
     (other / "manifest.json").write_text('{"name": "an app"}')
     (other / "file").touch()
     (several / "link").symlink_to(several / "small-2")
+    write(several / "sweep" / "cells" / "one")
+    for name in ("sweep.json", "scenario.toml", ".lock"):
+        (several / "sweep" / name).touch()
     with FileLock(several / "small-2" / ".lock"):
         (several / "small-2" / ".lock.pid").write_text(f"{os.getpid()}\n")
         code, _, err = fedlab("runs", "rm", "small-1", "small-2", "--yes")
         assert code == 2 and f"pid {os.getpid()}" in err
-    for name, exit_code in ((other, 2), ("link", 2), ("later-1", 3), (".", 2), (several, 2), ("small-9", 2)):
-        assert fedlab("runs", "rm", "small-1", name, "--yes")[0] == exit_code
+    for name in (other, "link", "sweep", ".", several, "small-9"):
+        assert fedlab("runs", "rm", "small-1", name, "--yes")[0] == 2
+    assert fedlab("runs", "rm", "small-1", "later-1", "--yes")[0] == 3
     code, _, err = fedlab("runs", "rm", "small-1")
     assert code == 2 and "--yes" in err
     assert (several / "small-1" / "report.json").is_file()  # all of them, or none

@@ -13,6 +13,11 @@ from fedlab.report.reading import AXES, epsilon, interval, namer, percent, sever
 Row = dict[str, Any]
 
 _ALONE = " *"
+_DIFFERENCES = {
+    "attacks": "psnr_difference",
+    "membership": "auc_difference",
+    "utility": "accuracy_difference",
+}
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,20 @@ def sheets(data: Row) -> list[Sheet]:
         Sheet("Set otherwise", ("key", *letters), [_setting(row) for row in data["settings"]]),
         Sheet("Other software", ("package", *letters), [_setting(row) for row in data["software"]]),
         _attacks(data, attacks),
+        _recovered(data, attacks),
         Sheet(
             "Membership",
-            ("trained", "attack", *(f">{one}" for one in letters)),
-            [(who(row), _attack(row), *map(_membership, row["runs"])) for row in data["membership"]],
-            "Area under the curve, and the share found at 1 % false alarms.",
+            ("trained", "attack", *attacks.heads),
+            [
+                (
+                    who(row),
+                    _attack(row),
+                    *map(_membership, row["runs"]),
+                    *(_independent(one, 1.0, 3) for one in row["differences"]),
+                )
+                for row in data["membership"]
+            ],
+            "Area under the curve, and the share found at 1 % false alarms; differences of the area (95 %).",
         ),
         _accuracy(data, attacks),
         Sheet(
@@ -125,12 +139,37 @@ def _scores(row: Row | None) -> str:
     return f"{row['psnr_median']:.1f}, {row['recovered']}/{row['images']}"
 
 
-def _gain(found: Row | None, scale: float = 1.0) -> str:
+def _recovered(data: Row, columns: _Columns) -> Sheet:
+    """How many images, where either run has any."""
+    rows = [
+        (
+            columns.who(row),
+            _attack(row),
+            *("–" if one is None else percent(one["fraction_recovered"]) for one in row["runs"]),
+            *(_independent(one and one["recovered"], 100, 1) for one in row["differences"]),
+        )
+        for row in data["attacks"]
+        if any(one and one["recovered"] for one in row["runs"])
+    ]
+    note = (
+        "Share of the attacked images; differences in percentage points, with 95 % intervals that take the"
+        " two sides as independent."
+    )
+    return Sheet("Images recovered", ("trained", "attack", *columns.heads), rows, note)
+
+
+def _independent(found: Row | None, scale: float, digits: int) -> str:
+    return _gain(found and {**found, "paired": True}, scale, digits)
+
+
+def _gain(found: Row | None, scale: float = 1.0, digits: int = 1) -> str:
     if found is None:
         return "–"
-    bounds = f" ({interval(found['ci95'], scale)})" if found["ci95"] else ""
-    text = f"{scale * found['mean']:+.1f}{bounds}".replace("-0.0", "0.0").replace("+0.0", "0.0")
-    return text + ("" if found["paired"] else _ALONE)
+    bounds = f" ({interval(found['ci95'], scale, digits)})" if found["ci95"] else ""
+    nothing = f"{0:.{digits}f}"
+    mean = f"{scale * found['mean']:+.{digits}f}"
+    text = nothing if mean[1:] == nothing else mean
+    return text + bounds + ("" if found["paired"] else _ALONE)
 
 
 def _membership(row: Row | None) -> str:
@@ -213,10 +252,9 @@ def csv_text(data: Row) -> str:
             for letter, gain in zip(letters[1:], row.get("differences", []), strict=False):
                 if gain is not None:
                     low, high = gain["ci95"] or (None, None)
-                    figure = "psnr_difference" if name == "attacks" else "accuracy_difference"
                     lines.append(
-                        {**about, "run": letter, "figure": figure, "value": gain["mean"], "low": low,
-                         "high": high, "paired": gain["paired"]}
+                        {**about, "run": letter, "figure": _DIFFERENCES[name], "value": gain["mean"],
+                         "low": low, "high": high, "paired": gain.get("paired", False)}
                     )  # fmt: skip
     for name in ("settings", "software"):
         for row in data[name]:
