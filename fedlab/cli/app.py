@@ -25,6 +25,7 @@ from fedlab.cli import (
     data,
     doctor,
     explain,
+    init,
     inspect,
     new,
     plugins,
@@ -60,6 +61,7 @@ for group in (
     data,
     doctor,
     explain,
+    init,
 ):
     group.register(app)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.errors import Problem, ScenarioError, did_you_mean
+from fedlab.shipped import shipped as shipped
 
 LARGEST = 1_000_000
 """Bytes; no experiment needs more, and a wrong file (a data set, a device) is refused early."""
@@ -20,15 +21,6 @@ _MEANINGS = {
     "Expected newline or end of document after a statement": "this line goes on after its value ends;"
     " text needs quotes, and each key its own line",
 }
-
-
-def shipped() -> dict[str, Path]:
-    """Name -> file of the scenarios that come with fedlab, installed or in a checkout."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "scenarios", package.parent / "scenarios"):
-        if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-    return {}
 
 
 def find(source: str | Path) -> Path:
