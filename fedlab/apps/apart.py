@@ -20,6 +20,8 @@ from fedlab import errors
 from fedlab.errors import AppFailed, BackendError, FedlabError, Interrupted
 from fedlab.progress import Progress, Quiet
 
+RUNNING = "run the app"
+"""What `fedlab.apps.running` calls the time in which the app's own code is at work."""
 PATIENCE = 10.0
 """Seconds that a child gets to write down that it was stopped."""
 
@@ -59,6 +61,8 @@ def audit_apart(asked: Mapping[str, Any], progress: Progress | None = None) -> P
         code = child.wait()
     finally:
         _end(child)
+        if child.stdout is not None:
+            child.stdout.close()
     return told.outcome(code)
 
 
@@ -80,6 +84,7 @@ class _Told:
         self.progress = progress
         self.end: dict[str, Any] = {}
         self.place = "while it was started"
+        self.ran = False
 
     def take(self, line: Mapping[str, Any]) -> None:
         match line.get("kind"):
@@ -92,6 +97,7 @@ class _Told:
             case "finish":
                 self.progress.finish(line["job"], line["note"])
                 self.place = f"after: {line['job']}"
+                self.ran = self.ran or line["job"] == RUNNING
             case "message":
                 self.progress.message(line["text"])
                 self.place = f"after: {line['text'].splitlines()[0][:200]}"
@@ -112,6 +118,11 @@ class _Told:
                 raise FedlabError(
                     f"unexpected {end['text']}, {self.place}. This is a fault in fedlab or in a plugin"
                 )
+        if self.ran:
+            raise BackendError(
+                f"the process of the audit ended with code {code}, {self.place}; out of memory? The app had run"
+                " to its end"
+            )
         how = f"with code {code}" if code >= 0 else f"by signal {signal.Signals(-code).name}"
         raise AppFailed(
             f"the app ended the process {how}, {self.place}: it called os._exit, crashed or ran out of memory"
@@ -119,7 +130,7 @@ class _Told:
 
 
 def _place(job: str, done: int) -> str:
-    return f"in round {done + 1} ({job})" if job.startswith("run") else f"during: {job}"
+    return f"in round {done + 1}" if job == RUNNING else f"during: {job}"
 
 
 def _error(name: str, text: str) -> FedlabError:

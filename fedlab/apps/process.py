@@ -25,8 +25,6 @@ QUIET = {
     "HF_DATASETS_OFFLINE": "1",
 }
 """What keeps Flower and its friends to themselves."""
-RUNNING = "run the app"
-"""What the parent calls the time in which the app's own code is at work."""
 
 
 class Wire:
