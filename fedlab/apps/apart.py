@@ -63,6 +63,8 @@ def audit_apart(asked: Mapping[str, Any], progress: Progress | None = None) -> P
         _end(child)
         if child.stdout is not None:
             child.stdout.close()
+        if child.stdout is not None:
+            child.stdout.close()
     return told.outcome(code)
 
 
@@ -120,8 +122,8 @@ class _Told:
                 )
         if self.ran:
             raise BackendError(
-                f"the process of the audit ended with code {code}, {self.place}; out of memory? The app had run"
-                " to its end"
+                f"the process of the audit ended with code {code}, {self.place}; out of memory? The app"
+                " had run to its end"
             )
         how = f"with code {code}" if code >= 0 else f"by signal {signal.Signals(-code).name}"
         raise AppFailed(

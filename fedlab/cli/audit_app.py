@@ -75,6 +75,7 @@ def audit_app(
 
     fedlab audit-app . --run-config 'batch-size=1 local-epochs=1' --num-supernodes 4
     """
+    from fedlab.apps import folder
     from fedlab.apps.apart import audit_apart
     from fedlab.terminal import watch
 
@@ -92,6 +93,7 @@ def audit_app(
         "include_samples": include_samples,
         "command": _command(path, run_config, supernodes, rounds, observe, attacks or [], seed),
     }
+    folder.read(path)  # what is no app fails before a process starts
     with watch(quiet=quiet) as progress:
         directory = audit_apart(asked, progress)
     from fedlab.report import AuditReport

@@ -1,4 +1,4 @@
-"""An app in a process of its own: whatever it does there, the caller gets a message and the right exit code."""
+"""An app in a process of its own: whatever it does there, the caller gets a message and an exit code."""
 
 from __future__ import annotations
 
