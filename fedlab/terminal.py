@@ -1,12 +1,13 @@
 """How a run looks while it works: live lines on a terminal, plain lines in a log, or nothing.
 
-Everything goes to stderr, so that stdout holds results only. `NO_COLOR` is respected, and a terminal
-that cannot redraw (`TERM=dumb`) gets plain lines. Plain lines carry no clock: two logs of the same
-scenario can be compared.
+Everything goes to stderr, so that stdout holds results only. `NO_COLOR` and `FORCE_COLOR` are respected, and
+what cannot redraw (`TERM=dumb`, a log that is to be colourful) gets plain lines. Plain lines carry no clock:
+two logs of the same scenario can be compared.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,11 +41,16 @@ def watch(*, quiet: bool = False, console: Console | None = None) -> Iterator[Pr
     console = console or Console(stderr=True, highlight=False)
     if quiet:
         yield Quiet()
-    elif console.is_terminal and not console.is_dumb_terminal:
+    elif console.is_terminal and not console.is_dumb_terminal and _redraws(console.file):
         with Live(console) as live:
             yield live
     else:
         yield Plain(console.file)
+
+
+def _redraws(stream: IO[str]) -> bool:
+    """Whether lines can be drawn over: `FORCE_COLOR` makes a log colourful, and no terminal of it."""
+    return stream.isatty() or not os.environ.get("FORCE_COLOR")
 
 
 class Plain:

@@ -118,6 +118,9 @@ def execute(
         _discard_output()
         return 0
     except SystemExit as exit:  # a plugin's: it must not pass for success
+        if isinstance(exit.__context__, BrokenPipeError):  # of `fedlab --help | head -1`, by rich
+            _discard_output()
+            return 0
         show_error(FedlabError(f"a plugin ended the program (sys.exit({exit.code!r}))"), debug=debug)
         return FedlabError.exit_code
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedlab.cli import completion
 from fedlab.cli.gates import judge
 from fedlab.cli.output import stderr
 from fedlab.cli.run import JSON, QUIET, RUN, show
@@ -25,6 +26,7 @@ def attack(
         typer.Option(
             "--attack",
             metavar="NAME[:KEY=VALUE,...]",
+            autocompletion=completion.attack_specs,
             help="Attack and its parameters; cascade unless given. Repeatable.",
             show_default=False,
         ),
@@ -34,6 +36,7 @@ def attack(
         typer.Option(
             "--threat",
             metavar="LEVEL|KEY=VALUE[,...]",
+            autocompletion=completion.levels,
             help="What else the attacker is assumed to know: weights, protocol, proxy, labels, oracle; keys"
             " of [threat]; or each, which gives or takes away every piece of knowledge in turn. Repeatable.",
             show_default=False,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fedlab import plugins as lookup
-from fedlab.cli import catalogue
+from fedlab.cli import catalogue, completion
 from fedlab.cli.output import as_json, grid, stdout
 from fedlab.errors import UnknownName
 from fedlab.signature import REQUIRED, Parameter, fit, shown
@@ -74,7 +74,7 @@ def list_(
 def info(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", show_default=False),
+        typer.Argument(metavar="NAME", autocompletion=completion.everything, show_default=False),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

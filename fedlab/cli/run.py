@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedlab.cli import completion
 from fedlab.cli.forecasts import tell
 from fedlab.cli.formats import FORMAT, OUT, TABLE, document
 from fedlab.cli.gates import FAIL_ON, judge, verdicts
@@ -22,7 +23,7 @@ from fedlab.errors import BudgetExhausted, UsageError
 if TYPE_CHECKING:
     from fedlab.report import AuditReport
 
-RUN = Annotated[Path, typer.Argument(metavar="RUN", show_default=False)]
+RUN = Annotated[Path, typer.Argument(metavar="RUN", autocompletion=completion.runs, show_default=False)]
 QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 

@@ -7,20 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from fedlab.cli import completion
 from fedlab.cli.output import as_json, plain
 from fedlab.errors import ScenarioError
 
-
-def shipped_names(incomplete: str) -> list[str]:
-    """For shell completion."""
-    from fedlab.scenario.source import shipped
-
-    return [name for name in shipped() if name.startswith(incomplete)]
-
-
 SCENARIO = Annotated[
     str,
-    typer.Argument(metavar="SCENARIO", autocompletion=shipped_names, show_default=False),
+    typer.Argument(metavar="SCENARIO", autocompletion=completion.scenarios, show_default=False),
 ]
 # typer 0.20 loses the help of an argument under click 8.5, so the docstrings explain them.
 SET = Annotated[
