@@ -64,10 +64,11 @@ def run(
     if supernodes < 1:
         raise UsageError(f"supernodes = {supernodes}; expected how many clients there are, at least 1")
     config = _configured(folder, run_config or {}, rounds)
-    planned = config.get(folder.rounds_key() or "")
-    _observable(observe, planned if isinstance(planned, int) else math.inf)
+    key = folder.rounds_key()
+    planned = math.inf if key is None else int(config[key])
+    _observable(observe, planned, f"its run config says {key} = {planned}")
     told, printed, books = progress or Quiet(), Printed(), Books()
-    told.start(JOB, planned if isinstance(planned, int) else max(observe, default=1))
+    told.start(JOB, max(observe, default=1) if planned == math.inf else int(planned))
     clients = _Clients(apps.client, folder, config, mods, frozenset(observe))
     counted = RoundsGrid(
         SimulationGrid(clients, supernodes, seed=seed), began=lambda number: told.advance(JOB, number - 1)
@@ -90,7 +91,7 @@ def run(
         finally:
             grid.close()
     desk.check()
-    _observable(observe, counted.round)
+    _observable(observe, counted.round, "then it ended")
     told.finish(JOB, f"{counted.round} rounds")
     sights = sorted(desk.sights, key=lambda one: (one.round, one.client))
     places = {(one.round, one.client) for one in sights}
@@ -122,11 +123,12 @@ def _configured(folder: AppFolder, changes: Mapping[str, Value], rounds: int | N
     return folder.configured({**changes, key: rounds})
 
 
-def _observable(observe: Collection[int], rounds: float) -> None:
+def _observable(observe: Collection[int], rounds: float, why: str) -> None:
     wrong = sorted(number for number in observe if not 1 <= number <= rounds)
+    if wrong and wrong[0] < 1:
+        raise UsageError(f"observe round {wrong[0]}; rounds are counted from 1")
     if wrong:
-        until = f"1 to {rounds}" if rounds < math.inf else "1 on"
-        raise UsageError(f"observe round {wrong[0]}; the app trains in rounds {until}")
+        raise UsageError(f"observe round {wrong[0]}; the app trains for {rounds} rounds ({why})")
 
 
 class _Clients(ClientApp):

@@ -14,6 +14,7 @@ from app_in_folder import app, forgotten, legacy, ran
 from flwr.app import Context, Message
 
 from fedlab.apps.contract import Ran, Sight
+from fedlab.apps.folder import read
 from fedlab.apps.running import run
 from fedlab.errors import AppFailed, UnknownName, UsageError
 
@@ -78,7 +79,8 @@ def test_the_same_seed_gives_the_same_bits_and_draws_nothing_of_ours(make: Any, 
 def test_what_an_app_sets_is_as_before(tmp_path: Path) -> None:
     lines = (
         "import os, sys, random; random.seed(0); torch.manual_seed(0); torch.set_num_threads(7);"
-        " os.chdir('/'); os.environ['OF_THE_APP'] = 'x'; sys.path.append('/nowhere'); torch.set_grad_enabled(False)"
+        " os.chdir('/'); os.environ['OF_THE_APP'] = 'x'; sys.path.append('/nowhere');"
+        " torch.set_grad_enabled(False)"
     )
     folder = app(
         tmp_path, "setting", server_before=lines, server_after="torch.set_default_dtype(torch.float64)"
@@ -195,13 +197,66 @@ def test_clients_remember(tmp_path: Path) -> None:
     assert all(counts[3, client] == counts[2, client] + 1 for client in range(3))
 
 
+LOOP = """
+from flwr.app import ArrayRecord, RecordDict
+from flwr.serverapp import ServerApp
+from loop.task import nn
+
+app = ServerApp()
+
+@app.main()
+def main(grid, context):
+    arrays = ArrayRecord(nn.Linear(4, 3).state_dict())
+    for _ in range(3):
+        content, got = RecordDict({"model": arrays}), []
+        ids = [
+            grid.push_messages([grid.create_message(content, "train", node, "")])[0]
+            for node in grid.get_node_ids()
+        ]
+        while len(got) < len(ids):
+            got += grid.pull_messages(ids)
+        arrays = got[-1].content["arrays"]
+"""
+
+
+def test_a_server_without_a_strategy(tmp_path: Path) -> None:
+    """It pushes and pulls by itself, calls its records as it likes, and heeds no run config."""
+    folder = app(tmp_path, "loop", {"server_app": LOOP}, client_before="pass")
+    client = tmp_path / "loop" / "client_app.py"
+    client.write_text(client.read_text().replace('content["arrays"]', 'content["model"]'))
+    found = ran(folder, observe=(2,))
+    assert (found.rounds, found.replies, found.failed, found.metrics) == (3, 9, 0, {})
+    assert [(one.round, one.client, list(one.after)) for one in found.sights] == [
+        (2, client, ["weight", "bias"]) for client in range(3)
+    ]
+    with pytest.raises(UsageError, match=r"observe round 5; the app trains for 3 rounds \(then it ended\)"):
+        ran(folder, observe=(5,), rounds=5)
+
+
+def test_an_older_server_asks_a_client_for_the_first_model(tmp_path: Path) -> None:
+    legacy(tmp_path, "asking")
+    client, server = (tmp_path / "asking" / f"{side}_app.py" for side in ("client", "server"))
+    own = (
+        "def get_parameters(self, config):\n        return [torch.ones(3, 4).numpy(), torch.ones(3).numpy()]"
+    )
+    client.write_text(client.read_text().replace("def evaluate", f"{own}\n    def evaluate"))
+    server.write_text(server.read_text().replace("initial_parameters=ndarrays_to_parameters(initial),", ""))
+    found = ran(read(tmp_path))
+    assert (found.failed, found.rounds) == (0, 2)
+    assert np.array_equal(found.sights[0].before["0"], np.ones((3, 4)))
+
+
 def test_options(tmp_path: Path) -> None:
     folder = app(tmp_path, "options")
     with forgotten(folder) as apps:
         with pytest.raises(UnknownName, match=r'"lR".*Did you mean "lr"'):
             run(apps, folder, run_config={"lR": 1.0})
-        with pytest.raises(UsageError, match=r"observe round 3; the app trains in rounds 1 to 2"):
+        with pytest.raises(
+            UsageError, match=r"observe round 3; .* 2 rounds \(its run config says num-server"
+        ):
             run(apps, folder, observe=(1, 3))
+        with pytest.raises(UsageError, match="observe round 0; rounds are counted from 1"):
+            run(apps, folder, observe=(0,))
         with pytest.raises(UsageError, match="rounds = 0"):
             run(apps, folder, rounds=0)
         with pytest.raises(UsageError, match="supernodes = 0"):
