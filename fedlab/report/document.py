@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedlab.audit.metrics import METRICS
+from fedlab.report.acting import acting
 from fedlab.report.adaptive import adaptive
 from fedlab.report.advice import Findings
 from fedlab.report.annex import warnings
@@ -79,6 +80,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
         "recommendations": advice,
         "scope": scope(run),
         "app": app(run),
+        "acting": acting(run),
         "attacks": attacks,
         "matrix": matrix(attacks, utility, guarantees),
         "frontier": trade,
