@@ -84,7 +84,7 @@ def look(path: Path, name: str | None = None) -> Entry:
         troubles.append(str(error))
     try:
         manifest = read_manifest(path)
-        status = Status(manifest.get("status"))
+        status = Status(str(manifest.get("status")))
         if status not in _SAID:
             raise ValueError(f'status = "{status}"')
     except NewerRun as error:

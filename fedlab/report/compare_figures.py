@@ -7,7 +7,6 @@ mark, so that none of it rests on colour alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 from matplotlib.axes import Axes
@@ -141,6 +140,6 @@ def _at(one: Row) -> tuple[float, float]:
     return 100 * float(one["accuracy"]), min(float(one["psnr_median"]), CEILING_DB)
 
 
-def _cut(text: Any) -> str:
-    text = " ".join(str(text).split())
+def _cut(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
