@@ -10,7 +10,7 @@ that any client had.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -108,4 +108,9 @@ def _extremes(seen: Tensor) -> PixelRange:
     low, high = channels.min(1).values, channels.max(1).values
     high = torch.where(high > low, high, low + 1.0)
     words = "the least and the largest recorded value of each channel are taken for black and white"
-    return PixelRange(low.reshape(-1, 1, 1), high.reshape(-1, 1, 1), words, "assumed")
+    found = PixelRange(low.reshape(-1, 1, 1), high.reshape(-1, 1, 1), words, "assumed")
+    for steps in STEPS:
+        if _whole(found, seen, steps):
+            words += f": every recorded value is then a multiple of 1/{steps}"
+            return replace(found, words=words, sure="checked")
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,7 +15,7 @@ from fedlab.apps.facts import Facts, View
 from fedlab.apps.folder import AppFolder
 from fedlab.apps.measured import measured, rows
 from fedlab.apps.recorded import bare, observations, owners, task_of, used
-from fedlab.audit import KnownConfig, archive
+from fedlab.audit import KnownConfig, Observation, acting, archive
 from fedlab.clients import ClientConfig
 from fedlab.errors import UsageError
 from fedlab.experiment.cells import Cell, Trained
@@ -26,7 +28,7 @@ from fedlab.progress import Progress
 from fedlab.runtime import InlineExecutor
 from fedlab.scenario import Scenario
 
-NAME = "app.json"
+NAME, ACTING = "app.json", "acting.json"
 AS_IT_IS = "none"
 """The defense of an app that is audited as it is."""
 
@@ -43,7 +45,9 @@ class Written:
 def described(directory: RunDirectory, app: AppFolder, asked: Asked, ran: Ran, facts: Facts) -> Written:
     """Write down what the app is, how it was read and how it learned."""
     known = training_of(ran, facts)
-    scenario = asked.scenario(facts.mode, known, attacked=facts.view is not None, rounds=ran.rounds)
+    scenario = asked.scenario(
+        facts.mode, known, attacked=facts.view is not None, rounds=ran.rounds, cohort=_cohort(ran)
+    )
     cell = Cell(AS_IT_IS, facts.mode, asked.seed)
     text, metrics = toml_of(scenario, known), measured(ran)
     directory.write_text("scenario.toml", text)
@@ -69,11 +73,18 @@ def described(directory: RunDirectory, app: AppFolder, asked: Asked, ran: Ran, f
     return Written(scenario, cell, metrics)
 
 
+def _cohort(ran: Ran) -> int | None:
+    """Clients of one round; None if nobody was seen."""
+    return max(Counter(one.round for one in ran.sights).values(), default=None)
+
+
 def unattacked(directory: RunDirectory, written: Written, ran: Ran, facts: Facts) -> None:
     """Keep the updates by the names of their messages, and say that nobody was chosen."""
     cell = written.cell
     seen = [bare(one, facts.told.get((one.round, one.client), KnownConfig())) for one in ran.sights]
-    archive.add(directory.path / "observations" / cell.name, [one for one in seen if one.update])
+    seen = [one for one in seen if one.update]
+    archive.add(directory.path / "observations" / cell.name, seen)
+    _note_signs(directory, seen)
     nobody = {"victims": [], "observed": len(ran.sights), "empty": 0, "eligible": 0}
     directory.write_json(f"truth/{cell.name}.json", nobody)
     directory.update_manifest(cells=[{"name": cell.name, **cell.about}])
@@ -89,6 +100,7 @@ def attacked(
     model = task.model(0)  # its weights are those that were sent, whatever the seed
     seen = observations(ran, facts.told, view, model)
     archive.add(directory.path / "observations" / cell.name, seen)
+    _note_signs(directory, seen)
     sent = {name for one in seen for name in one.update}
     weights = weights_sha256(model.state())
     trained = Trained(
@@ -110,6 +122,14 @@ def attacked(
     )
     setup = _setup(scenario, trained)
     attack_cells(directory, setup, [trained], trials_of(setup), InlineExecutor(), progress)
+
+
+def _note_signs(directory: RunDirectory, seen: Sequence[Observation]) -> None:
+    """Write down which mechanisms act on the updates, whatever the app's text claims."""
+    shapes = [{name: value.shape for name, value in one.update.items()} for one in seen]
+    alike = [one for one, shape in zip(seen, shapes, strict=True) if shape == shapes[0]]
+    if alike:
+        directory.write_json(ACTING, acting.as_json(alike))
 
 
 def _config(written: Written) -> ClientConfig:

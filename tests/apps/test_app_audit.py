@@ -15,6 +15,7 @@ from torch import nn
 
 from fedlab.apps import trying
 from fedlab.apps.asked import Asked, plain, toml_of, training_of
+from fedlab.apps.audit import audit_app
 from fedlab.apps.contract import Ran
 from fedlab.apps.facts import Facts, infer
 from fedlab.apps.folder import AppFolder
@@ -28,6 +29,7 @@ from fedlab.report import AuditReport, build
 from fedlab.scenario import load
 from fedlab.tasks import FunctionalModel
 
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "pytorch-cnn"
 SHAPE = (1, 6, 6)
 QUICK = ("cascade:iterations=10", "label-recovery")
 
@@ -106,6 +108,36 @@ class TestWhatIsRecovered:
         report = audited(ran, tmp_path, ("label-recovery",))
         assert "stays with the clients" in {one["name"] for one in report.data["app"]["facts"]}
         assert row(report, "label-recovery")["level"] == "refused"
+
+
+class TestShippedExample:
+    """The same app twice, as it is run by `fedlab audit-app`: what its settings make of it."""
+
+    def test_one_record_and_one_step(self, tmp_path: Path) -> None:
+        report = audit_app(
+            EXAMPLE,
+            run_config='model="mlp" batch-size=1 max-steps=1',
+            supernodes=3,
+            rounds=1,
+            attacks=("cascade:iterations=0",),
+            out=tmp_path / "run",
+        )
+        found = row(report, "cascade")
+        assert found["recovered"] == found["images"] == 3
+        assert any(one["unique"] for one in found["certificates"])  # type: ignore[attr-defined]
+        assert report.data["run"]["status"] == "finished"
+
+    def test_batches_of_32_behind_a_convolution(self, tmp_path: Path) -> None:
+        report = audit_app(
+            EXAMPLE,
+            supernodes=3,
+            rounds=1,
+            attacks=("inverting-gradients:iterations=3",),
+            out=tmp_path / "run",
+        )
+        found = row(report, "inverting-gradients")
+        assert found["recovered"] == 0 and found["images"] == 3 * 479
+        assert "did not recover an image" in report.data["verdict"]["headline"]
 
 
 def facts_of(ran: Ran) -> Facts:

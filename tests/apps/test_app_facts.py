@@ -132,6 +132,13 @@ class TestPixels:
         assert torch.equal(unit.amin((0, 2, 3)), torch.zeros(2))
         assert torch.equal(unit.amax((0, 2, 3)), torch.ones(2))
 
+    def test_bytes_tell_a_normalisation_that_is_not_usual(self) -> None:
+        pixels = batches([8], (1, 4, 4))[0][0]
+        pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = 0.0, 1.0
+        found = pixel_range([(pixels - 0.305) / 0.376])
+        assert found.sure == "checked"
+        assert torch.allclose(found.unit((pixels - 0.305) / 0.376), pixels, atol=1e-5)
+
     def test_the_authors_word_goes_before(self) -> None:
         ran = ran_by_hand(mlp(), [batches([4], SHAPE)])
         facts = infer(ran, Adapter(pixel_low=(-1.0,), pixel_high=(3.0,)))
