@@ -55,7 +55,7 @@ def loaded(
     data, swept, unread = sweep_rules.join(data, axes)
     scenario, mistakes = _checked(data)
     mistakes += map_rules.mistakes(data, lambda changed: _checked(changed)[1])
-    mistakes += sweep_rules.mistakes(data, _all_mistakes)
+    mistakes = [*sweep_rules.mistakes(data, _all_mistakes), *mistakes]
     options = dict.fromkeys(touched, "--set") | {("sweep", key): "--sweep" for key in swept}
     problems += unread + _located(mistakes, lines, options)
     if problems or scenario is None:
@@ -206,6 +206,8 @@ def _node(path: Path) -> dict[str, Any]:
         for option in options:
             inner += [option["items"]] if isinstance(part, int) and "items" in option else []
             inner += [option["properties"][part]] if part in option.get("properties", {}) else []
+            others = option.get("additionalProperties")  # a table whose keys are free
+            inner += [others] if isinstance(others, dict) and "properties" not in option else []
         options = [leaf for one in inner for leaf in changes.alternatives(one, SCHEMA)]
     return options[0] if len(options) == 1 else {"anyOf": options} if options else {}
 

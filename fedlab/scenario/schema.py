@@ -226,8 +226,8 @@ class Scenario(Section):
         ]
         | None
     ) = None
-    """Key (in quotes) -> the values that it takes, as in `"clients.batch_size" = [1, 4, 8]`. `fedlab sweep` runs
-    every combination; `fedlab run` runs no sweep."""
+    """Key, in quotes -> the values that it takes, as in `"clients.batch_size" = [1, 4, 8]`. `fedlab sweep`
+    runs every combination; `fedlab run` runs no sweep."""
 
     @property
     def seeds(self) -> list[int]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Protocol
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live as Redrawn
 from rich.table import Table
 from rich.text import Text
@@ -131,7 +131,7 @@ class Board:
         self.drawn = time.monotonic()
         self.live.update(self.table(), refresh=True)
 
-    def table(self) -> Table:
+    def table(self) -> Group:
         """What is shown now."""
         room = max(self.console.height - SPARE, 3)
         running = [cell for cell, line in self.lines.items() if line.word == "running"]
@@ -151,8 +151,7 @@ class Board:
                 Text(duration(round(seconds))),
                 Text(one_line(line.note or line.word), style="" if line.note else "dim"),
             )
-        table.caption, table.caption_justify = self._left(len(running)), "left"
-        return table
+        return Group(table, self._left(len(running)))
 
     def _left(self, running: int) -> Text:
         ended = [line for line in self.lines.values() if line.word != "running"]
