@@ -1,4 +1,4 @@
-"""Makes docs/gallery.md: short runs of shipped scenarios, the headline and a figure of each report.
+"""Makes docs/gallery.md: short runs of shipped scenarios, the headline and figures of each report.
 
     python docs/hooks/gallery.py
 
@@ -22,40 +22,35 @@ if TYPE_CHECKING:
     from fedlab.report.notebook import Display
 
 PAGE = Path(__file__).resolve().parent.parent / "gallery.md"
-Entry = tuple[str, tuple[str, ...], str, "Callable[[AuditReport], Display]"]
+Entry = tuple[str, tuple[str, ...], str, "Callable[[AuditReport], list[Display]]"]
 INLINE = "runtime.executor=inline"
 ENTRIES: list[Entry] = [
     (
         "quickstart",
-        (INLINE, "strategy.rounds=20", "audit.victims=4", "audit.adaptive=false"),
-        "One record per step, dropout live: reconstructions beneath the originals, with their controls.",
-        lambda report: report.gallery(defense="none"),
-    ),
-    (
-        "audit",
         (
             INLINE,
-            "strategy.rounds=30",
-            "clients.mode=train",
-            "audit.victims=2",
+            "strategy.rounds=10",
+            "audit.victims=4",
             "audit.adaptive=false",
-            "attacks.cascade.iterations=50",
-            "attacks.inverting-gradients.iterations=50",
+            "attacks.cascade.iterations=30",
+            "attacks.dropout-inversion.iterations=60",
+            "attacks.inverting-gradients.iterations=60",
             "privacy.check=false",
         ),
-        "Several defenses at once: what each leaves to the strongest attack, and at which accuracy.",
-        lambda report: report.frontier(),
+        "One record per step, dropout live: reconstructions beneath the originals, with their controls;"
+        " and what each defense leaves to the strongest attack, at which accuracy.",
+        lambda report: [report.gallery(defense="none"), report.frontier()],
     ),
     (
         "papaya",
         (INLINE, "strategy.target.loss=1.2"),
         "Two servers on one fleet: how much sooner the one that waits for nobody gets to the same loss.",
-        lambda report: report.curve("loss", against="seconds"),
+        lambda report: [report.curve("loss", against="seconds")],
     ),
 ]
 HEAD = """# Gallery
 
-What reports look like, from short runs of shipped scenarios: the first sentence of each, and one of its
+What reports look like, from short runs of shipped scenarios: the first sentence of each, and some of its
 figures. The whole report has more, and says how far its evidence reaches. Runs as short as these show what a
 report *shows*; they are no evidence about a defense. (Made by `docs/hooks/gallery.py`.)
 """
@@ -71,21 +66,25 @@ def section(name: str, settings: tuple[str, ...], words: str, markup: str, headl
     return f"## {name}\n\n{words}\n\n```\n{command(name, settings)}\n```\n\n> {headline}\n\n{markup}\n"
 
 
+def page(reports: dict[str, AuditReport]) -> str:
+    """The whole page, from a report per entry."""
+    parts = [HEAD]
+    for name, settings, words, choose in ENTRIES:
+        markup = "\n\n".join(display._repr_html_() for display in choose(reports[name]))
+        parts.append(section(name, settings, words, markup, reports[name].data["verdict"]["headline"]))
+    # The style is the same everywhere: once on a page is enough.
+    first, style, rest = "\n".join(parts).partition("</style>\n")
+    return first + style + re.sub(r"<style>.*?</style>\n", "", rest, flags=re.DOTALL)
+
+
 def main() -> None:
     """Run what is shown, and write the page."""
     import fedlab
     from fedlab.scenario import load
 
-    parts, styled = [HEAD], False
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for name, settings, words, choose in ENTRIES:
-            report = fedlab.run(load(name, settings), out=name)
-            markup = choose(report)._repr_html_()
-            if styled:  # once on a page is enough
-                markup = re.sub(r"<style>.*?</style>\n", "", markup, flags=re.DOTALL)
-            styled = True
-            parts.append(section(name, settings, words, markup, report.data["verdict"]["headline"]))
-    PAGE.write_text("\n".join(parts), encoding="utf-8")
+        reports = {name: fedlab.run(load(name, settings), out=name) for name, settings, _, _ in ENTRIES}
+        PAGE.write_text(page(reports), encoding="utf-8")
 
 
 if __name__ == "__main__":
