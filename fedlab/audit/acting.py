@@ -17,12 +17,16 @@ been seen, the answer is None.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from fedlab.audit.acting_noise import noise
+from fedlab.audit.acting_sign import Sign
+from fedlab.audit.acting_values import quantisation, sign, sparsity
 from fedlab.audit.observation import Observation
 from fedlab.errors import UsageError
 from fedlab.tasks import State
@@ -35,23 +39,6 @@ COARSE = 1e-3
 """Rounding of a norm, relative, from which equal norms say nothing."""
 
 
-@dataclass(frozen=True)
-class Sign:
-    """One mechanism, and whether it is seen.
-
-    Attributes:
-        name: of the mechanism.
-        acts: None if it could not be told.
-        figure: what was measured; None if nothing could be. Its unit is in `words`.
-        words: what was seen, in a sentence.
-    """
-
-    name: str
-    acts: bool | None
-    figure: float | None
-    words: str
-
-
 def signs(observations: Sequence[Observation]) -> tuple[Sign, ...]:
     """Judge the updates of one training: the norm bound, noise, sparsity, signs, quantisation, sums, NaN.
 
@@ -62,9 +49,6 @@ def signs(observations: Sequence[Observation]) -> tuple[Sign, ...]:
     Raises:
         UsageError: no observation, or such of different networks.
     """
-    from fedlab.audit.acting_noise import noise
-    from fedlab.audit.acting_values import quantisation, sign, sparsity
-
     if not observations:
         raise UsageError("no update to judge; expected at least one observation")
     shapes = [{name: v.shape for name, v in one.update.items()} for one in observations]
@@ -139,20 +123,13 @@ def finite(observations: Sequence[Observation]) -> Sign:
     return Sign(name, None, 0.0, "every update was finite, so that nothing had to be stopped")
 
 
-def moves(observation: Observation) -> bool:
+def _sound(one: Observation) -> bool:
+    return _finite(one) and _moves(one)
+
+
+def _moves(observation: Observation) -> bool:
     """Whether any parameter changed."""
     return any(bool(value.any()) for value in observation.update.values())
-
-
-def rounding(before: torch.Tensor) -> float:
-    """The absolute error of an update that was taken as a difference of weights."""
-    if not before.is_floating_point() or not before.numel():
-        return 0.0
-    return torch.finfo(before.dtype).eps * float(before.abs().max())
-
-
-def _sound(one: Observation) -> bool:
-    return _finite(one) and moves(one)
 
 
 def _finite(one: Observation) -> bool:
@@ -187,7 +164,7 @@ def _at_the_top(moved: Sequence[State], group: Sequence[Observation]) -> tuple[i
 
 
 def _norm(state: State) -> float:
-    return sum(float(value.double().square().sum()) for value in state.values()) ** 0.5
+    return math.sqrt(sum(float(value.double().square().sum()) for value in state.values()))
 
 
 def _distance(one: State, other: State) -> float:

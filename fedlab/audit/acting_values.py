@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fedlab.audit.acting import Sign, rounding
+from fedlab.audit.acting_sign import Sign, rounding
 from fedlab.audit.observation import Observation
 
 ENTRIES = 64

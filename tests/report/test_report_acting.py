@@ -44,5 +44,5 @@ def test_nothing_that_acts_is_said(run_dir: Path) -> None:
 
 def test_a_damaged_file_is_named(run_dir: Path) -> None:
     (run_dir / "acting.json").write_text('{"updates": 4}')
-    with pytest.raises(DataError, match="acting.json"):
+    with pytest.raises(DataError, match=r"acting\.json"):
         build(run_dir)
