@@ -66,8 +66,8 @@ class Trained:
     What else it left behind lies in the run directory.
 
     Attributes:
-        used: ids of the records of each local step, by (round, client), where clients were watched; None where
-            they are recomputed from the seed tree.
+        used: ids of the records of each local step, by (round, client), where clients were watched; None
+            where they are recomputed from the seed tree.
     """
 
     cell: Cell
