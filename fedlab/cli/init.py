@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -92,7 +92,7 @@ def init(
     plain(f"  fedlab run {name}")
 
 
-def completed(given: dict[str, object], ask: Callable[[str, str], str] | None) -> Choices:
+def completed(given: Mapping[str, object], ask: Callable[[str, str], str] | None) -> Choices:
     """All choices: those given, those asked for, and defaults that suit the others.
 
     Args:
