@@ -34,7 +34,7 @@ FORWARD = 1 / 3
 """Of the time that a training step takes for a record, what evaluating one takes."""
 
 ROUND = 0.008
-"""Seconds of a round beside its training: messages, aggregation, bookkeeping (measured: ten small clients)."""
+"""Seconds of a round beside its training: messages, aggregation, records (measured: ten small clients)."""
 
 
 @dataclass(frozen=True)
