@@ -224,7 +224,13 @@ def _claims(kind: str, name: str) -> list[metadata.EntryPoint]:
 
 
 def _distribution(entry: metadata.EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "an unnamed package"
+    return _called(entry.dist) if entry.dist is not None else "an unnamed package"
+
+
+@functools.lru_cache(maxsize=256)
+def _called(distribution: metadata.Distribution) -> str:
+    """Its file is parsed once; the distribution is kept, so that no other one is taken for it."""
+    return distribution.name
 
 
 def singular(kind: str) -> str:

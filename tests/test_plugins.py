@@ -61,7 +61,12 @@ class Trimmed:
 
 class Distribution:
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.called, self.reads = name, 0
+
+    @property
+    def name(self) -> str:
+        self.reads += 1
+        return self.called
 
 
 Install = Callable[..., None]
@@ -92,6 +97,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 def test_names_import_nothing(install: Install) -> None:
     install("models", b="no.such.module:x", a="tiny")
     assert plugins.names("models") == ["a", "b"]
+
+
+def test_the_name_of_a_package_is_read_once(install: Install) -> None:
+    install("models", tiny="tiny", by="once")
+    (entry,) = metadata.entry_points(group="fedlab.models")
+    for _ in range(3):
+        assert plugins.provider("models", "tiny") == "once"
+    assert vars(entry)["dist"].reads == 1
 
 
 def test_an_unknown_name_is_told_its_neighbour_and_an_unknown_kind_the_kinds(install: Install) -> None:
