@@ -1,7 +1,8 @@
 """The network that clients train, as a server holds it: what was sent is in it, and nothing that was not.
 
 A recorded network is one client's copy. Tensors that no message carries (a head of its own, batch-norm
-statistics) are that client's secret: they are drawn anew before anybody sees the network.
+statistics) are that client's secret: they are drawn anew before anybody sees the network. Frozen parameters
+are public, as a pretrained body is, unless clients hold different ones.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fedlab.apps.contract import Arrays
+from fedlab.apps.contract import Arrays, Recording
 from fedlab.apps.pixels import PixelRange
 from fedlab.tasks.functional import initialise
 
@@ -33,11 +34,28 @@ def unsent(network: nn.Module, sent: Sequence[str]) -> frozenset[str]:
     return frozenset(learned - set(sent))
 
 
-def as_sent(network: nn.Module, before: Arrays, names: Mapping[str, str], seed: int) -> nn.Module:
-    """A copy with what the server sent, and with what it did not send drawn anew."""
+def own_to_each(recordings: Sequence[Recording]) -> frozenset[str]:
+    """Names of parameters that are not the same with all clients before they train."""
+    first, *others = ({**unwrapped(one.network or nn.Identity()).state_dict()} for one in recordings)
+    return frozenset(
+        name
+        for name, value in first.items()
+        if any(name in other and not torch.equal(other[name], value) for other in others)
+    )
+
+
+def as_sent(
+    network: nn.Module,
+    before: Arrays,
+    names: Mapping[str, str],
+    seed: int,
+    own: frozenset[str] = frozenset(),
+) -> nn.Module:
+    """A copy with what the server sent, and with what it did not send drawn anew; `own` parameters, too,
+    where they are frozen."""
     made = copy.deepcopy(network)
     sent = set(names.values())
-    frozen = {name for name, value in made.named_parameters() if not value.requires_grad}
+    frozen = {name for name, value in made.named_parameters() if not value.requires_grad} - own
     secret = {name for name in made.state_dict() if name not in sent | frozen}
     owners = {name.rpartition(".")[0] for name in secret}
     initialise(lambda: _drawn_anew(made, owners, secret), seed)

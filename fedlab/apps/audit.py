@@ -91,6 +91,8 @@ def audit_app(
         facts = infer(ran, adapter, seed)
         for obstacle in facts.obstacles:
             listener.message(f"not attacked: {obstacle}")
+        for doubt in facts.doubts:
+            listener.message(f"in doubt: {doubt}")
         written = described(directory, app, asked, ran, facts)
         if facts.view is None:
             unattacked(directory, written, ran, facts)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fedlab.apps.architecture import FromPixels, as_sent, unsent
+from fedlab.apps.architecture import FromPixels, as_sent, own_to_each, unsent
 from fedlab.apps.contract import Ran, Recording, Sight
 from fedlab.apps.given import Adapter
 from fedlab.apps.looking import (
@@ -23,6 +23,7 @@ from fedlab.apps.looking import (
     find_outputs,
     find_pixels,
     find_shape,
+    set_aside,
     unfit,
 )
 from fedlab.apps.notes import Fact, Notes
@@ -64,6 +65,7 @@ class Facts:
         told: how each client trained, by (round, client).
         view: None where there are obstacles.
         obstacles: why nothing is attacked, in sentences; empty as a rule.
+        doubts: why scores may show too little, in sentences.
     """
 
     listed: Sequence[Fact]
@@ -71,10 +73,15 @@ class Facts:
     told: Mapping[Key, KnownConfig]
     view: View | None = None
     obstacles: Sequence[str] = ()
+    doubts: Sequence[str] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"facts": [asdict(one) for one in self.listed], "obstacles": list(self.obstacles)}
+        return {
+            "facts": [asdict(one) for one in self.listed],
+            "obstacles": list(self.obstacles),
+            "doubts": list(self.doubts),
+        }
 
 
 def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
@@ -92,12 +99,13 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
     modes = Counter(mode_of(one, adapter) for one in recordings)
     mode: Mode = modes.most_common(1)[0][0] if modes else "train"
     told = {(sight.round, sight.client): known(one, sight, adapter) for sight, one in seen}
+    set_aside(notes, ran, seen)
     if not seen:
         notes.obstacles.append(
-            "no client was seen to train a torch network: what was not recorded can be neither modelled nor"
-            " scored"
+            "no client was seen to train a torch network from beginning to end: what was not recorded can be"
+            " neither modelled nor scored"
         )
-        return Facts(notes.facts, mode, told, None, notes.obstacles)
+        return Facts(notes.facts, mode, told, None, notes.obstacles, notes.doubts)
     sight, recording = seen[0]
     network, naming = find_network(notes, seen, adapter)
     personal = unsent(network, list(naming.names.values()))
@@ -121,8 +129,8 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
     of_optimizer(notes, recordings, adapter, ran.configuration)
     compare_updates(notes, seen, naming.names)
     if notes.obstacles or shape is None or pixels is None:
-        return Facts(notes.facts, mode, told, None, notes.obstacles)
-    public = as_sent(network, sight.before, naming.names, seed)
+        return Facts(notes.facts, mode, told, None, notes.obstacles, notes.doubts)
+    public = as_sent(network, sight.before, naming.names, seed, own_to_each(recordings))
     view = View(
         FromPixels(public, pixels, recording.steps[0].inputs.shape[1:]),
         naming.names,
@@ -133,15 +141,15 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
     )
     if why := unfit(view.network, shape, mode):
         notes.obstacles.append(why)
-    return Facts(notes.facts, mode, told, None if notes.obstacles else view, notes.obstacles)
+    return Facts(notes.facts, mode, told, None if notes.obstacles else view, notes.obstacles, notes.doubts)
 
 
 def watched(ran: Ran) -> list[tuple[Sight, Recording]]:
-    """Updates whose training was recorded, of one and the same network."""
+    """Updates whose training was recorded as a whole, of one and the same network."""
     found: list[tuple[Sight, Recording]] = []
     for sight in ran.sights:
         recording = ran.recordings.get((sight.round, sight.client))
-        if recording is None or recording.network is None or not recording.steps:
+        if recording is None or recording.network is None or not recording.steps or recording.dropped:
             continue
         if sight.before.keys() != sight.after.keys() or not sight.before:
             continue

@@ -128,5 +128,5 @@ def _columns(found: Mapping[str, Iterable[tuple[int, Any]]]) -> Iterator[tuple[i
 
 def _note(rows: dict[int, dict[str, float]], found: Iterable[tuple[int, str, Any]]) -> None:
     for number, name, value in found:
-        if isinstance(value, int | float) and not math.isnan(value):
+        if isinstance(value, int | float) and math.isfinite(value):
             rows.setdefault(int(number), {})[name] = float(value)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.apps.architecture import unwrapped
-from fedlab.apps.contract import Recording, Sight
+from fedlab.apps.contract import Ran, Recording, Sight
 from fedlab.apps.given import Adapter
 from fedlab.apps.missing import ADAPTER, RANGE, SHAPE, missing
 from fedlab.apps.naming import Naming, match
@@ -94,6 +94,17 @@ def find_shape(
     return None
 
 
+def set_aside(notes: Notes, ran: Ran, seen: Sequence[tuple[Sight, Recording]]) -> None:
+    """Which updates are not looked at, and what the recorder has to say of any."""
+    count = len(ran.sights) - len(seen)
+    if count:
+        source = "their training was not recorded as a whole, or they are of another network than the first"
+        notes.add("left out", f"{count} of {len(ran.sights)} updates", source, "recorded")
+    words = Counter(text for one in ran.recordings.values() for text in one.notes)
+    for text, times in words.items():
+        notes.add("noted", text, f"in {times} of {len(ran.recordings)} updates", "recorded")
+
+
 def find_pixels(
     notes: Notes,
     recordings: Sequence[Recording],
@@ -173,7 +184,7 @@ def agreed(modes: Counter[Mode], said: bool, count: int) -> tuple[str, Surety]:
 
 
 def compare_updates(notes: Notes, seen: Sequence[tuple[Sight, Recording]], names: Mapping[str, str]) -> None:
-    """Hold the first few updates against their replays."""
+    """Hold the first few updates against their replays; where they differ, scores are to be doubted."""
     found = [compare(one, sight.before, sight.after, names) for sight, one in seen[:COMPARED]]
     apart = [one for one in found if one.distance is not None and not one.agrees]
     worst = apart[0] if apart else found[0]
@@ -182,9 +193,10 @@ def compare_updates(notes: Notes, seen: Sequence[tuple[Sight, Recording]], names
     words = worst.words
     if apart:
         words += (
-            "; something that was not recorded acts on it (a penalty, a changing learning rate, a mechanism"
-            " behind the training), and attacks take it for plain training"
+            "; something that was not recorded acts on it (a clip, a penalty, a changing learning rate, a"
+            " mechanism behind the training), and attacks take it for plain training"
         )
+        notes.doubts.append(f"{words}. Who knows what it is may recover more than is shown here")
     notes.add("update", value, words, "checked" if agree == len(found) else "assumed")
 
 

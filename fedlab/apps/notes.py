@@ -25,10 +25,11 @@ class Fact:
 
 @dataclass
 class Notes:
-    """What is written down while an app is read: facts, and obstacles to attacking it."""
+    """What is written down while an app is read: facts, obstacles to attacking it, doubts about scores."""
 
     facts: list[Fact] = field(default_factory=list)
     obstacles: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
     def add(self, name: str, value: object, source: str, sure: Surety) -> None:
         self.facts.append(Fact(name, str(value), source, sure))

@@ -4,6 +4,9 @@
 stdout: progress as it comes, at the end the run directory or an error. Stdout and stderr themselves are led
 into a file first, so that nothing that the app prints, from whatever depth, gets into the answer. It works
 in a scratch directory, offline, without telemetry. Nothing is pickled.
+
+Flower leaves an app where its user stood, as a rule in the app's own folder. So paths such as ./data lead
+from the scratch directory where they lead from there.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -25,6 +29,8 @@ QUIET = {
     "HF_DATASETS_OFFLINE": "1",
 }
 """What keeps Flower and its friends to themselves."""
+COPIED = 64 * 2**20
+"""Bytes up to which a file of the app's folder is copied."""
 
 
 class Wire:
@@ -62,9 +68,26 @@ def main() -> int:
             os.dup2(sink.fileno(), 1)
             os.dup2(sink.fileno(), 2)
         home = Path.cwd()
-        os.environ.setdefault("FLWR_HOME", str(Path(scratch) / "flwr"))
+        os.environ.setdefault("FLWR_HOME", str(Path(scratch) / ".flwr"))
+        lay_out(Path(asked["path"]), Path(scratch))
         with contextlib.chdir(scratch):
             return _audit(asked, home, wire)
+
+
+def lay_out(app: Path, scratch: Path) -> None:
+    """Let relative paths lead where they lead from the app's folder.
+
+    Its folders are linked. Its files are copied: an app that saves a model writes over no file of the user's.
+    """
+    folder = app if app.is_dir() else app.parent
+    for one in folder.iterdir() if folder.is_dir() else ():
+        if one.name.startswith(".") or one.name == "__pycache__":
+            continue
+        with contextlib.suppress(OSError):  # what cannot be read is for the app to miss
+            if one.is_file() and one.stat().st_size <= COPIED:
+                shutil.copy2(one, scratch / one.name)
+            else:
+                (scratch / one.name).symlink_to(one.resolve())
 
 
 def _audit(asked: dict[str, Any], home: Path, wire: Wire) -> int:

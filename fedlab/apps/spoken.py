@@ -15,6 +15,8 @@ from fedlab.audit import KnownConfig
 CROSS_ENTROPY = {"CrossEntropyLoss", "cross_entropy"}
 NEGATIVE_LOG = {"NLLLoss", "nll_loss"}
 """Of log-probabilities: cross entropy, for a log-softmax changes no log-probabilities."""
+LONG = 60
+"""Characters of a setting that are shown."""
 
 
 def of_loss(notes: Notes, recordings: Sequence[Recording], adapter: Adapter) -> None:
@@ -38,6 +40,27 @@ def of_loss(notes: Notes, recordings: Sequence[Recording], adapter: Adapter) -> 
             f"the loss is {' and '.join(names)}: attacks here invert gradients of the cross entropy of"
             " labels, and would answer with nonsense"
         )
+    if adapter.loss is None and (changed := _changed(recordings)):
+        notes.obstacles.append(
+            f"the loss has {' and '.join(changed)}: attacks here invert gradients of the plain cross entropy,"
+            " its mean over a batch, and would look for the wrong ones. That it protects is not shown by this"
+        )
+
+
+def _changed(recordings: Sequence[Recording]) -> list[str]:
+    """Settings of the loss that change its gradient.
+
+    Without a reduction the app takes its mean by itself, which the replay checks; labels that are below 0,
+    and left out, are refused as labels.
+    """
+    found = {
+        f"{key} = {text if len(text) <= LONG else text[:LONG] + '...'}": None
+        for one in recordings
+        for key, value in one.loss_settings.items()
+        if (key, value) != ("reduction", "none") and not (key == "ignore_index" and value < 0)
+        for text in [str(value)]
+    }
+    return list(found)
 
 
 def of_sizes(notes: Notes, recordings: Sequence[Recording]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def described(directory: RunDirectory, app: AppFolder, asked: Asked, ran: Ran, f
             "supernodes": asked.clients,
             "rounds": ran.rounds,
             "observed": list(asked.observe),
-            "configuration": dict(ran.configuration),
+            "configuration": {key: _strict(value) for key, value in ran.configuration.items()},
             "replies": ran.replies,
             "failed": ran.failed,
             "failure": ran.failure,
@@ -84,7 +85,7 @@ def unattacked(directory: RunDirectory, written: Written, ran: Ran, facts: Facts
     seen = [bare(one, facts.told.get((one.round, one.client), KnownConfig())) for one in ran.sights]
     seen = [one for one in seen if one.update]
     archive.add(directory.path / "observations" / cell.name, seen)
-    _note_signs(directory, seen)
+    _note_signs(directory, seen, ran)
     nobody = {"victims": [], "observed": len(ran.sights), "empty": 0, "eligible": 0}
     directory.write_json(f"truth/{cell.name}.json", nobody)
     directory.update_manifest(cells=[{"name": cell.name, **cell.about}])
@@ -100,7 +101,7 @@ def attacked(
     model = task.model(0)  # its weights are those that were sent, whatever the seed
     seen = observations(ran, facts.told, view, model)
     archive.add(directory.path / "observations" / cell.name, seen)
-    _note_signs(directory, seen)
+    _note_signs(directory, seen, ran)
     sent = {name for one in seen for name in one.update}
     weights = weights_sha256(model.state())
     trained = Trained(
@@ -124,12 +125,18 @@ def attacked(
     attack_cells(directory, setup, [trained], trials_of(setup), InlineExecutor(), progress)
 
 
-def _note_signs(directory: RunDirectory, seen: Sequence[Observation]) -> None:
+def _strict(value: object) -> object:
+    """TOML has infinities, JSON has not."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _note_signs(directory: RunDirectory, seen: Sequence[Observation], ran: Ran) -> None:
     """Write down which mechanisms act on the updates, whatever the app's text claims."""
+    stepped = {one.optimizer.name if one.optimizer else "" for one in ran.recordings.values()}
     shapes = [{name: value.shape for name, value in one.update.items()} for one in seen]
     alike = [one for one, shape in zip(seen, shapes, strict=True) if shape == shapes[0]]
     if alike:
-        directory.write_json(ACTING, acting.as_json(alike))
+        directory.write_json(ACTING, acting.as_json(alike, plain=stepped == {"SGD"}))
 
 
 def _config(written: Written) -> ClientConfig:

@@ -19,14 +19,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
+from fedlab.audit.acting_noise import NAME as NOISE
 from fedlab.audit.acting_noise import noise
 from fedlab.audit.acting_sign import Sign
-from fedlab.audit.acting_values import quantisation, sign, sparsity
+from fedlab.audit.acting_values import SIGNS, quantisation, sign, sparsity
 from fedlab.audit.observation import Observation
 from fedlab.errors import UsageError
 from fedlab.tasks import State
@@ -39,12 +40,14 @@ COARSE = 1e-3
 """Rounding of a norm, relative, from which equal norms say nothing."""
 
 
-def signs(observations: Sequence[Observation]) -> tuple[Sign, ...]:
+def signs(observations: Sequence[Observation], *, plain: bool = True) -> tuple[Sign, ...]:
     """Judge the updates of one training: the norm bound, noise, sparsity, signs, quantisation, sums, NaN.
 
     Args:
         observations: updates of one network, by as many clients and rounds as there are; three or more
             clients of one round tell most. The order does not matter.
+        plain: whether clients are known to step with SGD. Adam and its like move all coordinates alike,
+            small gradients and large ones, which leaves the traces of noise and of signs.
 
     Raises:
         UsageError: no observation, or such of different networks.
@@ -61,12 +64,25 @@ def signs(observations: Sequence[Observation]) -> tuple[Sign, ...]:
     sound = sorted((one for one in observations if _sound(one)), key=lambda one: (one.round, one.client))
     judges: Sequence[Callable[[Sequence[Observation]], Sign]]
     judges = (norm_bound, noise, sparsity, sign, quantisation)
-    return (*(judge(sound) for judge in judges), sums_only(observations), finite(observations))
+    found = [judge(sound) for judge in judges]
+    if not plain:
+        found = [_excused(one) for one in found]
+    return (*found, sums_only(observations), finite(observations))
 
 
-def as_json(observations: Sequence[Observation]) -> dict[str, Any]:
+def _excused(one: Sign) -> Sign:
+    """A trace that an adaptive optimizer leaves as well."""
+    if not (one.acts and one.name in (NOISE, SIGNS)):
+        return one
+    words = (
+        f"{one.words}; but clients are not known to step with plain SGD, and Adam leaves this trace as well"
+    )
+    return replace(one, acts=None, words=words)
+
+
+def as_json(observations: Sequence[Observation], *, plain: bool = True) -> dict[str, Any]:
     """What `acting.json` of a run directory holds."""
-    found = signs(observations)
+    found = signs(observations, plain=plain)
     return {
         "schema_version": 1,
         "updates": len(observations),

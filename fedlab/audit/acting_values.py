@@ -19,6 +19,7 @@ from torch import Tensor
 from fedlab.audit.acting_sign import Sign, rounding
 from fedlab.audit.observation import Observation
 
+SIGNS = "signs only"
 ENTRIES = 64
 """Numbers that a weight must have left to be judged."""
 MANY_ZEROS = 0.05
@@ -65,7 +66,7 @@ def sparsity(observations: Sequence[Observation]) -> Sign:
 
 def sign(observations: Sequence[Observation]) -> Sign:
     """Whether one magnitude is all that is left; the figure is the share of entries that have it."""
-    name = "signs only"
+    name = SIGNS
     shares = []
     for one in observations:
         sizes = torch.cat([_magnitudes(value, limit) for value, limit in _weights(one)] or [torch.zeros(0)])

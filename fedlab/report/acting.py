@@ -46,4 +46,4 @@ def _headline(rows: list[dict[str, Any]]) -> str:
     seen = [row["name"] for row in rows if row["acts"]]
     if seen:
         return f"What the updates show: {', '.join(seen)}."
-    return "No privacy mechanism left a trace on the updates: the server gets them as clients computed them."
+    return "No privacy mechanism left a trace on the updates that is beyond doubt."

@@ -43,6 +43,7 @@ def app(run: Run) -> dict[str, Any] | None:
             "metrics": found["metrics"],
             "facts": facts,
             "obstacles": [str(one) for one in found["obstacles"]],
+            "doubts": [str(one) for one in found.get("doubts", [])],
             "output": [str(one) for one in found["output"]][-LINES:],
             "surety": {
                 key: words for key, words in SURETY.items() if any(one["sure"] == key for one in facts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -245,3 +246,63 @@ def test_no_copy_of_a_client_is_changed_by_reading() -> None:
     before = copy.deepcopy(network.state_dict())
     infer(ran, Adapter())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_a_loss_with_settings_of_its_own_is_no_plain_cross_entropy() -> None:
+    def smooth(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs, labels, label_smoothing=0.1)
+
+    ran = ran_by_hand(mlp(), [batches([4], SHAPE)], loss=smooth)
+    place, recording = next(iter(ran.recordings.items()))
+    smoothed = replace(recording, loss_settings={"label_smoothing": 0.1})
+    facts = infer(replace(ran, recordings={place: smoothed}), Adapter())
+    assert facts.view is None and "label_smoothing = 0.1" in facts.obstacles[0]
+
+
+@pytest.mark.parametrize("settings", [{"reduction": "none"}, {"ignore_index": -1}])
+def test_settings_that_leave_the_gradient_as_it_is(settings: dict[str, object]) -> None:
+    ran = ran_by_hand(mlp(), [batches([4], SHAPE)])
+    place, recording = next(iter(ran.recordings.items()))
+    facts = infer(replace(ran, recordings={place: replace(recording, loss_settings=settings)}), Adapter())
+    assert not facts.obstacles and facts.view is not None
+
+
+def test_clients_that_were_not_recorded_to_the_end_are_left_out() -> None:
+    """Their batches are not all known: neither would their steps be, nor what was to be recovered."""
+    ran = ran_by_hand(mlp(), [batches([4, 4], SHAPE), batches([4, 4], SHAPE, seed=1)])
+    cut = replace(ran.recordings[1, 0], dropped=3, notes=("only 1 MB of batches are kept",))
+    facts = infer(replace(ran, recordings={(1, 0): cut, (1, 1): ran.recordings[1, 1]}), Adapter())
+    assert set(facts.told) == {(1, 1)}
+    assert fact(facts, "left out") == ("1 of 2 updates", "recorded")
+    assert fact(facts, "noted") == ("only 1 MB of batches are kept", "recorded")
+    every = infer(replace(ran, recordings={(1, 0): cut, (1, 1): cut}), Adapter())
+    assert every.view is None and "from beginning to end" in every.obstacles[0]
+
+
+def test_what_acts_unseen_puts_scores_in_doubt() -> None:
+    plain = ran_by_hand(mlp(), [batches([4], SHAPE)])
+    assert not infer(plain, Adapter()).doubts
+
+    def doubled(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {key: value * np.float32(2.0) for key, value in arrays.items()}
+
+    (doubt,) = infer(ran_by_hand(mlp(), [batches([4], SHAPE)], after=doubled), Adapter()).doubts
+    assert "does not give the update" in doubt and "may recover more" in doubt
+
+
+def test_a_frozen_part_is_public_only_where_all_clients_have_the_same() -> None:
+    """A frozen body that all share is in the app's code; a frozen head of one's own is a client's secret."""
+    net = mlp()
+    net[3].weight.requires_grad_(False)  # type: ignore[union-attr, operator]
+    for own, public in ((["3.weight"], False), ([], True)):
+        ran = ran_by_hand(net, [batches([4], SHAPE), batches([4], SHAPE, seed=1)], own=own)
+        kept = [replace(one, before=less(one.before), after=less(one.after)) for one in ran.sights]
+        facts = infer(replace(ran, sights=kept), Adapter())
+        client = ran.recordings[1, 0].network
+        assert facts.view is not None and client is not None
+        held = facts.view.network.network.state_dict()["3.weight"]
+        assert torch.equal(held, client.state_dict()["3.weight"]) == public
+
+
+def less(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: value for key, value in arrays.items() if key != "3.weight"}

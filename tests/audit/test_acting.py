@@ -238,3 +238,14 @@ def test_bad_input_is_named() -> None:
     other = [*sent, {"1.weight": sent[0]["1.weight"]}]
     with pytest.raises(UsageError, match="client 5 in round 1 sent other parameters"):
         signs(seen(before, other))
+
+
+@pytest.mark.parametrize("case", ["noise", "signs"])
+def test_what_adam_leaves_as_well_is_no_trace_of_a_mechanism(case: str) -> None:
+    """Adam's first steps move every coordinate by one and the same magnitude, which looks like both."""
+    change, expected = CASES[case]
+    observations = seen(*updates("mlp", 16, 4), change)
+    (name,) = expected & {"noise", "signs only"}
+    found = {one.name: one for one in signs(observations, plain=False)}[name]
+    assert told(observations)[name].acts is True
+    assert found.acts is None and "Adam" in found.words
