@@ -65,15 +65,17 @@ def shown(one: Entry, console: Console) -> None:
     """What is known of a run, a fact per line."""
     table = grid("", "")
     table.show_header = False
+    cells = "" if one.planned is None else f"{one.trained} of {one.planned}"
     facts = {
-        "run": str(one.path),
+        "sweep" if one.sweep else "run": str(one.path),
         "status": one.status,
         "why": one.reason,
         "scenario": one.scenario,
         "claim": one.claim,
         "started": _when(one.started),
         "finished": _when(one.finished),
-        "trained": "" if one.planned is None else f"{one.trained} of {one.planned} cells",
+        "cells": f"{cells} finished" if one.sweep and cells else "",
+        "trained": f"{cells} cells" if cells and not one.sweep else "",
         **_told(one.headline),
         "size": bytes_(one.size),
         "tags": " ".join(one.marks.tags),

@@ -59,7 +59,7 @@ def list_(
     ] = None,
     json: JSON = False,
 ) -> None:
-    """List the runs, the newest first: how each stands, and what came of it.
+    """List runs and sweeps, the newest first: how each stands, and what came of it.
 
     A run is killed if it says that it runs, and no process owns it; fedlab resume goes on with it, and with
     interrupted ones. Damaged directories, and those of a newer fedlab, are listed with the reason.
@@ -88,7 +88,7 @@ def list_(
 
 
 def show(run: RUN, folder: DIR = FOLDER, json: JSON = False) -> None:
-    """Show one run on a screen: how it stands, its claim, its figures, and what to do next."""
+    """Show a run or a sweep on a screen: how it stands, its claim, its figures, and what to do next."""
     from fedlab.cli.run_tables import shown
 
     entry = _entry(run, folder)
@@ -103,7 +103,7 @@ def rm(
     folder: DIR = FOLDER,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Remove runs, with everything in their directories. One that a process works on is refused.
+    """Remove runs, with everything in their directories; a sweep with its cells. What is at work stays.
 
     Nothing is removed unless all of them can be. Links are not followed, and only directories of runs go.
     """
@@ -111,6 +111,7 @@ def rm(
     from fedlab.registry import locate, look, removable, remove
 
     paths = list(dict.fromkeys(locate(one, folder) for one in runs))
+    paths = [one for one in paths if not any(other in one.parents for other in paths)]  # cells of a sweep
     for path in paths:
         removable(path)
     if not yes:
@@ -118,9 +119,10 @@ def rm(
             raise UsageError("there is no terminal to ask on; give --yes to remove without being asked")
         for path in paths:
             entry = look(path)
-            said = f"{path}  {entry.status}, {bytes_(entry.size)}"
+            cells = f", {entry.planned} cells" if entry.sweep and entry.planned else ""
+            said = f"{path}  {'sweep, ' if entry.sweep else ''}{entry.status}{cells}, {bytes_(entry.size)}"
             stderr().print(f"{said}  {' '.join(entry.marks.tags)}".rstrip(), markup=False, soft_wrap=True)
-        what = "this run" if len(paths) == 1 else f"these {len(paths)} runs"
+        what = "it" if len(paths) == 1 else f"these {len(paths)}"
         typer.confirm(f"Remove {what} for good?", abort=True, err=True)
     for path in paths:
         remove(path)
@@ -141,7 +143,7 @@ def tag(
     ] = None,
     folder: DIR = FOLDER,
 ) -> None:
-    """Tag a run, to find it again with `fedlab runs list --tag`. Prints the tags that it has.
+    """Tag a run or a sweep, to find it again with `fedlab runs list --tag`. Prints the tags that it has.
 
     Tags and notes lie in the run's directory, in notes.json, and change nothing of the run or its report.
 
@@ -162,7 +164,7 @@ def note(
     text: Annotated[str | None, typer.Argument(metavar="TEXT", show_default=False)] = None,
     folder: DIR = FOLDER,
 ) -> None:
-    """Write a note on a run; "" removes it. Without TEXT, print it.
+    """Write a note on a run or a sweep; "" removes it. Without TEXT, print it.
 
     fedlab runs note quickstart-1 "the learning rate was too high"
     """
@@ -198,8 +200,12 @@ def export(
     fedlab runs export quickstart-1 --to tensorboard --out board
     """
     from fedlab.registry.exporting import export as exported
+    from fedlab.registry.swept import NAME as SWEEP
 
-    for line in exported(_marked(run, folder), to, out):
+    path = _marked(run, folder)
+    if (path / SWEEP).is_file():
+        raise UsageError(f"{path} is a sweep; expected a run: export its cells, as {run}/cells/NAME")
+    for line in exported(path, to, out):
         plain(line)
 
 
@@ -211,14 +217,14 @@ def _entry(run: str, folder: Path) -> Entry:
 
 
 def _marked(run: str, folder: Path) -> Path:
-    """A run that may be written beside.
+    """A run or a sweep that may be written beside.
 
     Raises:
-        UsageError, DataError: it is none.
+        UsageError, DataError: it is neither.
     """
     from fedlab.registry import locate
-    from fedlab.registry.entry import read_manifest
+    from fedlab.registry.entry import known as known_run
 
     path = locate(run, folder)
-    read_manifest(path)
+    known_run(path)
     return path

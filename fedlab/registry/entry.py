@@ -17,14 +17,13 @@ from fedlab.errors import DataError, NewerRun
 from fedlab.foreign import SCHEMA, clean, refuse_newer
 from fedlab.registry.headline import Headline, headline
 from fedlab.registry.marks import Marks, read_marks
+from fedlab.registry.swept import NAME as SWEEP
+from fedlab.registry.swept import Swept, swept
 
 LARGEST = 2**26
 """Bytes of a manifest or a report that are read."""
 TRACES = ("manifest.json", "scenario.toml", "events.jsonl", ".lock")
 """Files by which a directory is known as a run's, even where its manifest is damaged or was never written."""
-
-SWEEP = "sweep.json"
-"""The file by which a directory is known as a sweep's; its runs are in `cells`."""
 
 
 class Status(StrEnum):
@@ -44,14 +43,16 @@ _SAID = (Status.RUNNING, Status.FINISHED, Status.FAILED, Status.INTERRUPTED)
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a run.
+    """What is known of a run, or of a sweep.
 
     Attributes:
         name: its path below the directory that was searched.
+        sweep: whether it is a sweep, whose cells are runs.
         reason: why it is damaged, why it failed, or what of it cannot be read.
         started, finished: UTC, ISO 8601; "" if unknown.
         size: bytes on the disk.
-        trained, planned: cells that are trained, and all of them; None where no file says so.
+        trained, planned: cells that are trained (of a sweep: finished), and all of them; None where no file
+            says so.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Entry:
     planned: int | None = None
     headline: Headline | None = None
     marks: Marks = field(default_factory=Marks)
+    sweep: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -82,6 +84,8 @@ def look(path: Path, name: str | None = None) -> Entry:
         entry["marks"] = read_marks(path)
     except DataError as error:
         troubles.append(str(error))
+    if (path / SWEEP).is_file():
+        return _sweep(path, entry, troubles)
     try:
         manifest = read_manifest(path)
         status = Status(str(manifest.get("status")))
@@ -107,6 +111,54 @@ def look(path: Path, name: str | None = None) -> Entry:
         trained=len(cells) if isinstance(cells, list) else 0,
         planned=_planned(path),
         headline=report,
+    )
+
+
+def known(path: Path) -> None:
+    """Pass the directory of a run or a sweep.
+
+    Raises:
+        NewerRun: a later fedlab wrote it.
+        DataError: it is neither, or damaged.
+    """
+    if (path / SWEEP).is_file():
+        read_sweep(path)
+    else:
+        read_manifest(path)
+
+
+def read_sweep(directory: Path) -> Swept:
+    """How the sweep stands.
+
+    Raises:
+        NewerRun: a later fedlab wrote it.
+        DataError: it is damaged.
+    """
+    path = directory / SWEEP
+    try:
+        return swept(directory, clean(_json(path)))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(f"{path} is damaged ({error}); restore it from a copy, or sweep again") from error
+
+
+def _sweep(path: Path, entry: dict[str, Any], troubles: list[str]) -> Entry:
+    entry["sweep"] = True
+    try:
+        found = read_sweep(path)
+    except NewerRun as error:
+        return Entry(**entry, status=Status.NEWER, reason=str(error))
+    except DataError as error:
+        return Entry(**entry, status=Status.DAMAGED, reason=str(error))
+    status = Status.FAILED if found.failed else Status.INTERRUPTED if found.reason else Status.FINISHED
+    running = owned(path)
+    return Entry(
+        **entry | {"started": found.started or entry["started"]},
+        status=Status.RUNNING if running else status,
+        reason="; ".join(filter(None, ["" if running and not found.failed else found.reason, *troubles])),
+        scenario=found.name,
+        claim=found.claim,
+        trained=len(found.finished),
+        planned=len(found.cells),
     )
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from fedlab.errors import UsageError, did_you_mean
 from fedlab.foreign import clean
-from fedlab.registry.entry import SWEEP, TRACES, Entry, look
+from fedlab.registry.entry import TRACES, Entry, look
+from fedlab.registry.swept import NAME as SWEEP
 
 DEPTH = 4
 """Directories below the one that is searched."""
 
 
 def find(folder: Path) -> list[Entry]:
-    """All runs below `folder`, the newest first; none where there is no such directory.
+    """All runs and sweeps below `folder`, the newest first; none where there is no such directory.
 
-    Links to directories are not followed. What lies inside a run is part of it; a sweep is its cells.
+    Links to directories are not followed. What lies inside a run is part of it; cells of a sweep are runs.
 
     Raises:
         UsageError: `folder` is a file, or may not be read.
@@ -66,6 +67,7 @@ def _runs(folder: Path, depth: int) -> Iterator[Path]:
         if child.name.startswith(".") or child.is_symlink() or not child.is_dir():
             continue
         if (child / SWEEP).is_file():
+            yield child
             yield from _runs(child / "cells", 1)
         elif any((child / name).is_file() for name in TRACES) or _empty(child):
             yield child

@@ -1,4 +1,4 @@
-"""Removing a run, and nothing but a run."""
+"""Removing a run or a sweep, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from filelock import FileLock, Timeout
 
 from fedlab import files
 from fedlab.errors import DataError, NewerRun, UsageError
-from fedlab.registry.entry import SWEEP, TRACES, owned, read_manifest
+from fedlab.registry.entry import TRACES, known, owned
+from fedlab.registry.swept import NAME as SWEEP
+from fedlab.registry.swept import cells
+
+LAST = ("manifest.json", SWEEP, "scenario.toml", ".lock")
+"""Files that are removed after all others: by them the rest of a run is known as one."""
 
 
 def removable(path: Path) -> None:
@@ -23,12 +28,8 @@ def removable(path: Path) -> None:
     """
     if path.is_symlink():
         raise UsageError(f"{path} is a link; nothing is removed through one: give {path.resolve()}")
-    if (path / SWEEP).is_file():
-        raise UsageError(
-            f"{path} is a sweep; remove its runs ({path.name}/cells/NAME), or the whole directory yourself"
-        )
     try:
-        read_manifest(path)
+        known(path)
     except NewerRun:
         raise
     except DataError:
@@ -38,14 +39,17 @@ def removable(path: Path) -> None:
             ) from None
     if Path.cwd().is_relative_to(path.resolve()):
         raise UsageError(f"{path} holds the working directory; go elsewhere first")
-    if owned(path):
-        raise UsageError(
-            f"{path} is locked by {_owner(path)}, which works on it; wait until it ends, or stop it"
-        )
+    for one in (path, *_cells(path)):
+        if owned(one):
+            raise UsageError(
+                f"{one} is locked by {_owner(one)}, which works on it; wait until it ends, or stop it"
+            )
 
 
 def remove(path: Path) -> None:
-    """Remove a run; links in it are removed, never followed. Interrupted, it can be removed again.
+    """Remove a run, or a sweep with its cells. Interrupted, it can be removed again.
+
+    Links in it are removed, never followed.
 
     Raises:
         UsageError, NewerRun: see `removable`.
@@ -53,18 +57,23 @@ def remove(path: Path) -> None:
     """
     removable(path)
     with ExitStack() as stack:
-        try:
-            stack.enter_context(FileLock(path / ".lock", timeout=0))
-        except Timeout:
-            raise UsageError(f"{path} is locked by {_owner(path)}; wait until it ends") from None
+        for place in (path, *_cells(path)):
+            try:
+                stack.enter_context(FileLock(place / ".lock", timeout=0))
+            except Timeout:
+                raise UsageError(f"{place} is locked by {_owner(place)}; wait until it ends") from None
         with files.refusal(path), os.scandir(path) as found:
-            for one in sorted(found, key=lambda one: one.name in ("manifest.json", "scenario.toml", ".lock")):
+            for one in sorted(found, key=lambda one: one.name in LAST):
                 if one.is_dir(follow_symlinks=False):
                     shutil.rmtree(one.path)
                 else:
                     os.unlink(one.path)
     with files.refusal(path):
         path.rmdir()
+
+
+def _cells(path: Path) -> list[Path]:
+    return cells(path) if (path / SWEEP).is_file() else []
 
 
 def _owner(path: Path) -> str:

@@ -81,6 +81,23 @@ def write(path: Path, **manifest: Any) -> Path:
     return path
 
 
+def write_sweep(path: Path, names: tuple[str, ...] = ("one",), **data: Any) -> Path:
+    """A sweep whose first cell is finished; `data` are other values of its sweep.json."""
+    write(path / "cells" / names[0], started="2026-02-01T00:00:00+00:00")
+    base = {
+        "schema": 1,
+        "name": "small",
+        "claim": "Batches hide.",
+        "cells": [{"name": one, "settings": {}, "scenario_sha256": ""} for one in names],
+    }
+    (path / "sweep.json").write_text(json.dumps(base | data))
+    (path / "scenario.toml").write_text(SCENARIO)
+    events = [{"time": 1.8e9, "event": "started", "cell": one} for one in names]
+    (path / "events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events) + '{"eve')
+    (path / ".lock").touch()
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`runs` below the working directory."""

@@ -15,7 +15,7 @@ from fedlab.errors import DataError, UsageError
 from fedlab.experiment.directory import RunDirectory
 from fedlab.foreign import LONGEST_TEXT
 from fedlab.registry import Marks, Status, find, locate, look, read_marks, write_marks
-from tests.registry.conftest import REPORT, write
+from tests.registry.conftest import REPORT, write, write_sweep
 
 
 def test_the_figures_of_a_run(folder: Path) -> None:
@@ -132,9 +132,8 @@ def test_text_of_a_run_cannot_write_to_the_terminal(folder: Path) -> None:
 def test_what_is_found(folder: Path) -> None:
     assert find(folder) == []
     write(folder / "old", started="2026-01-01T00:00:00+00:00")
-    write(folder / "sweep" / "cells" / "new", started="2026-02-01T00:00:00+00:00")
-    for name in ("sweep.json", "scenario.toml", ".lock"):
-        (folder / "sweep" / name).touch()
+    write_sweep(folder / "sweep", ("new",))
+    (folder / "sweep" / "report.html").touch()
     write(folder / "topic" / "deep", started="2026-01-15T00:00:00+00:00")
     inner = write(folder / "old" / "map" / "point")  # part of the run
     (folder / "empty").mkdir()
@@ -149,6 +148,7 @@ def test_what_is_found(folder: Path) -> None:
     assert found == {
         "empty": Status.DAMAGED,
         "half": Status.DAMAGED,
+        "sweep": Status.FINISHED,
         "sweep/cells/new": Status.FINISHED,
         "topic/deep": Status.FINISHED,
         "old": Status.FINISHED,
@@ -157,6 +157,40 @@ def test_what_is_found(folder: Path) -> None:
     assert names.index("sweep/cells/new") < names.index("old")
     with pytest.raises(UsageError, match="is a file"):
         find(folder / "file")
+
+
+def test_how_a_sweep_stands(folder: Path) -> None:
+    sweep = write_sweep(folder / "sweep", ("one", "two"))
+    entry = look(sweep)
+    assert entry.sweep and (entry.trained, entry.planned) == (1, 2)
+    assert (entry.status, entry.reason) == (Status.INTERRUPTED, "1 of 2 cells are not finished")
+    assert (entry.scenario, entry.claim, entry.started) == (
+        "small", "Batches hide.", "2027-01-15T08:00:00+00:00",
+    )  # fmt: skip
+    with FileLock(sweep / ".lock"):
+        assert (look(sweep).status, look(sweep).reason) == (Status.RUNNING, "")
+    with (sweep / "events.jsonl").open("a") as file:
+        file.write('\n{"event": "failed", "cell": "two", "error": "x"}\n')
+    assert (look(sweep).status, look(sweep).reason) == (Status.FAILED, "1 of 2 cells failed: two")
+    write(sweep / "cells" / "two")  # another attempt
+    assert (look(sweep).status, look(sweep).reason) == (Status.INTERRUPTED, "its report is not built yet")
+    (sweep / "report.html").touch()
+    assert (look(sweep).status, look(sweep).reason) == (Status.FINISHED, "")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ({"schema": 2}, Status.NEWER),
+        ({"schema": None}, Status.DAMAGED),
+        ({"cells": 3}, Status.DAMAGED),
+        ({"cells": [{}]}, Status.DAMAGED),
+        ({"cells": [{"name": "../../elsewhere"}]}, Status.DAMAGED),
+    ],
+)
+def test_a_sweep_of_any_shape_is_no_crash(folder: Path, data: dict[str, Any], status: Status) -> None:
+    entry = look(write_sweep(folder / "sweep", **data))
+    assert entry.sweep and entry.status is status and str(folder / "sweep") in entry.reason
 
 
 def test_where_a_name_leads(folder: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from tests.registry.conftest import Fedlab, write
+from tests.registry.conftest import Fedlab, write, write_sweep
 
 
 @pytest.fixture
@@ -106,20 +106,35 @@ def test_what_is_not_removed(several: Path, fedlab: Fedlab, tmp_path: Path) -> N
     (other / "manifest.json").write_text('{"name": "an app"}')
     (other / "file").touch()
     (several / "link").symlink_to(several / "small-2")
-    write(several / "sweep" / "cells" / "one")
-    for name in ("sweep.json", "scenario.toml", ".lock"):
-        (several / "sweep" / name).touch()
     with FileLock(several / "small-2" / ".lock"):
         (several / "small-2" / ".lock.pid").write_text(f"{os.getpid()}\n")
         code, _, err = fedlab("runs", "rm", "small-1", "small-2", "--yes")
         assert code == 2 and f"pid {os.getpid()}" in err
-    for name in (other, "link", "sweep", ".", several, "small-9"):
+    for name in (other, "link", ".", several, "small-9"):
         assert fedlab("runs", "rm", "small-1", name, "--yes")[0] == 2
     assert fedlab("runs", "rm", "small-1", "later-1", "--yes")[0] == 3
     code, _, err = fedlab("runs", "rm", "small-1")
     assert code == 2 and "--yes" in err
     assert (several / "small-1" / "report.json").is_file()  # all of them, or none
     assert (other / "file").is_file() and (several / "small-2" / "report.json").is_file()
+
+
+def test_a_sweep_is_shown_tagged_and_removed_with_its_cells(several: Path, fedlab: Fedlab) -> None:
+    sweep = write_sweep(several / "sweep-1", ("one", "two"))
+    code, out, _ = fedlab("runs", "show", "sweep-1")
+    assert code == 0 and "1 of 2 finished" in out and "interrupted" in out
+    assert f"fedlab resume {sweep.relative_to(several.parent)}" in out
+    assert fedlab("runs", "tag", "sweep-1", "paper")[:2] == (0, "paper\n")
+    code, _, err = fedlab("runs", "export", "sweep-1", "--to", "tensorboard")
+    assert code == 2 and "is a sweep" in err and "sweep-1/cells/NAME" in err
+    with FileLock(sweep / "cells" / "one" / ".lock"):  # a cell may outlive its sweep for a moment
+        code, _, err = fedlab("runs", "rm", "sweep-1", "--yes")
+        assert code == 2 and "cells/one is locked" in err
+    (sweep / "sweep.json").write_text(json.dumps({"schema": 2}))
+    assert fedlab("runs", "rm", "sweep-1", "--yes")[0] == 3 and (sweep / "cells" / "one").is_dir()
+    write_sweep(several / "sweep-2")
+    code, out, _ = fedlab("runs", "rm", "sweep-2/cells/one", "sweep-2", "--yes")
+    assert code == 0 and len(out.splitlines()) == 1 and not (several / "sweep-2").exists()
 
 
 def test_nobody_removes_the_ground_beneath(
