@@ -71,6 +71,7 @@ def audit_app(
         seed=seed,
     )
     asked.check()
+    app.configured(changes)
     listener.message(f"importing {app.name}")
     apps = load(app, seed=seed)
     adapter = given(app)

@@ -10,6 +10,13 @@ from fedlab.apps.contract import Arrays, Sight
 from fedlab.apps.grids import RoundsGrid, is_training
 from fedlab.errors import AppFailed
 
+NOT_FINITE = "not-finite"
+"""How the guard begins what it says of a reply that is no number."""
+DIVERGED = (
+    "Training diverged, then: the learning rate is too large, as a rule. Flower itself would have averaged"
+    " these replies, and there is nothing in them to audit"
+)
+
 
 class Desk:
     """Counts the training replies, and keeps those of the rounds that are observed."""
@@ -52,7 +59,8 @@ class Desk:
             raise AppFailed("the ServerApp ended without any training reply; expected messages of type train")
         if self.failed == self.replies:
             told, trace = self.first_failure
-            raise AppFailed(f"all {self.replies} training replies failed; the first: {told}", trace)
+            hint = f". {DIVERGED}" if told.startswith(NOT_FINITE) else ""
+            raise AppFailed(f"all {self.replies} training replies failed; the first: {told}{hint}", trace)
 
 
 def _sight(number: int, client: int, sent: RecordDict, answered: RecordDict) -> Sight:

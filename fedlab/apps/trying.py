@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from fedlab import plugins
 from fedlab.apps.asked import Asked, toml_of, training_of
 from fedlab.apps.contract import Ran
+from fedlab.apps.desk import NOT_FINITE
 from fedlab.apps.facts import Facts, View
 from fedlab.apps.folder import AppFolder
 from fedlab.apps.measured import measured, rows
@@ -132,11 +133,12 @@ def _strict(value: object) -> object:
 
 def _note_signs(directory: RunDirectory, seen: Sequence[Observation], ran: Ran) -> None:
     """Write down which mechanisms act on the updates, whatever the app's text claims."""
+    refused = ran.failure if ran.failure.startswith(NOT_FINITE) else ""
     stepped = {one.optimizer.name if one.optimizer else "" for one in ran.recordings.values()}
     shapes = [{name: value.shape for name, value in one.update.items()} for one in seen]
     alike = [one for one, shape in zip(seen, shapes, strict=True) if shape == shapes[0]]
     if alike:
-        directory.write_json(ACTING, acting.as_json(alike, plain=stepped == {"SGD"}))
+        directory.write_json(ACTING, acting.as_json(alike, plain=stepped == {"SGD"}, refused=refused))
 
 
 def _config(written: Written) -> ClientConfig:

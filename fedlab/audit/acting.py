@@ -80,9 +80,17 @@ def _excused(one: Sign) -> Sign:
     return replace(one, acts=None, words=words)
 
 
-def as_json(observations: Sequence[Observation], *, plain: bool = True) -> dict[str, Any]:
-    """What `acting.json` of a run directory holds."""
-    found = signs(observations, plain=plain)
+def as_json(observations: Sequence[Observation], *, plain: bool = True, refused: str = "") -> dict[str, Any]:
+    """What `acting.json` of a run directory holds.
+
+    Args:
+        refused: what a guard in front of the server said of an update that is no number, and is not among the
+            observations; "" if there was none.
+    """
+    found = list(signs(observations, plain=plain))
+    if refused and found[-1].acts is None:
+        words = f"one that is no number was stopped by fedlab alone; plain Flower would take it: {refused}"
+        found[-1] = Sign(found[-1].name, False, 1.0, words)
     return {
         "schema_version": 1,
         "updates": len(observations),

@@ -93,7 +93,7 @@ def audit_app(
         "include_samples": include_samples,
         "command": _command(path, run_config, supernodes, rounds, observe, attacks or [], seed),
     }
-    folder.read(path)  # what is no app fails before a process starts
+    folder.read(path).configured(folder.overrides(run_config))  # mistakes show before a process starts
     with watch(quiet=quiet) as progress:
         directory = audit_apart(asked, progress)
     from fedlab.report import AuditReport

@@ -46,4 +46,6 @@ def _headline(rows: list[dict[str, Any]]) -> str:
     seen = [row["name"] for row in rows if row["acts"]]
     if seen:
         return f"What the updates show: {', '.join(seen)}."
-    return "No privacy mechanism left a trace on the updates that is beyond doubt."
+    if any(row["acts"] is None for row in rows):
+        return "No privacy mechanism is sure to act on the updates; what cannot be told stands below."
+    return "No privacy mechanism left a trace on the updates."

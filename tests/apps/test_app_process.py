@@ -144,6 +144,13 @@ class TestBadApps:
         assert "raiser_s.py" in err and "no such thing" in err
         assert "fedlab/apps" not in err
 
+    def test_an_unknown_key_leaves_no_run_directory(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder, out = app_folder(tmp_path / "typo", "pass"), tmp_path / "out"
+        code = execute(["audit-app", str(folder), "--run-config", "num-rounds=2", "--out", str(out), *QUICK])
+        assert code == 2 and "num-rounds" in capsys.readouterr().err and not out.exists()
+
     def test_a_folder_that_is_none(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, err = self.audit(tmp_path / "nowhere", capsys)
         assert code == 2 and out == "" and "nowhere" in err

@@ -264,3 +264,9 @@ def test_options(tmp_path: Path) -> None:
         found = run(apps, folder, run_config={"lr": 0.0}, rounds=1, supernodes=2)
     assert found.configuration == {"num-server-rounds": 1, "lr": 0.0}
     assert all(np.array_equal(one.before["weight"], one.after["weight"]) for one in found.sights)
+
+
+def test_training_that_diverged_is_told_from_a_fault(tmp_path: Path) -> None:
+    after = "arrays['weight'] = type(arrays['weight'])(arrays['weight'].numpy() * float('nan'))"
+    with pytest.raises(AppFailed, match=r"not-finite.*Training diverged"):
+        ran(app(tmp_path, "diverged", client_after=after))

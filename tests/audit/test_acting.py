@@ -249,3 +249,10 @@ def test_what_adam_leaves_as_well_is_no_trace_of_a_mechanism(case: str) -> None:
     found = {one.name: one for one in signs(observations, plain=False)}[name]
     assert told(observations)[name].acts is True
     assert found.acts is None and "Adam" in found.words
+
+
+def test_nan_that_a_guard_of_ours_turned_away_was_not_stopped_by_the_app() -> None:
+    observations = seen(*updates("mlp", 16, 4))
+    *_, quiet = as_json(observations)["signs"]
+    *_, loud = as_json(observations, refused="not-finite: 3 of 4 numbers")["signs"]
+    assert quiet["acts"] is None and loud["acts"] is False and "3 of 4 numbers" in loud["words"]
