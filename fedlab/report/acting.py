@@ -10,6 +10,8 @@ from typing import Any
 from fedlab.report.rundir import Run, malformed, parse_json
 
 NAME = "acting.json"
+FINITE = "only finite numbers"
+"""Not told as a rule, and no mechanism that clients would miss."""
 VERDICTS = {True: "acts", False: "no trace", None: "cannot be told"}
 
 
@@ -46,6 +48,6 @@ def _headline(rows: list[dict[str, Any]]) -> str:
     seen = [row["name"] for row in rows if row["acts"]]
     if seen:
         return f"What the updates show: {', '.join(seen)}."
-    if any(row["acts"] is None for row in rows):
+    if any(row["acts"] is None and row["name"] != FINITE for row in rows):
         return "No privacy mechanism is sure to act on the updates; what cannot be told stands below."
     return "No privacy mechanism left a trace on the updates."
