@@ -17,6 +17,8 @@ from fedlab import errors, glossary, plugins
 from fedlab.cli.output import as_json, grid, stdout
 from fedlab.errors import FedlabError, UsageError, did_you_mean
 
+_GREEK = str.maketrans({"ε": "epsilon", "δ": "delta", "σ": "sigma"})
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -99,10 +101,14 @@ def look_up(asked: str) -> list[Explanation]:
         UsageError: nothing is.
     """
     known: dict[str, list[Explanation]] = {}
+    names = []
     for one in explanations():
+        names += [one.name, *one.also]
         for name in dict.fromkeys(map(_plain, (one.name, *one.also))):
             known.setdefault(name, []).append(one)
     wanted = re.sub(r"^(exit )?(code )?(?=\d+$)", "", _plain(asked))
+    if wanted not in known:  # "gate failed" for GateFailed
+        wanted = wanted.replace(" ", "")
     if wanted not in known:
         for kind in plugins.KINDS:
             if asked in plugins.names(kind):
@@ -111,8 +117,8 @@ def look_up(asked: str) -> list[Explanation]:
                     f" a word of the report. `fedlab info {asked}` tells of it"
                 )
         raise UsageError(
-            f'nothing is known of "{asked}".{did_you_mean(wanted, known)} Expected an exit code (0 to 7), an'
-            " error or a word of the report; `fedlab explain` lists them"
+            f'nothing is known of "{asked}".{did_you_mean(asked.casefold(), names)} Expected an exit code'
+            " (0 to 7), an error or a word of the report; `fedlab explain` lists them"
         )
     return known[wanted]
 
@@ -126,7 +132,8 @@ def _error(name: str, what: str, kind: type[FedlabError], also: tuple[str, ...] 
 
 
 def _plain(name: str) -> str:
-    return " ".join(re.split(r"[\s_-]+", name.strip().casefold()))
+    """Without case and dashes, Greek letters by their names."""
+    return " ".join(re.split(r"[\s_-]+", name.strip().casefold())).translate(_GREEK)
 
 
 def _show(found: list[Explanation]) -> None:

@@ -11,6 +11,7 @@ from fedlab.errors import UsageError
 from fedlab.report.build import JSON_NAME, AuditReport, build
 from fedlab.report.reading import key
 from fedlab.report.rundir import Run, read_run
+from fedlab.report.sweep_cells import is_sweep
 
 Row = dict[str, Any]
 Place = tuple[str, ...]
@@ -40,7 +41,7 @@ def opened(paths: Sequence[Path]) -> list[Side]:
     """The runs, each with its report, which is built where there is none.
 
     Raises:
-        UsageError: one shares no metric with the first, so that there is nothing to compare.
+        UsageError: one is a sweep, or shares no metric with the first, so that there is nothing to compare.
         DataError: a directory is no run, its report is of another version, or a file is damaged.
         NewerRun: a later fedlab wrote it.
     """
@@ -61,6 +62,8 @@ def opened(paths: Sequence[Path]) -> list[Side]:
 
 
 def _open(letter: str, path: Path) -> Side:
+    if is_sweep(path):
+        raise UsageError(f"{path} is a sweep; expected runs, such as its cells: {path / 'cells'}/NAME")
     run = read_run(path)
     if not (path / JSON_NAME).is_file():
         build(path)

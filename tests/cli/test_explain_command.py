@@ -63,6 +63,8 @@ def test_every_level_word_score_and_threat_has_an_entry() -> None:
         ("COPY", "near-identical"),
         ("exit code 4", "4"),
         ("gatefailed", "4"),
+        ("gate failed", "4"),
+        ("epsilon", "ε, δ"),
         ("canary", "Lower bound of ε, canary"),
         ("label-accuracy", "label_accuracy"),
         ("unaware", "Unaware"),
@@ -82,7 +84,7 @@ def test_a_word_of_two_meanings_is_told_with_both(fedlab: Any) -> None:
 
 def test_what_is_unknown_is_exit_code_2_with_a_hint(fedlab: Any) -> None:
     answer = fedlab("explain", "certifcate")
-    assert answer.code == 2 and 'Did you mean "certificate"?' in answer.err and answer.out == ""
+    assert answer.code == 2 and 'Did you mean "Certificate"?' in answer.err and answer.out == ""
     with pytest.raises(UsageError, match=r"name of a defense.*fedlab info dp-sgd"):
         look_up("dp-sgd")
     with pytest.raises(UsageError, match="nothing is known"):

@@ -111,6 +111,14 @@ def test_recovered_images_and_areas_have_differences(pair: tuple[Path, Path]) ->
     assert "psnr_difference" in csv_text(data)
 
 
+def test_a_sweep_is_no_run_to_compare(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    sweep = tmp_path / "small-sweep-1"
+    sweep.mkdir()
+    (sweep / "sweep.json").touch()
+    with pytest.raises(UsageError, match="is a sweep; expected runs, such as its cells"):
+        compare([pair[0], sweep])
+
+
 def test_runs_without_a_common_metric_are_refused(pair: tuple[Path, Path]) -> None:
     untrain(pair[1])
     with pytest.raises(UsageError, match="share no metric") as error:
