@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedlab.report.knowledge import CEILING_DB
-from fedlab.report.reading import AXES, assumed, key, panel
+from fedlab.report.reading import AXES, key, panel, reached
 from fedlab.report.verdict import strongest_of
 
 Row = dict[str, Any]
@@ -18,11 +18,12 @@ def frontier(
 ) -> list[Row]:
     """One row per pool that was measured both ways; `efficient` where no other of its mode beats it in both.
 
-    Leakage is the median PSNR of the strongest attack of the run's own attacker.
+    Leakage is the median PSNR of the strongest attack of the run's own attacker, who need not use all that
+    it knows.
     """
     rows = []
     for measured in utility:
-        strongest = strongest_of([one for one in assumed(attacks) if key(one) == key(measured)])
+        strongest = strongest_of([one for one in reached(attacks) if key(one) == key(measured)])
         if strongest is None:
             continue
         proved = next((one for one in guarantees if key(one) == key(measured)), {})

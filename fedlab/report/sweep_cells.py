@@ -10,7 +10,7 @@ from typing import Any
 from fedlab.errors import DataError, UsageError
 from fedlab.report.build import AuditReport
 from fedlab.report.gates import failing
-from fedlab.report.reading import AXES, assumed, key
+from fedlab.report.reading import AXES, assumed, key, reached
 from fedlab.report.rundir import malformed, parse_json
 
 Row = dict[str, Any]
@@ -127,7 +127,7 @@ def _row(finding: Row, data: Row) -> Row:
     """One pool: the strongest attack of the run's own attacker, accuracy, what is proved, and membership."""
     place = key(finding)
     attack = next(
-        (r for r in assumed(data["attacks"]) if key(r) == place and r["attack"] == finding["strongest"]), None
+        (r for r in reached(data["attacks"]) if key(r) == place and r["attack"] == finding["strongest"]), None
     )
     utility: Row = next((row for row in data["utility"] if key(row) == place), {})
     asked = [

@@ -13,7 +13,7 @@ from fedlab.report.reading import (
     AXES,
     LEVELS,
     UNTRIED,
-    assumed,
+    UNUSED,
     clause,
     decibel,
     epsilon,
@@ -24,6 +24,7 @@ from fedlab.report.reading import (
     plural,
     points,
     protects,
+    reached,
     small,
     subject,
 )
@@ -41,10 +42,11 @@ def verdict(
 ) -> Row:
     """{headline, findings: one per row of `guarantees`}; `settings` says what each defense was set to.
 
-    Both are about the attacker of `[threat]`; what clients refused is told of every attacker.
+    Both are about the attacker of `[threat]`, who need not use what it knows of a defense; what clients
+    refused is told of every attacker.
     """
     findings = []
-    whole, attacks = attacks, assumed(attacks)
+    whole, attacks = attacks, reached(attacks)
     for guarantee in guarantees:
         here = [row for row in attacks if key(row) == key(guarantee)]
         measured = next((row for row in utility if key(row) == key(guarantee)), None)
@@ -113,7 +115,7 @@ def _headline(attacks: list[Row], undefended: set[str], threshold: float) -> str
             f" {plural(strongest['images'], 'attacked training image')}{how} from {who}:"
             f" {strongest['attack']}, median {decibel(strongest['psnr_median'])}; {beside}."
         )
-    tried = len({row["attack"] for row in attacks if row["psnr_median"] is not None})
+    tried = len({row["attack"].removesuffix(UNUSED) for row in attacks if row["psnr_median"] is not None})
     these = "The one attacker tried" if tried == 1 else f"The {tried} attackers tried"
     return (
         f"{these} did not recover an image at {threshold:g} dB. The strongest was {strongest['attack']}"

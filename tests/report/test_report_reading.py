@@ -9,7 +9,7 @@ import pytest
 from fake_run import write_run
 
 from fedlab.audit.scoring import VictimScore, summarise
-from fedlab.report import AuditReport, build
+from fedlab.report import AuditReport, build, reading
 from fedlab.report.reading import epsilon, level, small
 from fedlab.report.rundir import clean
 
@@ -118,3 +118,13 @@ def test_text_is_cleaned_all_the_way_down() -> None:
     assert clean({"x": [hidden, float("nan"), 1]}) == {"x": ["a\ufffdb\ufffdc\ufffd", None, 1]}
     assert clean("👩\u200d🔬\n") == "👩\u200d🔬\n"
     assert len(clean("x" * 100_000)) <= 4001
+
+
+def test_whoever_knows_a_defense_may_leave_that_unused() -> None:
+    """The rows of [threat], and those that differ from it by the defense alone; the rest is somebody else."""
+    known = {"attack": "cascade", "threat_label": "", "threat": {"labels": False, "defense": True}}
+    unused = {"attack": "cascade", "threat_label": "unaware", "threat": {"labels": False, "defense": False}}
+    granted = {"attack": "cascade", "threat_label": "blind", "threat": {"labels": True, "defense": False}}
+    found = reading.reached([known, unused, granted])
+    assert [row["attack"] for row in found] == ["cascade", "cascade (defense unused)"]
+    assert unused["attack"] == "cascade"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT, Result, Row, Table, finish
+from fedlab.report.reading import reached
 
 SCENARIO = ROOT / "scenarios" / "matrix.toml"
 RUNS = ROOT / "runs"
@@ -78,7 +79,8 @@ def told(row: Mapping[str, Any]) -> bool:
     if figure is None:
         return bool(row["refusal"])
     interval = "psnr_ci95" if figure == "psnr_mean" else f"{figure}_ci95"
-    return row[interval] is not None and not row["failed"]
+    # A single sum of updates is one victim: its images have an interval, their mean over victims has none.
+    return (row[interval] or row.get("fraction_ci95")) is not None and not row["failed"]
 
 
 def size(report: Report, title: str) -> list[Row]:
@@ -113,7 +115,6 @@ def table(report: Report, mode: str, title: str) -> Table:
     for kept in (row for row in report["utility"] if row["client_mode"] == mode):
         name = kept["defense"]
         here = [row for row in attacks if row["defense"] == name and row["psnr_median"] is not None]
-        known = [row for row in here if row["threat_label"] == ""]
         unaware = [row for row in here if row["threat_label"] != ""]
         labels = [
             row["label_accuracy"]
@@ -138,7 +139,7 @@ def table(report: Report, mode: str, title: str) -> Table:
                 f"`{name}`",
                 f"{100 * kept['accuracy']:.1f}",
                 "-" if proved is None else f"{proved:.3g}",
-                *_strongest(known),
+                *_strongest(reached(here)),
                 _strongest(unaware)[1],
                 f"{100 * max(labels):.0f}" if labels else "-",
                 f"{max(members):.2f}" if members else "-",

@@ -11,10 +11,11 @@ import numpy as np
 from benchmarks.defenses.planted_bugs import BUGS, correct, network
 from benchmarks.harness import Result, Row, finish
 from fedlab.experiment.canaries import Audit, Round, audited
+from fedlab.experiment.proving import LEVEL
 from fedlab.privacy import noise_multiplier_for
 from fedlab.privacy.mechanism import check
 
-LEVEL, DELTA, CONFIDENCE = 0.01, 1e-5, 0.95
+DELTA, CONFIDENCE = 1e-5, 0.95
 CHECKS, AUDITS = (20, 10), 4
 """Runs for each fault: of the check at ε = 8 and at 1, and of the audit at either."""
 RECORDS, BATCH = 10, 4
