@@ -132,7 +132,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 def test_an_axis_without_values_is_told_in_plain_words() -> None:
     messages = told(scenario({"clients.batch_size": []}))
-    assert messages == {"map.axes.clients.batch_size": "got []; expected at least 1 in the list"}
+    assert messages == {"map.axes.clients.batch_size": "got []; expected a non-empty list"}
 
 
 def test_a_value_is_blamed_only_for_what_it_brings() -> None:
