@@ -32,13 +32,13 @@ def find_network(
 ) -> tuple[nn.Module, Naming]:
     """The network and the names of its tensors in messages."""
     sight, recording = seen[0]
-    if adapter.network is not None:
-        network, source, sure = adapter.network(), "stated by the app's author", "stated"
-    else:
-        network = unwrapped(recording.network or nn.Identity())
-        source, sure = f"the module that clients ran, recorded in all {len(seen)} updates", "recorded"
+    said = adapter.network is not None
+    network = adapter.network() if adapter.network else unwrapped(recording.network or nn.Identity())
+    recorded = f"the module that clients ran, recorded in all {len(seen)} updates"
+    source = "stated by the app's author" if said else recorded
+    sure: Surety = "stated" if said else "recorded"
     count = sum(value.numel() for value in network.parameters())
-    notes.add("network", f"{type(network).__name__}, {count:,} parameters", source, sure)  # type: ignore[arg-type]
+    notes.add("network", f"{type(network).__name__}, {count:,} parameters", source, sure)
     naming = match(sight.before, network.state_dict(), adapter.names)
     if naming is None:
         arrays = [f"{key} {tuple(value.shape)}" for key, value in sight.before.items()]
