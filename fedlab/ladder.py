@@ -4,12 +4,14 @@ The levels: what is on the wire (`weights`), what the server itself told the cli
 default), data of the same kind (`proxy`), and what no server knows but an upper bound may assume (`labels`,
 `oracle`). They follow A. Carletti et al., "SoK: Gradient Inversion Attacks in Federated Learning", USENIX
 Security 2025, in spirit; theirs are letters, and mix knowledge with means.
+
+Nothing heavy is imported here, so that the list of runs counts the same attackers as their reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 Level = Literal["weights", "protocol", "proxy", "labels", "oracle"]
 
@@ -51,3 +53,23 @@ LADDER: Mapping[Level, Mapping[str, bool]] = {
     "oracle": dict.fromkeys(DENIED, True),
 }
 """Levels by name, from the least knowledge to the most."""
+
+UNUSED = " (defense unused)"
+"""Behind the name of an attack by one who knows the defense and makes no use of that."""
+
+
+def assumed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows whose attacker is that of `[threat]`, which verdicts are about; older runs have no other."""
+    return [row for row in rows if not row.get("threat_label")]
+
+
+def reached(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the attacker of `[threat]`, and what it reaches without using that it knows the defense.
+
+    Whoever knows a defense may act as if it did not. Where that takes more, it counts, by a name that tells.
+    """
+    rows = list(rows)
+    own = assumed(rows)
+    less = [{**row["threat"], "defense": False} for row in own if row.get("threat")]
+    unused = [row for row in rows if row.get("threat_label") and row.get("threat") in less]
+    return own + [row | {"attack": f"{row['attack']}{UNUSED}"} for row in unused]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedlab.glossary import LEVELS
+from fedlab.ladder import reached
 
 Row = dict[str, Any]
 Range = tuple[float, float]
@@ -18,7 +19,7 @@ class Headline:
 
     Attributes:
         accuracy: lowest and highest test accuracy.
-        attack: the strongest attack that answered with images, ranked as in the report.
+        attack: the strongest that answered with images of those that the verdict counts, ranked as there.
         psnr: its median, dB. recovered, images: of its victims.
         auc: the highest area under a membership attack's curve.
         epsilon: the smallest and the largest that is proved; () if nothing is.
@@ -45,13 +46,13 @@ def headline(report: Row) -> Headline:
     Raises:
         KeyError, TypeError, ValueError, AttributeError: it is no report, or a damaged one.
     """
-    rows = [one for one in report["attacks"] if not one.get("threat_label")]
+    rows = reached(report["attacks"])
     strongest = max(
         (one for one in rows if one["psnr_median"] is not None), key=_taken, default=dict[str, Any]()
     )
     proofs = [one["epsilon"] for one in report["guarantees"]]
     gates = [one["verdict"] for one in report.get("gates") or []]
-    areas = [one["auc"] for one in report.get("membership") or [] if one["auc"] is not None]
+    areas = [one["auc"] for one in reached(report.get("membership") or []) if one["auc"] is not None]
     return Headline(
         accuracy=_range(one["accuracy"] for one in report["utility"]),
         attack=str(strongest.get("attack", "")),

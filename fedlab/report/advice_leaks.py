@@ -8,7 +8,6 @@ from fedlab.report.adaptive import SMALL
 from fedlab.report.advice import Findings, Row, advise
 from fedlab.report.reading import (
     LEVELS,
-    assumed,
     decibel,
     epsilon,
     interval,
@@ -17,6 +16,7 @@ from fedlab.report.reading import (
     panel,
     plural,
     points,
+    reached,
 )
 
 RECOVERED = LEVELS["some"].rank
@@ -26,7 +26,7 @@ RECOVERED = LEVELS["some"].rank
 def certified(found: Findings) -> Iterator[Row]:
     """A closed form with a proof: no luck and no tuning stands between the update and the record."""
     told: dict[str, list[str]] = {}
-    for row in assumed(found.attacks):
+    for row in reached(found.attacks):
         for one in row["certificates"]:
             if one["unique"] and LEVELS[row["level"]].rank >= RECOVERED:
                 said = (
@@ -50,7 +50,7 @@ def _better(found: Findings, method: str) -> str:
     """Where the closed form proved nothing unique, and what that cost."""
     free = []
     for row in found.frontier:
-        here = [one for one in assumed(found.attacks) if key(one) == key(row)]
+        here = [one for one in reached(found.attacks) if key(one) == key(row)]
         proved = any(one["method"] == method and one["unique"] for r in here for one in r["certificates"])
         if here and not proved and LEVELS[row["level"]].rank < RECOVERED:
             free.append(row)

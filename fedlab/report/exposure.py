@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedlab.audit.scoring import VictimScore
+from fedlab.report.reading import reached
 from fedlab.report.rundir import Run, malformed
 
 Row = dict[str, Any]
@@ -22,7 +23,8 @@ MOST = 10
 def exposure(run: Run) -> list[Row]:
     """One row per pool that was attacked: `clients`, `classes` and `records`, the most exposed first.
 
-    A record's leak is the highest PSNR that any attack of the run's own attacker reached on it.
+    A record's leak is the highest PSNR that any attack of the run's own attacker reached on it, with or
+    without the use of what it knows of the defense: the attacker that the verdict counts.
     """
     rows = []
     for place, cells in run.pools:
@@ -55,9 +57,7 @@ def _leaks(run: Run, cell: Row) -> list[Row]:
                     "label": int(label), "round": int(victim["round"]), "psnr": None, "attack": None,
                 }  # fmt: skip
     tried = False
-    for file in run.attacks:
-        if file["cell"] != cell["name"] or file["threat_label"]:
-            continue
+    for file in reached(one for one in run.attacks if one["cell"] == cell["name"]):
         with malformed(f"attacks/{cell['name']}/{file['file']}.json"):
             for score in map(VictimScore.from_dict, file.get("victims") or []):
                 tried = True

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from fedlab.audit.scoring import VictimScore
 from fedlab.errors import DataError
-from fedlab.report.reading import key
+from fedlab.report.reading import key, reached
 from fedlab.report.rundir import Run, malformed
 
 MOST_IMAGES = 8
@@ -80,9 +80,7 @@ def _sheet(run: Run, cell: dict[str, Any], truth: dict[str, NDArray[Any]]) -> Sh
         if index < len(truth[victim])
     ][:MOST_IMAGES]
     strips = []
-    for one in run.attacks:
-        if one["cell"] != cell["name"] or one["threat_label"]:
-            continue
+    for one in reached(file for file in run.attacks if file["cell"] == cell["name"]):
         kept = run.file("attacks", cell["name"], f"{one['file']}.safetensors")
         images = _load(kept) if kept.is_file() else {}
         answers = _pictures(images, "victim", one.get("victims") or [], places)

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlab.audit.detection import Detection, Floats, detection, roc, standardised
-from fedlab.report.reading import AXES, assumed, interval, key, namer, percent, plural
+from fedlab.report.reading import AXES, interval, key, namer, percent, plural, reached
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.svg import LINE, MUTED, SERIES, inline
 
@@ -157,10 +157,10 @@ def _sentence(row: Row) -> str:
 
 
 def strongest(rows: Sequence[Row]) -> list[Row]:
-    """For each defense the row that tells most, under the scenario's own threat if it was tried: a rate
+    """For each defense the row that tells most, of the scenario's own attacker if it was tried: a rate
     beyond guessing first, then the rate, then the area."""
     pools: dict[tuple[str, str, str], list[Row]] = {}
-    for row in assumed(rows) or rows:
+    for row in reached(rows) or rows:
         pools.setdefault(key(row), []).append(row)
     return [max(pool, key=_rank) for pool in pools.values()]
 

@@ -170,7 +170,7 @@ def _without_mechanism(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _hero(data: dict[str, Any], sheets: list[Sheet]) -> tuple[Sheet, Strip] | None:
     """The strongest leak in pictures, for the first screen; None without pixels or without a leak."""
-    strongest = strongest_of(reading.assumed(data["attacks"]))
+    strongest = strongest_of(reading.reached(data["attacks"]))
     if strongest is None or not strongest["recovered"]:
         return None
     for sheet in sheets:

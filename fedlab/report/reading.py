@@ -13,6 +13,9 @@ from typing import Any
 from fedlab.audit.scoring import Summary
 from fedlab.glossary import LEVELS as LEVELS
 from fedlab.glossary import Level as Level
+from fedlab.ladder import UNUSED as UNUSED
+from fedlab.ladder import assumed as assumed
+from fedlab.ladder import reached as reached
 
 CONTROL_MARGIN_DB = 1.0
 NEAR_IDENTICAL_DB = 30.0
@@ -127,27 +130,6 @@ def key(row: Mapping[str, Any]) -> tuple[str, str, str]:
 def panel(row: Mapping[str, Any]) -> tuple[str, str]:
     """What defenses are compared within: one strategy, one client mode."""
     return str(row.get("strategy") or ""), str(row["client_mode"])
-
-
-UNUSED = " (defense unused)"
-"""Behind the name of an attack by one who knows the defense and makes no use of that."""
-
-
-def assumed(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows whose attacker is that of `[threat]`, which verdicts are about; older runs have no other."""
-    return [row for row in rows if not row.get("threat_label")]
-
-
-def reached(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the attacker of `[threat]`, and what it reaches without using that it knows the defense.
-
-    Whoever knows a defense may act as if it did not. Where that takes more, it counts, by a name that tells.
-    """
-    rows = list(rows)
-    own = assumed(rows)
-    less = [{**row["threat"], "defense": False} for row in own if row.get("threat")]
-    unused = [row for row in rows if row.get("threat_label") and row.get("threat") in less]
-    return own + [row | {"attack": f"{row['attack']}{UNUSED}"} for row in unused]
 
 
 def several(rows: Iterable[Mapping[str, Any]], axis: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from fedlab.errors import DataError, UsageError
 from fedlab.report.build import AuditReport
 from fedlab.report.gates import failing
-from fedlab.report.reading import AXES, assumed, key, reached
+from fedlab.report.reading import AXES, key, reached
 from fedlab.report.rundir import malformed, parse_json
 
 Row = dict[str, Any]
@@ -132,7 +132,7 @@ def _row(finding: Row, data: Row) -> Row:
     utility: Row = next((row for row in data["utility"] if key(row) == place), {})
     asked = [
         row
-        for row in assumed(data.get("membership") or [])
+        for row in reached(data.get("membership") or [])
         if key(row) == place and row.get("auc") is not None
     ]
     member = max(asked, key=lambda row: float(row["auc"]), default={})

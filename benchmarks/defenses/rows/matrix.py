@@ -125,9 +125,8 @@ def table(report: Report, mode: str, title: str) -> Table:
         ]
         members = [
             row["auc"]
-            for row in report["membership"]
-            if (row["defense"], row["client_mode"], row["threat_label"]) == (name, mode, "")
-            and row["auc"] is not None
+            for row in reached(report["membership"])
+            if (row["defense"], row["client_mode"]) == (name, mode) and row["auc"] is not None
         ]
         proved = next(
             row["epsilon"]
