@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedlab.apps import folder as folders
 from fedlab.apps.asked import ATTACKS, SUPERNODES, Asked, plain
-from fedlab.apps.facts import infer
+from fedlab.apps.contract import Ran
+from fedlab.apps.facts import Facts, infer
 from fedlab.apps.folder import AppFolder, Value
-from fedlab.apps.given import given
-from fedlab.apps.loading import load
+from fedlab.apps.given import Adapter, given
+from fedlab.apps.loading import Apps, load
 from fedlab.apps.running import run
+from fedlab.apps.same import code_of
 from fedlab.apps.trying import attacked, described, unattacked
 from fedlab.errors import BackendError, Interrupted
 from fedlab.experiment.directory import RunDirectory
@@ -60,6 +64,67 @@ def audit_app(
         AppFailed: the app failed by itself; has its own traceback.
     """
     home, listener = home or Path.cwd(), progress or Quiet()
+    audit = opened(
+        path,
+        run_config=run_config,
+        supernodes=supernodes,
+        rounds=rounds,
+        observe=observe,
+        attacks=attacks,
+        seed=seed,
+        include_samples=include_samples,
+        progress=listener,
+    )
+    with contextlib.chdir(home):
+        directory = RunDirectory.create(Path(out) if out is not None else None, audit.asked.name)
+    with directory.locked():
+        begin(directory, audit, command)
+        return proceed(directory, audit, listener)
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """An app, imported, and what is asked of it."""
+
+    app: AppFolder
+    apps: Apps
+    adapter: Adapter
+    asked: Asked
+    changes: Mapping[str, Value]
+    rounds: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments of `opened`, for the manifest; and what the app's code is."""
+        return {
+            "path": str(self.app.path),
+            "run_config": dict(self.changes),
+            "supernodes": self.asked.clients,
+            "rounds": self.rounds,
+            "observe": list(self.asked.observe),
+            "attacks": list(self.asked.attacks),
+            "seed": self.asked.seed,
+            "include_samples": self.asked.include_samples,
+            "code": code_of(self.app.path),
+        }
+
+
+def opened(
+    path: str | Path,
+    *,
+    run_config: str | Mapping[str, Value] = "",
+    supernodes: int | None = None,
+    rounds: int | None = None,
+    observe: Collection[int] = (1,),
+    attacks: Sequence[str] = (),
+    seed: int = 0,
+    include_samples: bool = False,
+    progress: Progress,
+) -> Audit:
+    """Import an app and check what is asked of it; arguments as for `audit_app`. Nothing is written.
+
+    Raises:
+        UsageError: as `audit_app`.
+    """
     app = folders.read(path)
     changes = folders.overrides(run_config) if isinstance(run_config, str) else dict(run_config)
     asked = Asked(
@@ -72,40 +137,57 @@ def audit_app(
     )
     asked.check()
     app.configured(changes)
-    listener.message(f"importing {app.name}")
-    apps = load(app, seed=seed)
-    adapter = given(app)
-    with contextlib.chdir(home):
-        directory = RunDirectory.create(Path(out) if out is not None else None, asked.name)
-    with directory.locked(), _ending(directory) as stop, stop.installed(), single_thread():
-        _begin(directory, app, asked, command)
-        ran = run(
-            apps,
-            app,
-            run_config=changes,
-            supernodes=asked.clients,
-            rounds=rounds,
-            observe=asked.observe,
-            seed=seed,
-            progress=listener,
-        )
-        facts = infer(ran, adapter, seed)
-        for obstacle in facts.obstacles:
-            listener.message(f"not attacked: {obstacle}")
-        for doubt in facts.doubts:
-            listener.message(f"in doubt: {doubt}")
-        written = described(directory, app, asked, ran, facts)
+    progress.message(f"importing {app.name}")
+    return Audit(app, load(app, seed=seed), given(app), asked, changes, rounds)
+
+
+def proceed(directory: RunDirectory, audit: Audit, progress: Progress) -> AuditReport:
+    """Run the app, attack what was seen of it, and report; an attack that was done before is not done again.
+
+    Raises:
+        AppFailed: the app failed by itself.
+    """
+    with _ending(directory) as stop, stop.installed(), single_thread():
+        ran, facts = witnessed(audit, progress)
+        written = described(directory, audit.app, audit.asked, ran, facts)
         if facts.view is None:
             unattacked(directory, written, ran, facts)
         else:
-            attacked(directory, written, ran, facts, facts.view, listener)
+            attacked(directory, written, ran, facts, facts.view, progress)
         report = build(directory.path, status="finished")
         directory.event("finished")
         directory.update_manifest(status="finished", finished=now())
     return report
 
 
-def _begin(directory: RunDirectory, app: AppFolder, asked: Asked, command: str) -> None:
+def witnessed(audit: Audit, progress: Progress) -> tuple[Ran, Facts]:
+    """Run the app, and read it from what it did.
+
+    Raises:
+        MissingFacts: the app's author has to say something.
+        AppFailed: the app failed by itself.
+    """
+    ran = run(
+        audit.apps,
+        audit.app,
+        run_config=audit.changes,
+        supernodes=audit.asked.clients,
+        rounds=audit.rounds,
+        observe=audit.asked.observe,
+        seed=audit.asked.seed,
+        progress=progress,
+    )
+    facts = infer(ran, audit.adapter, audit.asked.seed)
+    for obstacle in facts.obstacles:
+        progress.message(f"not attacked: {obstacle}")
+    for doubt in facts.doubts:
+        progress.message(f"in doubt: {doubt}")
+    return ran, facts
+
+
+def begin(directory: RunDirectory, audit: Audit, command: str) -> None:
+    """Write down what is asked, before the app runs."""
+    app, asked = audit.app, audit.asked
     directory.update_manifest(
         name=asked.name,
         claim=f"What the Flower app {app.name} tells its server about its clients' records, as it is.",
@@ -113,6 +195,7 @@ def _begin(directory: RunDirectory, app: AppFolder, asked: Asked, command: str) 
         versions=versions(),
         machine=machine(),
         seeds=[asked.seed],
+        asked=audit.to_dict(),
         command=command,
         started=now(),
         cells=[],
@@ -123,7 +206,7 @@ def _begin(directory: RunDirectory, app: AppFolder, asked: Asked, command: str) 
 
 @contextlib.contextmanager
 def _ending(directory: RunDirectory) -> Iterator[Stop]:
-    """Let the manifest say how it ended; an app is run again from its start, and not resumed.
+    """Let the manifest say how it ended.
 
     Raises:
         Interrupted: in place of KeyboardInterrupt.
@@ -133,7 +216,9 @@ def _ending(directory: RunDirectory) -> Iterator[Stop]:
     except KeyboardInterrupt:
         directory.update_manifest(status="interrupted", finished=now())
         directory.event("interrupted")
-        raise Interrupted(f"stopped by the user; {directory.path} holds what was done until then") from None
+        raise Interrupted(
+            f"stopped by the user. To run the app again and go on: fedlab resume {directory.path}"
+        ) from None
     except BaseException as error:
         with contextlib.suppress(BackendError):  # the disk that failed the run cannot take the news either
             directory.update_manifest(status="failed", error=str(error)[:4000], finished=now())

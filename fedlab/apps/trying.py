@@ -17,7 +17,8 @@ from fedlab.apps.facts import Facts, View
 from fedlab.apps.folder import AppFolder
 from fedlab.apps.measured import measured, rows
 from fedlab.apps.recorded import bare, observations, owners, task_of, used
-from fedlab.audit import KnownConfig, Observation, acting, archive
+from fedlab.apps.same import keep
+from fedlab.audit import KnownConfig, Observation, acting
 from fedlab.clients import ClientConfig
 from fedlab.errors import UsageError
 from fedlab.experiment.cells import Cell, Trained
@@ -85,26 +86,30 @@ def unattacked(directory: RunDirectory, written: Written, ran: Ran, facts: Facts
     cell = written.cell
     seen = [bare(one, facts.told.get((one.round, one.client), KnownConfig())) for one in ran.sights]
     seen = [one for one in seen if one.update]
-    archive.add(directory.path / "observations" / cell.name, seen)
+    keep(directory, cell, seen)
     _note_signs(directory, seen, ran)
     nobody = {"victims": [], "observed": len(ran.sights), "empty": 0, "eligible": 0}
     directory.write_json(f"truth/{cell.name}.json", nobody)
     directory.update_manifest(cells=[{"name": cell.name, **cell.about}])
 
 
-def attacked(
-    directory: RunDirectory, written: Written, ran: Ran, facts: Facts, view: View, progress: Progress
-) -> None:
-    """Attack and score the app's updates."""
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A cell that can be attacked; nothing of it is written yet."""
+
+    trained: Trained
+    seen: Sequence[Observation]
+    setup: Setup
+
+
+def prepared(written: Written, ran: Ran, facts: Facts, view: View) -> Prepared:
+    """From what an app did to what attacks are run on."""
     scenario, cell = written.scenario, written.cell
     records = used(ran, view, scenario.name)
     task = task_of(view, records.data)
     model = task.model(0)  # its weights are those that were sent, whatever the seed
     seen = observations(ran, facts.told, view, model)
-    archive.add(directory.path / "observations" / cell.name, seen)
-    _note_signs(directory, seen, ran)
     sent = {name for one in seen for name in one.update}
-    weights = weights_sha256(model.state())
     trained = Trained(
         cell,
         task,
@@ -112,18 +117,28 @@ def attacked(
         _config(written),
         owners(records.steps, [one.client for one in seen]),
         written.metrics,
-        weights,
+        weights_sha256(model.state()),
         frozenset(model.parameter_names) - sent,
         used=records.steps,
     )
+    return Prepared(trained, seen, _setup(scenario, trained))
+
+
+def attacked(
+    directory: RunDirectory, written: Written, ran: Ran, facts: Facts, view: View, progress: Progress
+) -> None:
+    """Attack and score the app's updates."""
+    found, cell = prepared(written, ran, facts, view), written.cell
+    trained, weights = found.trained, found.trained.weights_sha256
+    keep(directory, cell, found.seen)
+    _note_signs(directory, found.seen, ran)
     directory.update_manifest(
-        dataset=describe_data(task) | {"test": None},
-        model=describe_model(type(view.network.network).__name__, {}, model),
+        dataset=describe_data(trained.task) | {"test": None},
+        model=describe_model(type(view.network.network).__name__, {}, trained.model),
         cells=[{"name": cell.name, **cell.about, "weights_sha256": weights}],
         weights_sha256={cell.trained: weights},
     )
-    setup = _setup(scenario, trained)
-    attack_cells(directory, setup, [trained], trials_of(setup), InlineExecutor(), progress)
+    attack_cells(directory, found.setup, [trained], trials_of(found.setup), InlineExecutor(), progress)
 
 
 def _strict(value: object) -> object:
