@@ -29,6 +29,7 @@ below for all its messages: what happened, what to do, an example. `fedlab expla
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -80,10 +81,17 @@ class ScenarioError(UsageError):
         return type(self), (self.source, self.problems)  # a worker process may have to tell of it
 
 
+ALIKE = 0.65
+"""How alike (difflib's ratio) two names must be: what two slips of the keyboard leave; other words are not.
+Of two letters, one may be a slip."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`' Did you mean "x"?'`, or nothing when no known name comes near."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f' Did you mean "{near[0]}"?' if near else ""
+    """`' Did you mean "x"?'`, or nothing when no known name comes near, nor has this one as a word of it."""
+    asked, names = name.casefold(), {one.casefold(): one for one in known}
+    near = difflib.get_close_matches(asked, names, n=1, cutoff=ALIKE if len(asked) > 2 else 0.5)
+    near = near or [one for one in names if asked in re.split(r"[\W_]+", one)]
+    return f' Did you mean "{names[near[0]]}"?' if near else ""
 
 
 class UnknownName(UsageError):

@@ -117,7 +117,7 @@ def look_up(asked: str) -> list[Explanation]:
                     f" a word of the report. `fedlab info {asked}` tells of it"
                 )
         raise UsageError(
-            f'nothing is known of "{asked}".{did_you_mean(asked.casefold(), names)} Expected an exit code'
+            f'nothing is known of "{asked}".{did_you_mean(asked, names)} Expected an exit code'
             " (0 to 7), an error or a word of the report; `fedlab explain` lists them"
         )
     return known[wanted]

@@ -23,6 +23,11 @@ from fedlab.foreign import SCHEMA, refuse_newer
 if TYPE_CHECKING:
     from fedlab.tasks import State
 
+LOCK = ".lock"
+"""The file that whoever works on a run has locked."""
+HOLDER = ".lock.pid"
+"""Whose lock it is, for people: the lock itself is the kernel's."""
+
 
 class RunDirectory:
     """Paths and atomic writes of one run; made by `create` or `open`."""
@@ -81,22 +86,42 @@ class RunDirectory:
             UsageError: another process owns it; says which.
             BackendError: the disk refuses.
         """
-        lock, holder = FileLock(self.path / ".lock"), self.path / ".lock.pid"
+        lock, holder = FileLock(self.path / LOCK), self.path / HOLDER
         with files.refusal(self.path):
             try:
                 lock.acquire(timeout=0.1, poll_interval=0.02)  # a glance at who owns it takes an instant
             except Timeout:
-                owner = holder.read_text().strip() if holder.exists() else "unknown"
-                raise UsageError(
-                    f"{self.path} is locked by pid {owner}, which works on it; wait until it ends, or stop it"
-                ) from None
+                raise self.in_use(self.path) from None
         try:
             with files.refusal(holder):
-                holder.write_text(f"{os.getpid()}\n")  # for people; the lock itself is the kernel's
+                holder.write_text(f"{os.getpid()}\n")
             yield
         finally:
             holder.unlink(missing_ok=True)
             lock.release()
+
+    @staticmethod
+    def owned(path: Path) -> bool:
+        """Whether a process works on the run at `path`. Asking leaves no trace; what cannot be asked is."""
+        lock = path / LOCK
+        if lock.is_symlink():  # whoever opens a lock through a link empties what it leads to
+            return True
+        if not lock.is_file():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except (Timeout, OSError):
+            return True
+
+    @staticmethod
+    def in_use(path: Path) -> UsageError:
+        """What whoever wants the run at `path` is told, while another process owns it."""
+        try:
+            owner = f"pid {int((path / HOLDER).read_text())}"
+        except (OSError, ValueError):
+            owner = "a process"
+        return UsageError(f"{path} is locked by {owner}, which works on it; wait until it ends, or stop it")
 
     def repair(self) -> None:
         """Remove what a kill left behind: temporary files, and half a line of the event log.

@@ -11,9 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from fedlab.errors import DataError, NewerRun
+from fedlab.experiment.directory import RunDirectory
 from fedlab.foreign import SCHEMA, clean, refuse_newer
 from fedlab.registry.headline import Headline, headline
 from fedlab.registry.marks import Marks, read_marks
@@ -95,7 +94,7 @@ def look(path: Path, name: str | None = None) -> Entry:
         return Entry(**entry, status=Status.NEWER, reason=str(error))
     except (DataError, ValueError) as error:
         return Entry(**entry, status=Status.DAMAGED, reason=str(error))
-    if status is Status.RUNNING and not owned(path):
+    if status is Status.RUNNING and not RunDirectory.owned(path):
         status = Status.KILLED
     report, trouble = _headline(path)
     if status is Status.FAILED:
@@ -150,7 +149,7 @@ def _sweep(path: Path, entry: dict[str, Any], troubles: list[str]) -> Entry:
     except DataError as error:
         return Entry(**entry, status=Status.DAMAGED, reason=str(error))
     status = Status.FAILED if found.failed else Status.INTERRUPTED if found.reason else Status.FINISHED
-    running = owned(path)
+    running = RunDirectory.owned(path)
     return Entry(
         **entry | {"started": found.started or entry["started"]},
         status=Status.RUNNING if running else status,
@@ -184,20 +183,6 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged ({error}); restore it from a copy, or run again") from error
     return manifest
-
-
-def owned(directory: Path) -> bool:
-    """Whether a process works on the run: its lock ends with it, however that ends."""
-    lock = directory / ".lock"
-    if lock.is_symlink():  # whoever opens a lock through a link empties what it leads to
-        return True
-    if not lock.is_file():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except (Timeout, OSError):  # what may not be asked is not called dead
-        return True
 
 
 def size(path: Path) -> int:

@@ -7,11 +7,10 @@ import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from fedlab import files
 from fedlab.errors import DataError, NewerRun, UsageError
-from fedlab.registry.entry import TRACES, known, owned
+from fedlab.experiment.directory import RunDirectory
+from fedlab.registry.entry import TRACES, known
 from fedlab.registry.swept import NAME as SWEEP
 from fedlab.registry.swept import cells
 
@@ -40,10 +39,8 @@ def removable(path: Path) -> None:
     if Path.cwd().is_relative_to(path.resolve()):
         raise UsageError(f"{path} holds the working directory; go elsewhere first")
     for one in (path, *_cells(path)):
-        if owned(one):
-            raise UsageError(
-                f"{one} is locked by {_owner(one)}, which works on it; wait until it ends, or stop it"
-            )
+        if RunDirectory.owned(one):
+            raise RunDirectory.in_use(one)
 
 
 def remove(path: Path) -> None:
@@ -58,10 +55,7 @@ def remove(path: Path) -> None:
     removable(path)
     with ExitStack() as stack:
         for place in (path, *_cells(path)):
-            try:
-                stack.enter_context(FileLock(place / ".lock", timeout=0))
-            except Timeout:
-                raise UsageError(f"{place} is locked by {_owner(place)}; wait until it ends") from None
+            stack.enter_context(RunDirectory(place, {}).locked())
         with files.refusal(path), os.scandir(path) as found:
             for one in sorted(found, key=lambda one: one.name in LAST):
                 if one.is_dir(follow_symlinks=False):
@@ -74,10 +68,3 @@ def remove(path: Path) -> None:
 
 def _cells(path: Path) -> list[Path]:
     return cells(path) if (path / SWEEP).is_file() else []
-
-
-def _owner(path: Path) -> str:
-    try:
-        return f"pid {int((path / '.lock.pid').read_text())}"
-    except (OSError, ValueError):
-        return "a process"

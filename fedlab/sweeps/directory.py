@@ -104,14 +104,7 @@ class SweepDirectory:
 
     def held(self, cell: Cell) -> bool:
         """Whether another process works on it, such as one that still ends since its sweep was killed."""
-        place = self.path / "cells" / cell.name
-        if not place.is_dir():
-            return False
-        try:
-            with RunDirectory(place, {}).locked():
-                return False
-        except UsageError:
-            return True
+        return RunDirectory.owned(self.path / "cells" / cell.name)
 
     def words(self, cell: Cell) -> list[str]:
         """The command that runs the cell, or goes on with it."""

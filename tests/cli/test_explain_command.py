@@ -85,6 +85,7 @@ def test_a_word_of_two_meanings_is_told_with_both(fedlab: Any) -> None:
 def test_what_is_unknown_is_exit_code_2_with_a_hint(fedlab: Any) -> None:
     answer = fedlab("explain", "certifcate")
     assert answer.code == 2 and 'Did you mean "Certificate"?' in answer.err and answer.out == ""
+    assert "Did you mean" not in fedlab("explain", "nonsense").err
     with pytest.raises(UsageError, match=r"name of a defense.*fedlab info dp-sgd"):
         look_up("dp-sgd")
     with pytest.raises(UsageError, match="nothing is known"):

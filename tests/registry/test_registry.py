@@ -87,6 +87,15 @@ def test_a_lock_that_is_a_link_is_not_opened(folder: Path) -> None:
     assert look(run).status is Status.RUNNING and precious.read_text() == "text"
 
 
+def test_asking_who_owns_a_run_leaves_no_trace(folder: Path) -> None:
+    run = write(folder / "run")
+    before = sorted(run.iterdir())
+    assert not RunDirectory.owned(run) and not RunDirectory.owned(folder / "nowhere")
+    assert sorted(run.iterdir()) == before
+    (run / ".lock.pid").write_text("nobody")  # damaged: then it is a process without a number
+    assert "is locked by a process, which works on it" in str(RunDirectory.in_use(run))
+
+
 @pytest.mark.parametrize(
     "manifest",
     ["", "{", "[]", "null", "1", '"text"', "{}", '{"schema": 1}', '{"schema": "1", "status": "finished"}',
