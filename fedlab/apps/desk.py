@@ -7,7 +7,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fedlab.apps.contract import Arrays, Sight
-from fedlab.apps.grids import RoundsGrid, is_training
+from fedlab.apps.grids import Counted, is_training
 from fedlab.errors import AppFailed
 
 NOT_FINITE = "not-finite"
@@ -21,7 +21,7 @@ DIVERGED = (
 class Desk:
     """Counts the training replies, and keeps those of the rounds that are observed."""
 
-    def __init__(self, counted: RoundsGrid, observe: frozenset[int]) -> None:
+    def __init__(self, counted: Counted, observe: frozenset[int]) -> None:
         self._counted, self._observe = counted, observe
         self.sights: list[Sight] = []
         self.replies = self.failed = 0
@@ -30,14 +30,18 @@ class Desk:
     def see(self, message: Message, reply: Message) -> None:
         if not is_training(message):
             return
+        self.count(reply)
+        if not reply.has_error() and (number := self._counted.round_of(message)) in self._observe:
+            self.sights.append(
+                _sight(number, self._counted.client_of(message), message.content, reply.content)
+            )
+
+    def count(self, reply: Message) -> None:
+        """A training reply that is not kept."""
         self.replies += 1
         if reply.has_error():
             self.failed += 1
             self.failure = self.failure or reply.error.reason or "without a word"
-        elif (number := self._counted.round_of(message)) in self._observe:
-            self.sights.append(
-                _sight(number, self._counted.client_of(message), message.content, reply.content)
-            )
 
     @property
     def round(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -64,8 +65,22 @@ class FrontGrid(WrappedGrid):
         return outgoing
 
 
-class RoundsGrid(WrappedGrid):
-    """Counts the rounds of training in what goes out.
+class Counted(Protocol):
+    """Whoever knows to which round and client a training message goes."""
+
+    @property
+    def round(self) -> int:
+        """The one that goes on; 0 before the first."""
+
+    def round_of(self, message: Message) -> int:
+        """The round of a training message that went out."""
+
+    def client_of(self, message: Message) -> int:
+        """Number of the client that a message goes to."""
+
+
+class Rounds:
+    """Counts the rounds of training in what goes out and comes in.
 
     Whoever is asked again is asked in a new round. So is everybody after an answer has come back, unless the
     messages say to which round they belong, by their group or a "server-round" in their configuration.
@@ -74,8 +89,7 @@ class RoundsGrid(WrappedGrid):
         began: told the number of each round as it begins.
     """
 
-    def __init__(self, grid: Grid, began: Callable[[int], None]) -> None:
-        super().__init__(grid)
+    def __init__(self, began: Callable[[int], None]) -> None:
         self.round = 0
         self._began = began
         self._rounds: dict[str, int] = {}
@@ -87,11 +101,8 @@ class RoundsGrid(WrappedGrid):
         """The round of a training message that went out."""
         return self._rounds[message.metadata.message_id]
 
-    def client_of(self, message: Message) -> int:
-        """The partition that a message goes to."""
-        return client_of(message.metadata.dst_node_id)
-
-    def _sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+    def sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+        """`messages` went out under `ids`."""
         for message_id, message in zip(ids, messages, strict=True):
             if is_training(message):
                 node, hint = message.metadata.dst_node_id, _hint(message)
@@ -106,9 +117,41 @@ class RoundsGrid(WrappedGrid):
         self._asked, self._hint, self._answered = set(), hint, False
         self._began(self.round)
 
+    def arrived(self, replies: Iterable[Message]) -> None:
+        """`replies` came in."""
+        self._answered |= any(is_training(reply) for reply in replies)
+
+
+class RoundsGrid(WrappedGrid):
+    """Counts the rounds of what passes; see `Rounds`.
+
+    Args:
+        began: told the number of each round as it begins.
+    """
+
+    def __init__(self, grid: Grid, began: Callable[[int], None]) -> None:
+        super().__init__(grid)
+        self._rounds = Rounds(began)
+
+    @property
+    def round(self) -> int:
+        """The one that goes on; 0 before the first."""
+        return self._rounds.round
+
+    def round_of(self, message: Message) -> int:
+        """The round of a training message that went out."""
+        return self._rounds.round_of(message)
+
+    def client_of(self, message: Message) -> int:
+        """The partition that a message goes to."""
+        return client_of(message.metadata.dst_node_id)
+
+    def _sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
+        self._rounds.sent(ids, messages)
+
     def _arrived(self, replies: Iterable[Message]) -> list[Message]:
         arrived = list(replies)
-        self._answered |= any(is_training(reply) for reply in arrived)
+        self._rounds.arrived(arrived)
         return arrived
 
 
