@@ -93,6 +93,13 @@ def resume(
     force: Annotated[
         bool, typer.Option("--force", help="Go on with other versions of the software: bits may differ.")
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", metavar="N", min=1, help="Of a sweep: cells at a time, at most."),
+    ] = None,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Of a sweep: stop at the first cell that fails.")
+    ] = False,
     json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
@@ -103,8 +110,21 @@ def resume(
     if (directory / "sweep.json").is_file():
         from fedlab.cli import sweep
 
-        sweep.go_on(directory, overrides or [], force=force, json=json, quiet=quiet)
+        sweep.go_on(
+            directory,
+            overrides or [],
+            force=force,
+            workers=workers,
+            fail_fast=fail_fast,
+            json=json,
+            quiet=quiet,
+        )
         return
+    if workers is not None or fail_fast:
+        raise UsageError(
+            f"{directory} is no sweep; expected neither --workers nor --fail-fast: they are about its cells."
+            " How many workers a run has: --set runtime.workers=2"
+        )
     if _is_finished(directory):
         from fedlab.report import AuditReport
 

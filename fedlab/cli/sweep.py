@@ -86,7 +86,16 @@ def sweep(
     judge(report)
 
 
-def go_on(directory: Path, overrides: Sequence[str], *, force: bool, json: bool, quiet: bool) -> None:
+def go_on(
+    directory: Path,
+    overrides: Sequence[str],
+    *,
+    force: bool,
+    workers: int | None,
+    fail_fast: bool,
+    json: bool,
+    quiet: bool,
+) -> None:
     """`fedlab resume` of a sweep."""
     if not quiet:
         stderr().print(f"opening {directory}", markup=False, soft_wrap=True)
@@ -94,7 +103,9 @@ def go_on(directory: Path, overrides: Sequence[str], *, force: bool, json: bool,
     from fedlab.sweeps.view import watch
 
     with watch(quiet=quiet) as view:
-        report = resume(directory, overrides=overrides, force=force, view=view)
+        report = resume(
+            directory, overrides=overrides, force=force, workers=workers, fail_fast=fail_fast, view=view
+        )
     show(report, json=json)
     judge(report)
 

@@ -86,6 +86,24 @@ def test_exit_codes(fedlab: Any) -> None:
     assert 'Did you mean "batch_size"?' in err
 
 
+@pytest.mark.usefixtures("fake")
+def test_going_on_takes_what_sweeping_takes(fedlab: Any, tmp_path: Path) -> None:
+    rates = "clients.learning_rate=0.66,0.2,0.1"
+    words = "--workers", "1", "--fail-fast", "--quiet"
+    code, _, _ = fedlab("sweep", scenario(), "--sweep", rates, *words)
+    assert code == 1
+    out = Path("runs/tiny-sweep-1")
+    assert fedlab("resume", str(out), *words)[0] == 1
+    assert [one.name for one in out.glob("cells/*")] == ["learning_rate-0.66"]
+    (out / "mended").touch()
+    assert fedlab("resume", str(out), *words)[0] == 0
+    begun = [json.loads(line)["event"] for line in (out / "events.jsonl").read_text().splitlines()]
+    assert begun == ["started", "failed"] * 2 + ["started", "finished"] * 3  # one at a time
+    assert fedlab("resume", str(out), "--workers", "0")[0] == 2
+    code, _, err = fedlab("resume", str(out / "cells" / "learning_rate-0.1"), "--workers", "2")
+    assert code == 2 and "is no sweep" in err
+
+
 def test_a_cell_ends_when_the_hand_that_holds_it_lets_go(tmp_path: Path) -> None:
     """The real command line, stopped before it has read anything."""
     import subprocess
