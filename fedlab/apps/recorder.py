@@ -12,7 +12,7 @@ modules, is not seen.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -28,6 +28,8 @@ from fedlab.apps.losses import Called, Functions, of_module
 
 LIMIT = 512 * 2**20
 """Bytes of inputs and targets that are kept."""
+OnStep = Callable[[torch.optim.Optimizer, nn.Module | None, Step | None], None]
+"""Told before an optimizer steps: of the network and of what was recorded, None where that is not known."""
 
 
 @dataclass(eq=False)
@@ -56,13 +58,15 @@ class Recorder:
 
     Args:
         limit: bytes of inputs and targets that may be kept; steps beyond are only counted.
+        on_step: may change the gradients that the optimizer steps along; what it computes is not recorded.
 
     Attributes:
         kept: bytes that are.
     """
 
-    def __init__(self, limit: int = LIMIT) -> None:
+    def __init__(self, limit: int = LIMIT, on_step: OnStep | None = None) -> None:
         self.limit, self.kept, self._waiting = limit, 0, 0
+        self._on_step, self._paused = on_step, False
         self._undo = ExitStack()
         self._depth = 0
         self._loss_depth: int | None = None
@@ -115,7 +119,7 @@ class Recorder:
 
     def _entering(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._depth += 1
-        if self._loss_depth is not None or not torch.is_grad_enabled():
+        if self._paused or self._loss_depth is not None or not torch.is_grad_enabled():
             return
         self._called = of_module(module, args, outermost=self._depth == 1)
         if self._called is not None:
@@ -125,6 +129,8 @@ class Recorder:
 
     def _leaving(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         depth, self._depth = self._depth, self._depth - 1  # after an exception, torch passes no keywords
+        if self._paused:
+            return
         named, output = rest if len(rest) == 2 else ({}, rest[0])
         if self._loss_depth == depth:
             self._loss_depth = None
@@ -164,6 +170,8 @@ class Recorder:
 
     def _computed(self, called: Called | None, output: Any) -> None:
         """A loss has been computed; one within a loss module is that module's own affair."""
+        if self._paused:
+            return
         if called is not None and self._loss_depth is None and torch.is_grad_enabled():
             event = _Event(None, called.name, self._own(called.targets), settings=called.settings)
             event.watch(output)
@@ -181,7 +189,15 @@ class Recorder:
             for key, first in self._optimizer.settings.items():
                 if key in found.settings and found.settings[key] != first:
                     self._note(f"{key} of {found.name} did not stay {first}")
+        before = len(self._steps)
         self._close_step()
+        if self._on_step is not None:
+            step = self._steps[-1] if len(self._steps) > before else None
+            self._paused = True
+            try:
+                self._on_step(optimizer, None if self._network is None else self._network.module, step)
+            finally:
+                self._paused = False
 
     def _stepped(self, optimizer: torch.optim.Optimizer, args: Any, named: Any) -> None:
         self._close_step()  # what a closure computed

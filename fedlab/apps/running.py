@@ -24,7 +24,7 @@ from fedlab.apps.flower import Books, declare, watched
 from fedlab.apps.folder import AppFolder, Value
 from fedlab.apps.grids import FrontGrid, RoundsGrid, is_training
 from fedlab.apps.loading import Apps
-from fedlab.apps.recorder import LIMIT, Recorder
+from fedlab.apps.recorder import LIMIT, OnStep, Recorder
 from fedlab.errors import AppFailed, BackendError, FedlabError, UsageError
 from fedlab.progress import Progress, Quiet
 from fedlab.runtime import GuardedGrid, SimulationGrid, TappedGrid
@@ -46,6 +46,7 @@ def run(
     seed: int = 0,
     progress: Progress | None = None,
     mods: Sequence[Mod] = (),
+    on_step: OnStep | None = None,
 ) -> Ran:
     """Run the app to its end.
 
@@ -56,6 +57,7 @@ def run(
         observe: rounds whose replies and batches are kept, counted from 1.
         seed: of the global generators of server and clients, which stay as they were.
         mods: Flower mods around the app's own, the outermost first; they see what the app sends.
+        on_step: told before each step of an optimizer in a client, in all rounds; may change its gradients.
 
     Raises:
         UsageError: an unknown key of the run config, no key that counts rounds, a round that does not exist.
@@ -63,13 +65,10 @@ def run(
     """
     if supernodes < 1:
         raise UsageError(f"supernodes = {supernodes}; expected how many clients there are, at least 1")
-    config = _configured(folder, run_config or {}, rounds)
-    key = folder.rounds_key()
-    planned = math.inf if key is None else int(config[key])
-    _observable(observe, planned, f"its run config says {key} = {planned}")
+    config, rounds_told = planned(folder, run_config or {}, rounds, observe)
     told, printed, books = progress or Quiet(), Printed(), Books()
-    told.start(JOB, max(observe, default=1) if planned == math.inf else int(planned))
-    clients = _Clients(apps.client, folder, config, mods, frozenset(observe))
+    told.start(JOB, max(observe, default=1) if rounds_told is None else rounds_told)
+    clients = _Clients(apps.client, folder, config, mods, frozenset(observe), on_step)
     counted = RoundsGrid(
         SimulationGrid(clients, supernodes, seed=seed), began=lambda number: told.advance(JOB, number - 1)
     )
@@ -108,6 +107,21 @@ def run(
     )
 
 
+def planned(
+    folder: AppFolder, changes: Mapping[str, Value], rounds: int | None, observe: Collection[int]
+) -> tuple[dict[str, Value], int | None]:
+    """The run config with these changes, and for how many rounds the app trains; None if it does not say.
+
+    Raises:
+        UsageError: as `run`, as far as it can be told before the app runs.
+    """
+    config = _configured(folder, changes, rounds)
+    key = folder.rounds_key()
+    count = None if key is None else int(config[key])
+    _observable(observe, math.inf if count is None else count, f"its run config says {key} = {count}")
+    return config, count
+
+
 def _configured(folder: AppFolder, changes: Mapping[str, Value], rounds: int | None) -> dict[str, Value]:
     if rounds is None:
         return folder.configured(changes)
@@ -141,12 +155,13 @@ class _Clients(ClientApp):
         config: Mapping[str, Value],
         mods: Sequence[Mod],
         observe: frozenset[int],
+        on_step: OnStep | None,
     ) -> None:
         super().__init__()
         self.round_of: Callable[[Message], int] = lambda message: 0
         self.recordings: dict[tuple[int, int], Recording] = {}
         self._app, self._folder, self._config, self._observe = app, folder.path, config, observe
-        self._left = LIMIT
+        self._left, self._on_step = LIMIT, on_step
         self._behind: Call = self._recorded
         for mod in reversed(mods):
             self._behind = functools.partial(_through, mod, self._behind)
@@ -174,8 +189,11 @@ class _Clients(ClientApp):
     def _recorded(self, message: Message, context: Context) -> Message:
         number = self.round_of(message) if is_training(message) else 0
         if number not in self._observe:
-            return self._app(message, context)
-        with Recorder(self._left) as recorder:
+            if self._on_step is None or not number:
+                return self._app(message, context)
+            with Recorder(LIMIT, self._on_step):  # of a round that nobody looks at nothing is kept
+                return self._app(message, context)
+        with Recorder(self._left, self._on_step) as recorder:
             answer = self._app(message, context)
         self._left -= recorder.kept
         self.recordings[number, int(context.node_config["partition-id"])] = recorder.recording()
