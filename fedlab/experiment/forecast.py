@@ -18,11 +18,12 @@ from typing import Any
 
 from fedlab.errors import FedlabError
 from fedlab.experiment.budget import check
-from fedlab.experiment.cells import Cell, Parts, Trained, at_once, observed_bytes
+from fedlab.experiment.cells import Cell, Parts, Trained
+from fedlab.experiment.leaving import trained
 from fedlab.experiment.pace import Step, steps_of, time_attacks, time_step
+from fedlab.experiment.room import at_once, observed_bytes
 from fedlab.experiment.setup import Setup, set_up
 from fedlab.experiment.spending import Spending, spending
-from fedlab.experiment.training import trained
 from fedlab.experiment.trials import Trial, trials_of
 from fedlab.scenario import Scenario, load
 from fedlab.scenario.points import points

@@ -18,23 +18,24 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedlab import plugins, seeds
-from fedlab.adversaries import Adversary, Group, Recruits, groups
-from fedlab.adversaries.contract import poisoned
+from fedlab.adversaries import Group
 from fedlab.audit import Attack, Defense
 from fedlab.audit.defense import NetworkFactory
 from fedlab.audit.membership import MembershipAttack
 from fedlab.errors import PluginError, UsageError
-from fedlab.experiment.cells import Cell, Parts, assemble, check_disk
+from fedlab.experiment.assembly import assemble
+from fedlab.experiment.cells import Cell, Parts
 from fedlab.experiment.combining import combiner
+from fedlab.experiment.dividing import divide
 from fedlab.experiment.own import Own, own
 from fedlab.experiment.pairing import paired
 from fedlab.experiment.provenance import describe_data
+from fedlab.experiment.recruiting import recruit
+from fedlab.experiment.room import check_disk
 from fedlab.experiment.several import alone, described, together
 from fedlab.scenario import Scenario, load
-from fedlab.scenario.schema import Adversary as AdversarySettings
 from fedlab.strategies import Aggregator
-from fedlab.tasks import Dataset, FunctionalModel, LazyOwners, Records, Task
-from fedlab.tasks.partition import PARTITIONS
+from fedlab.tasks import Dataset, FunctionalModel, Records, Task
 
 Tampering = Callable[[NetworkFactory], NetworkFactory]
 
@@ -241,81 +242,6 @@ def build_task(scenario: Scenario) -> Task:
             f" {type(made).__name__}; expected a torch.nn.Module"
         )
     return Task(train=halves[0], test=halves[1], network=network)
-
-
-def divide(scenario: Scenario, task: Task) -> dict[int, Sequence[NDArray[np.int64]]]:
-    """Record ids of each client, by seed."""
-    if task.owners is not None:
-        return dict.fromkeys(scenario.seeds, _checked(task, scenario.clients.count))
-    partition = scenario.clients.partition
-    return {
-        seed: PARTITIONS[partition.name](
-            task.train,
-            scenario.clients.count,
-            generator=seeds.numpy_generator(seed, "partition"),
-            **partition.params,
-        )
-        for seed in scenario.seeds
-    }
-
-
-def _checked(task: Task, clients: int) -> Sequence[NDArray[np.int64]]:
-    """The owners that a task brings, refused by name where they cannot be; of a population that is never
-    listed, the first and the last are looked at."""
-    given = () if task.owners is None else task.owners
-    if len(given) != clients:
-        raise UsageError(
-            f"the task brings {len(given)} clients, but clients.count is {clients}; make them equal"
-        )
-    if isinstance(given, LazyOwners):
-        for client in (0, clients - 1):
-            _check_owner(client, given[client], task)
-        return given
-    owners = [np.asarray(ids) for ids in given]
-    for client, ids in enumerate(owners):
-        _check_owner(client, ids, task)
-    return [ids.astype(np.int64) for ids in owners]
-
-
-def _check_owner(client: int, ids: NDArray[np.int64], task: Task) -> None:
-    problem = None
-    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
-        problem = f"{ids.dtype} of shape {ids.shape}; expected a list of record ids"
-    elif len(ids) == 0:
-        problem = "no record; leave the client out"
-    elif ids.min() < 0 or ids.max() >= len(task.train):
-        problem = f"ids from {ids.min()} to {ids.max()}; expected 0 to {len(task.train) - 1}"
-    elif len(np.unique(ids)) != len(ids):
-        problem = "a record twice, which would double its influence; name each once"
-    if problem:
-        raise UsageError(f"owners of client {client}: {problem}")
-
-
-def recruit(scenario: Scenario, task: Task) -> dict[int, Sequence[Group]]:
-    """Who attacks the training, by seed; each attack is tried on one record, so that it fails here.
-
-    Raises:
-        UsageError: a client twice, or an attack that does not fit the data.
-        PluginError: no adversary.
-    """
-    recruits = [
-        Recruits(spec.label, _adversary(spec), spec.fraction, spec.clients) for spec in scenario.adversaries
-    ]
-    for one in recruits:
-        x, y = task.train.images([0]), task.train.labels([0])
-        poisoned(one.adversary, x, y, task.classes, seeds.torch_generator(0, "trial"))
-        one.adversary.aim(x, y, task.classes)
-    return {seed: groups(recruits, scenario.clients.count, seed) for seed in scenario.seeds}
-
-
-def _adversary(spec: AdversarySettings) -> Adversary:
-    made = plugins.build("adversaries", spec)
-    if not isinstance(made, Adversary):
-        raise PluginError(
-            f"the adversary {spec.name!r} (from {plugins.provider('adversaries', spec.name)}) is a"
-            f" {type(made).__name__}; expected a subclass of fedlab.adversaries.Adversary"
-        )
-    return made
 
 
 def with_own_task(scenario: str | Path | Mapping[str, Any] | Scenario) -> Mapping[str, Any] | Scenario:

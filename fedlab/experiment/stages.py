@@ -16,10 +16,11 @@ from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.checkpoints import clear
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now, recorded
+from fedlab.experiment.leaving import trained
 from fedlab.experiment.mapping import fill
 from fedlab.experiment.proving import prove
 from fedlab.experiment.setup import Setup
-from fedlab.experiment.training import Training, checkpoints_of, trained
+from fedlab.experiment.training import Training, checkpoints_of
 from fedlab.experiment.trials import attack_cells, trials_of
 from fedlab.progress import Progress
 from fedlab.report import AuditReport, build
@@ -82,7 +83,13 @@ def executor_of(scenario: Scenario, progress: Progress) -> Iterator[Executor]:
 
         try:
             executor = RayExecutor(
-                runtime.num_cpus, runtime.num_gpus, runtime.workers, runtime.placement, runtime.address
+                runtime.num_cpus,
+                runtime.num_gpus,
+                runtime.workers,
+                runtime.placement,
+                runtime.address,
+                runtime.working_dir,
+                runtime.wait,
             )
         except SystemExit as exit:  # SIGTERM, for which Ray has a handler of its own while it starts
             raise KeyboardInterrupt from exit

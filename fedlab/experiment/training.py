@@ -7,31 +7,30 @@ model, the strategy, the Grid with its clock and its clients, and the counts for
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from flwr.serverapp import Grid
 
-from fedlab.audit import Disclosure, archive
+from fedlab.audit import archive
 from fedlab.errors import BudgetExhausted, FedlabError, UsageError
-from fedlab.experiment.budget import Budget, BudgetedGrid, Exhausted, Overspent, spends
-from fedlab.experiment.cells import Cell, Parts, Trained
-from fedlab.experiment.checkpoints import Checkpoints, clear
+from fedlab.experiment.cells import Cell, Trained
+from fedlab.experiment.charging import charges
+from fedlab.experiment.checkpoints import Checkpoints
 from fedlab.experiment.diary import Diary
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
-from fedlab.experiment.evaluation import TOLD, evaluate, integrity, per_client, told, weights_sha256
-from fedlab.experiment.personal import PerClient, accuracy_of, ask_clients, mean_over_clients
+from fedlab.experiment.leaving import leave
+from fedlab.experiment.leaving import trained as trained
+from fedlab.experiment.measuring import Examiner
 from fedlab.experiment.planned import Plan
 from fedlab.experiment.setup import Setup
-from fedlab.experiment.several import Measured, Simultaneous, TaskMilestones, measure, milestones
+from fedlab.experiment.several import Measured, Simultaneous, TaskMilestones, milestones
 from fedlab.experiment.traffic import Traffic
 from fedlab.experiment.watch import Watcher
 from fedlab.experiment.world import attacked, global_draws, simulation, watched
-from fedlab.privacy import Event
-from fedlab.privacy.examination import examined
 from fedlab.privacy.ledger import Journal
 from fedlab.progress import Progress
 from fedlab.runtime import Executor, SimulationGrid, client_of, quiet_logger
@@ -39,7 +38,7 @@ from fedlab.runtime.arrays import array_record, tensors
 from fedlab.runtime.devices import sample_nominal
 from fedlab.snapshot import Resumable, Snapshot
 from fedlab.strategies.asynchronous import Buffered
-from fedlab.strategies.rounds import OwnRounds, Round, rounds
+from fedlab.strategies.rounds import Round, rounds
 from fedlab.tasks import State
 from fedlab.tasks.population import sizes
 
@@ -56,7 +55,7 @@ class Training:
     Attributes:
         done: rounds that are finished.
         state: the model after them.
-        personal: whether clients have models of their own, of which the server knows a part at most.
+        ended: why training stopped before its last round; "" if it did not.
     """
 
     def __init__(
@@ -97,26 +96,21 @@ class Training:
             plan=plan,
             recalled=isinstance(self.grid, SimulationGrid),
         )
-        limit = scenario.privacy.budget
-        self.budget = None
-        if limit is not None and spends(self.defense):
-            cohorts = not isinstance(self.parts.strategy, OwnRounds)
-            self.budget = Budget(
-                limit, self.defense, self.journal, plan, self.parts.federation, cohorts=cohorts
-            )
+        self.charges = charges(self.parts, self.defense, self.journal, plan, scenario.privacy.budget)
         learner = getattr(self.parts.strategy, "learner", None)
         if learner is not None:
-            learner.charge, learner.combined = self._charge, self.watcher.combined
+            learner.charge, learner.combined = self.charges.charge, self.watcher.combined
         self.checkpoints = Checkpoints(
             checkpoints_of(directory, cell), scenario.checkpoint.every, scenario.checkpoint.seconds
         )
         self.state: State = self.parts.state()
-        self.personal = bool(self.parts.personal) or isinstance(self.parts.strategy, PerClient)
+        self.examiner = Examiner(
+            self.parts, self.owners, self.adversaries, self.grid, self.watcher, scenario.strategy.deadline
+        )
         self.done, self.skipped = 0, 0
         self.train_loss: float | None = None
         self.milestones = milestones(scenario)
         self.ended = ""
-        self.exhausted: Exhausted | None = None
 
     def run(self, stop: Stop) -> Trained:
         """Train to the end, from the last checkpoint if there is one; writes all that the cell leaves.
@@ -145,7 +139,7 @@ class Training:
         with patient, global_draws(self.cell) as begin:
             begin(self.done + 1)
             self.ended = self.milestones.over(self.traffic.now)  # of a run that was killed at its end
-            for round in () if self.ended else self._affordable():
+            for round in () if self.ended else self.charges.affordable(self._rounds()):
                 note = self._after(round)
                 begin(self.done + 1)
                 stopping = stop.asked
@@ -157,11 +151,11 @@ class Training:
                 self.ended = self.milestones.over(self.traffic.now)
                 if self.ended:
                     break
-            spent = "" if self.exhausted is None else str(self.exhausted)
-            self.ended = self.ended or spent or getattr(self.parts.strategy, "ended", "")
+            exhausted = self.charges.exhausted
+            self.ended = self.ended or str(exhausted or "") or getattr(self.parts.strategy, "ended", "")
             if self.ended:
                 self.diary.ended(self.done, self.ended)
-            if self.exhausted is not None and not self.done:
+            if exhausted is not None and not self.done:
                 raise BudgetExhausted(
                     f"{self.title}: {self.ended}. Raise it, add noise, or take fewer steps a round"
                 )
@@ -221,13 +215,6 @@ class Training:
             self.diary.goes_on(self.done)
             self.progress.advance(self.title, self.done)
 
-    def _affordable(self) -> Iterator[Round]:
-        """The rounds, until the privacy budget forbids the next."""
-        try:
-            yield from self._rounds()
-        except Overspent as stop:
-            self.exhausted = stop.why
-
     def _rounds(self) -> Iterator[Round]:
         scenario, settings = self.scenario, self.scenario.strategy
         grid = attacked(self.traffic, self.cell, scenario, self.parts, self.adversaries)
@@ -235,7 +222,7 @@ class Training:
         shown: Grid = watched(grid, scenario, self.parts.strategy, self.watcher)
         return rounds(
             self.parts.strategy,
-            shown if self.budget is None else BudgetedGrid(shown, self.budget),
+            self.charges.guarded(shown),
             array_record(self.state),
             first=self.done + 1,
             last=settings.rounds,
@@ -266,7 +253,7 @@ class Training:
         self.diary.waited = ""
         note = self._counts(round)
         if self.milestones.due(self.done):
-            measured = self._evaluate(each=False)
+            measured = self.examiner.measure(self.state, self.done, each=False)
             self._evaluated(measured)
             note += f", accuracy {measured.accuracy:.3f}"
         return note
@@ -279,26 +266,6 @@ class Training:
             took = max(0, cohort - lost["failed"] - lost["rejected"] - lost["late"]) if round.updated else 0
         return ", ".join([f"{took} clients", *(f"{count} {word}" for word, count in lost.items() if count)])
 
-    def _evaluate(self, *, each: bool) -> Measured:
-        """Loss and accuracy on the test set, and each client's: of personal models as the clients say, of a
-        common one only if `each` is wanted, for that takes a look at what they hold."""
-        parts = self.parts
-        clients = told(len(self.owners), self.watcher.heard | self.watcher.unheard)
-        if parts.tasks:
-            return measure(parts, self.state, clients if each else ())
-        if not self.personal:
-            loss, accuracy, by_class = evaluate(parts.model, parts.task, self.state)
-            clients = clients if each else ()
-            rows = per_client(parts.task, self.owners, by_class, self.adversaries, clients)
-            return Measured(loss, accuracy, rows)
-        records, timeout = sizes(self.owners), self.scenario.strategy.deadline
-        rows = ask_clients(self.grid, parts.strategy, self.state, self.done, records, timeout, clients)
-        attacks = {client: group.label for group in self.adversaries for client in group.clients}
-        rows = [
-            row | ({"adversary": attacks[row["client"]]} if row["client"] in attacks else {}) for row in rows
-        ]
-        return Measured(mean_over_clients(rows, "loss"), accuracy_of(rows), rows)
-
     def _evaluated(self, found: Measured) -> None:
         entry = {"round": self.done, "accuracy": found.accuracy, "loss": found.loss}
         tasks = {"tasks": found.tasks} if found.tasks else {}
@@ -307,82 +274,11 @@ class Training:
             self.parts.strategy.finish(self.milestones.met)
 
     def _finish(self) -> Trained:
-        """Write what the cell leaves, the manifest's entry last: from then on it is trained."""
-        cell, directory, parts = self.cell, self.directory, self.parts
-        measured = self._evaluate(each=True)
+        measured = self.examiner.measure(self.state, self.done, each=True)
         self._evaluated(measured)
-        accuracy, clients = measured.accuracy, measured.clients
-        metrics = {
-            "accuracy": accuracy,
-            "loss": measured.loss,
-            "rounds": self.milestones.history,
-            "reached": self.milestones.reached,
-            "ended": self.ended,
-            "budget": None if self.exhausted is None else self.exhausted.to_dict(),
-            "schedule": facts() if (facts := getattr(parts.strategy, "facts", None)) else None,
-            "traffic": self.traffic.summary(),
-            "parameters": parts.model.parameter_count,
-            "personal": self.personal,
-            "per_client": clients,
-            "per_client_of": "all" if len(self.owners) <= TOLD else "took part",
-            "population": len(self.owners),
-            "client_accuracy": mean_over_clients(clients, "accuracy"),
-            "adversaries": integrity(parts.model, parts.task, self.state, self.adversaries),
-            "wire": self.watcher.wire,
-            "uplink_bytes": self.defense.uplink_bytes(sum(value.numel() for value in self.state.values())),
-            "failures": len(self.watcher.failures),
-            "rejected": self.watcher.rejected_by_kind,
-            "asked": self.watcher.asked,
-            "late": sum(self.watcher.late.values()),
-            "stopped": sum(self.watcher.stopped.values()),
-            "never_contributed": self.watcher.never_contributed,
-            "skipped_rounds": self.skipped,
-            "virtual_seconds": self.grid.now if isinstance(self.grid, SimulationGrid) else None,
-        }
-        if isinstance(self.milestones, TaskMilestones):
-            metrics |= {"tasks": self.milestones.rows(measured)}
-        archive.add(directory.path / "observations" / cell.name, self.watcher.take())
-        directory.write_tensors(f"models/{cell.name}/model.safetensors", self.state)
-        self.journal.flush()  # what came after the last round's replies
-        guarantee = examined(self.defense.guarantee, self.journal, self.defense.spends)
-        if guarantee is not None:
-            directory.write_json(f"privacy/{cell.name}.json", guarantee.to_dict())
-        entry = {
-            "name": cell.name,
-            **cell.about,
-            "chunk_size": parts.chunking.size,
-            "weights_sha256": weights_sha256(self.state),
-        }
-        done = {one["name"] for one in directory.manifest["cells"]}
-        earlier = directory.read_json("metrics.json")["cells"] if done else {}
-        kept = {name: earlier[name] for name in earlier if name in done}
-        directory.write_json("metrics.json", {"cells": kept | {cell.name: metrics}})
-        directory.event("trained", cell=cell.name, accuracy=accuracy)
-        directory.update_manifest(cells=[*directory.manifest["cells"], entry])
-        clear(self.checkpoints.folder)
-        self.progress.finish(self.title, f"accuracy {accuracy:.3f}")
-        return trained(cell, self.setup, parts, metrics, str(entry["weights_sha256"]))
-
-    def _charge(self, nodes: Sequence[int], round: int) -> None:
-        """Write down what combining these updates spends, before it is done.
-
-        What clients noised has been seen when it comes here: it is written down whatever the budget says.
-        Noise at the server is weighed first, for without a model of it nothing is spent.
-        """
-        clients = [client_of(node) for node in nodes]
-        events = self.defense.charge(clients, round, self.parts.federation)
-        sent = [event for event in events if event.place == "client"]
-        made = [event for event in events if event.place == "server"]
-        self._note(sent)
-        if self.budget is not None:
-            self.budget.released(sent)
-            self.budget.weigh(made)
-        self._note(made)
-
-    def _note(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self.journal.add(event)
-        self.journal.flush()
+        result = leave(self, measured)
+        self.progress.finish(self.title, f"accuracy {measured.accuracy:.3f}")
+        return result
 
     def _cautions(self) -> list[str]:
         """Settings of an asynchronous strategy that are allowed, and seldom meant."""
@@ -405,18 +301,3 @@ class Training:
 def checkpoints_of(directory: RunDirectory, cell: Cell) -> Path:
     """Where a cell's checkpoints are while it trains."""
     return directory.path / "checkpoints" / cell.name
-
-
-def trained(cell: Cell, setup: Setup, parts: Parts, metrics: dict[str, Any], weights: str) -> Trained:
-    """What attackers and scorer need of a cell, just trained or long ago."""
-    return Trained(
-        cell,
-        parts.task,
-        parts.model,
-        parts.config,
-        parts.owners,
-        metrics,
-        weights,
-        parts.personal,
-        Disclosure(altered=parts.rule.alters).then(setup.defenses[cell.defense].disclosure(parts.model)),
-    )

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,8 +24,8 @@ from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.errors import BudgetExhausted, ScenarioError
 from fedlab.experiment import budget as budgets
 from fedlab.experiment.budget import Budget, Overspent
+from fedlab.experiment.charging import Charges
 from fedlab.experiment.planned import Plan
-from fedlab.experiment.training import Training
 from fedlab.privacy import Event, Ledger, epsilon_of
 from fedlab.privacy.ledger import Journal
 from fedlab.report import AuditReport
@@ -280,30 +279,26 @@ def test_what_clients_released_is_noted_before_the_budget_stops_anything(
 ) -> None:
     _, _, plain, federation = distributed(tmp_path / "none", 1.0)
     budget, journal, _, _ = distributed(tmp_path / "journal", cost(plain, federation, 2))
-    training = Training.__new__(Training)
-    training.journal, training.budget = journal, budget
-    training.defense = budget.defense = kind(noise_multiplier=4.0, survivors=2)
-    training.parts = SimpleNamespace(federation=federation)  # type: ignore[assignment]
+    defense = budget.defense = kind(noise_multiplier=4.0, survivors=2)
+    charges = Charges(defense, journal, federation, budget)
     budget.asks([ask(client, 1) for client in range(4)])
     if kind is Fainter:
         with pytest.raises(Overspent, match=r"is overspent: .* less noise than they were asked for") as stop:
-            training._charge([client + 2 for client in range(3)], 1)
+            charges.charge([client + 2 for client in range(3)], 1)
         assert stop.value.why.spent > budget.limit
     else:
-        training._charge([client + 2 for client in range(3)], 1)
-    assert Journal(journal.path).events == training.defense.charge(range(3), 1, federation)
+        charges.charge([client + 2 for client in range(3)], 1)
+    assert Journal(journal.path).events == defense.charge(range(3), 1, federation)
 
 
 def test_noise_at_the_server_that_is_never_added_is_not_noted(tmp_path: Path) -> None:
     _, journal, _, federation = distributed(tmp_path / "journal", 1.0)
     defense = UserDP(noise_multiplier=0.1)
     plan = Plan(LocalRule(), federation.config, federation.records)
-    training = Training.__new__(Training)
-    training.journal, training.defense = journal, defense
-    training.budget = Budget(1.0, defense, journal, plan, federation, cohorts=False)
-    training.parts = SimpleNamespace(federation=federation)  # type: ignore[assignment]
+    budget = Budget(1.0, defense, journal, plan, federation, cohorts=False)
+    charges = Charges(defense, journal, federation, budget)
     with pytest.raises(Overspent, match="would bring it"):
-        training._charge([2, 3], 1)
+        charges.charge([2, 3], 1)
     assert not journal.events
 
 

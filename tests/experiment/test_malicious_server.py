@@ -17,9 +17,9 @@ from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victi
 from fedlab.errors import NotApplicable, PluginError
 from fedlab.experiment.attacking import AttackJob, attack, choose
 from fedlab.experiment.cells import Trained
+from fedlab.experiment.leaving import trained
 from fedlab.experiment.malicious import _agreed, provoke
 from fedlab.experiment.setup import Setup, set_up
-from fedlab.experiment.training import trained
 from fedlab.experiment.trials import provoked
 from fedlab.scenario import load
 from fedlab.tasks import State

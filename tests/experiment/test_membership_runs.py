@@ -17,9 +17,10 @@ from fedlab.audit.detection import detection
 from fedlab.audit.membership import Candidates, MembershipAttack
 from fedlab.errors import NotApplicable, ScenarioError
 from fedlab.experiment import membership, trials
+from fedlab.experiment.dividing import divide
 from fedlab.experiment.membership import MembershipAnswer, MembershipJob
 from fedlab.experiment.questions import Questions, Target
-from fedlab.experiment.setup import build_task, divide
+from fedlab.experiment.setup import build_task
 from fedlab.report import AuditReport
 from fedlab.scenario import load
 from fedlab.tasks import Task

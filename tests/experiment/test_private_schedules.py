@@ -15,7 +15,7 @@ import fedlab
 from fedlab.audit import Observation, archive
 from fedlab.clients import ClientConfig
 from fedlab.errors import UsageError
-from fedlab.experiment.cells import federated
+from fedlab.experiment.assembly import federated
 from fedlab.scenario import Scenario
 
 ASYNC = {"name": "fedbuff", "options": {"concurrency": 6, "staleness": "polynomial"}}

@@ -17,8 +17,8 @@ from fedlab.audit import Attack, Observation, Reconstruction, ThreatModel, Victi
 from fedlab.experiment.attacking import AttackJob, _records, attack, choose, public, threat_model
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.granting import PROXIES, folded, masks_of, proxy_of, steps_of
+from fedlab.experiment.leaving import trained
 from fedlab.experiment.setup import set_up
-from fedlab.experiment.training import trained
 from fedlab.scenario import Scenario, load
 from fedlab.tasks import Dataset
 
