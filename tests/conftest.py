@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import nn
 
 import fedlab  # noqa: F401  (switches telemetry off before flwr and ray are imported)
 from fedlab.tasks import Dataset, Task
+
+# A shell has what it starts in the background ignore Ctrl-C, and every process inherits that from its parent.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("fedlab", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("fedlab")
