@@ -48,28 +48,28 @@ def lines(found: Forecast) -> Iterator[tuple[str, str]]:
     """(what, how much) of everything that a forecast says."""
     models = [one.cell for one in found.models]
     named = ", ".join(models[:MOST_NAMED]) + (", …" if len(models) > MOST_NAMED else "")
-    yield "models", f"{_count(len(models), 'model')} to train: {named}"
+    yield "models", f"{count(len(models), 'model')} to train: {named}"
     if found.points > 1:
         yield "", f"and again at each of {found.points} points of the map, the base among them"
     least, middle, most = found.records
     held = f"{least} records each" if least == most else f"{least} to {most} records (median {middle})"
     cohorts = " or ".join(map(str, found.cohorts))
-    yield "clients", f"{_count(found.clients, 'client')}, {cohorts} in a round, with {held}"
+    yield "clients", f"{count(found.clients, 'client')}, {cohorts} in a round, with {held}"
     rounds = sorted({one.rounds for one in found.models})
     span = str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
     yield "rounds", f"{span} for each model, {found.messages:,} training messages in all"
     yield "attacks", _attacks(found)
     memory = found.memory
-    workers = "workers of a cluster" if memory.workers is None else _count(memory.workers, "process", "es")
+    workers = "workers of a cluster" if memory.workers is None else count(memory.workers, "process", "es")
     yield (
         "memory",
-        f"{_bytes(memory.worker)} in each of {workers}; the model {_bytes(memory.model)},"
-        f" {_count(memory.chunk, 'client')} at once",
+        f"{size(memory.worker)} in each of {workers}; the model {size(memory.model)},"
+        f" {count(memory.chunk, 'client')} at once",
     )
     yield (
         "disk",
-        f"observations {_bytes(found.observations)} of at most {_bytes(found.limit)}, trained models"
-        f" {_bytes(found.weights)}",
+        f"observations {size(found.observations)} of at most {size(found.limit)}, trained models"
+        f" {size(found.weights)}",
     )
     yield "time", _time(found)
     yield "", f"not counted: {', '.join(found.seconds.uncounted)}"
@@ -83,9 +83,9 @@ def _attacks(found: Forecast) -> str:
     told = found.attacks
     if not told.names:
         return "none"
-    names = f"{_count(len(told.names), 'attack')} ({', '.join(told.names)})"
+    names = f"{count(len(told.names), 'attack')} ({', '.join(told.names)})"
     return (
-        f"{names} x {_count(told.victims, 'victim')}: {_count(told.trials, 'trial')} in all,"
+        f"{names} x {count(told.victims, 'victim')}: {count(told.trials, 'trial')} in all,"
         f" {told.answers:,} answers and as many controls"
     )
 
@@ -107,7 +107,7 @@ def _epsilon(one: Spending) -> str:
     who = f"{one.strategy}/{one.defense}" if one.strategy else one.defense
     if one.epsilon is None:
         return f"{who}: no formal guarantee, for {one.reason}"
-    whose = "" if one.client is None else f"; client {one.client}, in {_count(one.rounds, 'round')}"
+    whose = "" if one.client is None else f"; client {one.client}, in {count(one.rounds, 'round')}"
     bound = "" if one.exact else ", if it were asked in each"
     beside = "".join(
         f"; {epsilon(other)} for {protects(unit)}" for unit, other in one.beside if other is not None
@@ -118,11 +118,13 @@ def _epsilon(one: Spending) -> str:
     )
 
 
-def _count(number: int, noun: str, plural: str = "s") -> str:
+def count(number: int, noun: str, plural: str = "s") -> str:
+    """1 cell, 2 cells, 1,000 cells"""
     return f"{number:,} {noun}{plural if number != 1 else ''}"
 
 
-def _bytes(number: float) -> str:
+def size(number: float) -> str:
+    """Bytes, to three digits: 24.6 kB, 494 MB"""
     for unit, size in (("GB", 1e9), ("MB", 1e6)):
         if number >= size:
             return f"{number / size:.3g} {unit}"

@@ -54,6 +54,10 @@ def sweep(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first cell that fails.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what each cell and all of them would take."),
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")
     ] = False,
@@ -68,6 +72,11 @@ def sweep(
     """
     if not quiet:
         stderr().print(f"reading {scenario}", markup=False, soft_wrap=True)
+    if dry_run:
+        from fedlab.cli.sweep_forecasts import tell
+
+        tell(scenario, overrides or [], axes or [], out=out, workers=workers, json=json, quiet=quiet)
+        return
     from fedlab.sweeps import sweep as run_sweep
     from fedlab.sweeps.view import watch
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedlab.scenario.schema import Runtime
@@ -44,3 +46,22 @@ def taken(runtime: Runtime, whole: Room) -> Room:
         return Room(whole.cores, whole.gpu if runtime.num_gpus else 0.0)
     cores = math.ceil(runtime.workers * runtime.num_cpus)
     return Room(min(max(cores, 1), whole.cores), min(runtime.workers * runtime.num_gpus, whole.gpu))
+
+
+def turns(cells: Iterable[tuple[Room, float]], whole: Room, most: int) -> tuple[float, int]:
+    """Seconds until the last of the cells has ended, and how many of them run at a time at most.
+
+    Args:
+        cells: what each takes, and for how many seconds; each begins as soon as there is room for it.
+        most: that may run at a time.
+    """
+    now, at_once, free = 0.0, 0, whole
+    busy: list[tuple[float, int, Room]] = []  # (end, which, what it takes), the next to end first
+    for place, (takes, seconds) in enumerate(cells):
+        while busy and (len(busy) >= most or not free.holds(takes)):
+            now, _, left = heapq.heappop(busy)
+            free = Room(free.cores + left.cores, free.gpu + left.gpu)
+        heapq.heappush(busy, (now + seconds, place, takes))
+        free = free.without(takes)
+        at_once = max(at_once, len(busy))
+    return max((end for end, _, _ in busy), default=0.0), at_once

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fedlab.scenario.schema import Runtime
-from fedlab.sweeps.room import Room, taken
+from fedlab.sweeps.room import Room, taken, turns
 
 WHOLE = Room(8, 1.0)
 
@@ -37,3 +37,24 @@ def test_four_cells_share_a_gpu() -> None:
     while free.holds(one):
         free, cells = free.without(one), cells + 1
     assert cells == 4
+
+
+ONE, TWO = Room(1), Room(2)
+
+
+@pytest.mark.parametrize(
+    ("cells", "whole", "most", "wall", "at_once"),
+    [
+        ([], TWO, 4, 0.0, 0),
+        ([(ONE, 3.0)], TWO, 4, 3.0, 1),
+        ([(ONE, 3.0), (ONE, 1.0), (ONE, 1.0), (ONE, 1.0)], TWO, 4, 3.0, 2),  # three beside the long one
+        ([(ONE, 1.0), (ONE, 1.0), (ONE, 1.0), (ONE, 3.0)], TWO, 4, 4.0, 2),  # which begins at 1 if it is last
+        ([(ONE, 3.0), (TWO, 1.0), (ONE, 2.0)], TWO, 4, 6.0, 1),  # nobody overtakes who waits for room
+        ([(ONE, 1.0)] * 6, Room(4), 2, 3.0, 2),
+        ([(Room(1, 0.5), 1.0)] * 4, WHOLE, 4, 2.0, 2),  # two share the GPU
+    ],
+)
+def test_how_long_cells_take_that_take_turns(
+    cells: list[tuple[Room, float]], whole: Room, most: int, wall: float, at_once: int
+) -> None:
+    assert turns(cells, whole, most) == (wall, at_once)
