@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedlab.apps.again import attack_app as attack_app
+    from fedlab.apps.again import resume_app as resume_app
     from fedlab.apps.audit import audit_app as audit_app
     from fedlab.apps.given import Adapter as Adapter
 
@@ -23,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from fedlab.apps.audit import audit_app
 
         return audit_app
+    if name in ("attack_app", "resume_app"):
+        from fedlab.apps import again
+
+        return getattr(again, name)
     raise AttributeError(f"module 'fedlab.apps' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`audit_app` in a process of its own: whatever an app does to it, the caller goes on.
+"""Audits of an app in a process of their own: whatever an app does to it, the caller goes on.
 
 The child is the leader of its own process group, so that stopping it stops what it started. Only this file
 and the errors are loaded here; torch and Flower are the child's.
@@ -18,6 +18,7 @@ from typing import Any
 
 from fedlab import errors
 from fedlab.errors import AppFailed, BackendError, FedlabError, Interrupted
+from fedlab.experiment.ending import Stop
 from fedlab.progress import Progress, Quiet
 
 RUNNING = "run the app"
@@ -35,8 +36,37 @@ def audit_apart(asked: Mapping[str, Any], progress: Progress | None = None) -> P
     Raises:
         FedlabError: as `audit_app`.
         AppFailed: the app ended the process.
-        KeyboardInterrupt: the user stopped it; so is the child.
+        Interrupted: the user stopped it; so is the child.
     """
+    return _apart({"do": "audit", "folder": asked["path"], **asked}, progress)
+
+
+def attack_apart(directory: Path, asked: Mapping[str, Any], progress: Progress | None = None) -> Path:
+    """The same for `fedlab.apps.again.attack_app`; `asked` has its attacks and threats."""
+    return _apart({"do": "attack", **_told_of(directory), **asked}, progress)
+
+
+def resume_apart(directory: Path, *, force: bool, progress: Progress | None = None) -> Path:
+    """The same for `fedlab.apps.again.resume_app`."""
+    return _apart({"do": "resume", "force": force, **_told_of(directory)}, progress)
+
+
+def is_app(directory: Path) -> bool:
+    """Whether a run directory is that of an audited app; False where nothing can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return "asked" in json.loads((directory / "manifest.json").read_bytes()) or (
+            (directory / "app.json").is_file()
+        )
+    return False
+
+
+def _told_of(directory: Path) -> dict[str, str]:
+    """Where a run directory is, and the app that it is of."""
+    asked = json.loads((directory / "manifest.json").read_bytes()).get("asked", {})
+    return {"path": str(directory.absolute()), "folder": str(asked.get("path", ""))}
+
+
+def _apart(asked: Mapping[str, Any], progress: Progress | None) -> Path:
     listener = progress or Quiet()
     try:
         child = subprocess.Popen(
@@ -50,22 +80,26 @@ def audit_apart(asked: Mapping[str, Any], progress: Progress | None = None) -> P
         )
     except OSError as error:
         raise BackendError(f"cannot start a process for the app: {error}") from error
-    told = _Told(listener)
+    told, stopped = _Told(listener), False
     try:
         if child.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(json.dumps(dict(asked)))
-                child.stdin.close()
-        for line in child.stdout or ():
-            told.take(json.loads(line))
-        code = child.wait()
+                child.stdin.write(json.dumps(dict(asked)) + "\n")
+                child.stdin.flush()  # and not closed: it is the child's leash
+        with Stop().installed():
+            told.listen(child)
+            child.wait()
+    except KeyboardInterrupt:
+        stopped = True
     finally:
         _end(child)
-        if child.stdout is not None:
-            child.stdout.close()
-        if child.stdout is not None:
-            child.stdout.close()
-    return told.outcome(code)
+    if stopped:
+        told.listen(child)  # its last words are how to go on
+    for stream in (child.stdin, child.stdout):
+        if stream is not None:
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+    return told.outcome(child.returncode, stopped=stopped)
 
 
 def _end(child: subprocess.Popen[str]) -> None:
@@ -88,6 +122,12 @@ class _Told:
         self.place = "while it was started"
         self.ran = False
 
+    def listen(self, child: subprocess.Popen[str]) -> None:
+        """Take what comes, to the end."""
+        for line in child.stdout or ():
+            with contextlib.suppress(ValueError):  # half a line of one that was killed
+                self.take(json.loads(line))
+
     def take(self, line: Mapping[str, Any]) -> None:
         match line.get("kind"):
             case "start":
@@ -106,16 +146,18 @@ class _Told:
             case _:
                 self.end = dict(line)
 
-    def outcome(self, code: int) -> Path:
+    def outcome(self, code: int, *, stopped: bool = False) -> Path:
         """The run directory, or the error."""
         end = self.end
+        if stopped:
+            raise Interrupted(str(end.get("text", "stopped by the user")))
         match end.get("kind"):
             case "done":
                 return Path(end["directory"])
             case "error":
                 raise _error(end["error"], end["text"])
             case "exit":
-                raise AppFailed(f"the app ended the program with exit code {end['code']}, {self.place}")
+                raise AppFailed(f"the app ended the program with exit code {end['ended']}, {self.place}")
             case "fault":
                 raise FedlabError(
                     f"unexpected {end['text']}, {self.place}. This is a fault in fedlab or in a plugin"
@@ -140,8 +182,6 @@ def _error(name: str, text: str) -> FedlabError:
     found = getattr(errors, name, FedlabError)
     if not (isinstance(found, type) and issubclass(found, FedlabError)):
         found = FedlabError
-    if found is Interrupted:
-        raise KeyboardInterrupt
     kinds = [kind for kind in found.__mro__ if issubclass(kind, FedlabError)]
     for kind in kinds:
         with contextlib.suppress(TypeError):

@@ -1,12 +1,10 @@
 """The process in which an app runs and is attacked: its output, its exit and its hanging stay in there.
 
-`python -m fedlab.apps.process` reads one JSON object from stdin and answers with JSON lines on what was its
-stdout: progress as it comes, at the end the run directory or an error. Stdout and stderr themselves are led
-into a file first, so that nothing that the app prints, from whatever depth, gets into the answer. It works
-in a scratch directory, offline, without telemetry. Nothing is pickled.
-
-Flower leaves an app where its user stood, as a rule in the app's own folder. So paths such as ./data lead
-from the scratch directory where they lead from there.
+`python -m fedlab.apps.process` reads one line of JSON from stdin, which then is its leash, and answers with
+JSON lines on what was its stdout: progress as it comes, at the end the run directory or an error. Stdout and
+stderr themselves are led into a file first, so that nothing that the app prints, from whatever depth, gets
+into the answer. It works in a scratch directory (`fedlab.apps.scratch`), offline, without telemetry. Nothing
+is pickled.
 """
 
 from __future__ import annotations
@@ -14,11 +12,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
+
+from fedlab.apps.scratch import lay_out
+from fedlab.leash import hold
+
+if TYPE_CHECKING:
+    from fedlab.report import AuditReport
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -29,8 +32,6 @@ QUIET = {
     "HF_DATASETS_OFFLINE": "1",
 }
 """What keeps Flower and its friends to themselves."""
-COPIED = 64 * 2**20
-"""Bytes up to which a file of the app's folder is copied."""
 
 
 class Wire:
@@ -41,8 +42,9 @@ class Wire:
 
     def send(self, **fields: Any) -> None:
         """One line."""
-        self.stream.write(json.dumps(fields, allow_nan=False) + "\n")
-        self.stream.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody listens: the leash is about to end this
+            self.stream.write(json.dumps(fields, allow_nan=False) + "\n")
+            self.stream.flush()
 
     def start(self, job: str, total: int) -> None:
         self.send(kind="start", job=job, total=total)
@@ -60,7 +62,9 @@ class Wire:
 def main() -> int:
     """Do what the parent asks; the exit code is that of the error."""
     os.environ.update({key: os.environ.get(key, value) for key, value in QUIET.items()})
-    asked = json.load(sys.stdin)
+    sys.dont_write_bytecode = True  # the app's folder is its user's
+    asked = json.loads(sys.stdin.readline())
+    hold()
     wire = Wire(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.set_inheritable(wire.stream.fileno(), False)
     with tempfile.TemporaryDirectory(prefix="fedlab-app-") as scratch:
@@ -69,56 +73,55 @@ def main() -> int:
             os.dup2(sink.fileno(), 2)
         home = Path.cwd()
         os.environ.setdefault("FLWR_HOME", str(Path(scratch) / ".flwr"))
-        lay_out(Path(asked["path"]), Path(scratch))
+        laid = lay_out(Path(asked.pop("folder")), Path(scratch))
         with contextlib.chdir(scratch):
-            return _audit(asked, home, wire)
+            end = _ended(asked, home, wire)
+        for line in laid.told():
+            wire.message(line)
+        wire.send(**end)
+        return int(end["code"])
 
 
-def lay_out(app: Path, scratch: Path) -> None:
-    """Let relative paths lead where they lead from the app's folder.
-
-    Its folders are linked. Its files are copied: an app that saves a model writes over no file of the user's.
-    """
-    folder = app if app.is_dir() else app.parent
-    for one in folder.iterdir() if folder.is_dir() else ():
-        if one.name.startswith(".") or one.name == "__pycache__":
-            continue
-        with contextlib.suppress(OSError):  # what cannot be read is for the app to miss
-            if one.is_file() and one.stat().st_size <= COPIED:
-                shutil.copy2(one, scratch / one.name)
-            else:
-                (scratch / one.name).symlink_to(one.resolve())
-
-
-def _audit(asked: dict[str, Any], home: Path, wire: Wire) -> int:
+def _ended(asked: dict[str, Any], home: Path, wire: Wire) -> dict[str, Any]:
+    """Do it; what to say at the end."""
     from fedlab.errors import FedlabError, Interrupted
 
     try:
-        from fedlab.apps.audit import audit_app
-
-        report = audit_app(asked.pop("path"), home=home, progress=wire, **asked)
+        return {"kind": "done", "directory": str(_done(asked, home, wire).directory), "code": 0}
     except KeyboardInterrupt:
-        wire.send(kind="error", error="Interrupted", text="stopped by the user")
-        return Interrupted.exit_code
+        return {
+            "kind": "error",
+            "error": "Interrupted",
+            "text": "stopped by the user",
+            "code": Interrupted.exit_code,
+        }
     except FedlabError as error:
         text, own = str(error), str(getattr(error, "traceback", ""))
         if own.strip() and own.strip() not in text:
             text += f"\n\n{own.rstrip()}"
-        wire.send(kind="error", error=type(error).__name__, text=text)
-        return error.exit_code
+        return {"kind": "error", "error": type(error).__name__, "text": text, "code": error.exit_code}
     except SystemExit as exit:
-        wire.send(
-            kind="exit", code=exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
-        )
-        return FedlabError.exit_code
+        ended = exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+        return {"kind": "exit", "ended": ended, "code": FedlabError.exit_code}
     except Exception as error:
         import traceback
 
         text = f"{type(error).__name__}: {error}"
-        wire.send(kind="fault", text=text, traceback=traceback.format_exc())
-        return FedlabError.exit_code
-    wire.send(kind="done", directory=str(report.directory))
-    return 0
+        trace = traceback.format_exc()
+        return {"kind": "fault", "text": text, "traceback": trace, "code": FedlabError.exit_code}
+
+
+def _done(asked: dict[str, Any], home: Path, wire: Wire) -> AuditReport:
+    """What is asked, by the name of its function."""
+    from fedlab import apps
+
+    match asked.pop("do"):
+        case "audit":
+            return apps.audit_app(asked.pop("path"), home=home, progress=wire, **asked)
+        case "attack":
+            return apps.attack_app(asked.pop("path"), progress=wire, **asked)
+        case _:
+            return apps.resume_app(asked.pop("path"), progress=wire, **asked)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,10 @@ from fedlab.cli import completion
 from fedlab.cli.gates import judge
 from fedlab.cli.output import stderr
 from fedlab.cli.run import JSON, QUIET, RUN, show
+from fedlab.errors import UsageError
+
+if TYPE_CHECKING:
+    from fedlab.report import AuditReport
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +61,8 @@ def attack(
 ) -> None:
     """Attack what a finished run observed again, without training; adds to its report.
 
-    RUN is the directory that `fedlab run` prints when it ends. What was done before is not done again:
+    RUN is the directory that `fedlab run` prints when it ends, or `fedlab audit-app`, whose app runs again.
+    What was done before is not done again:
 
     fedlab attack runs/quickstart-1 --attack dropout-inversion:iterations=500 --threat oracle
 
@@ -64,16 +70,44 @@ def attack(
     """
     if not quiet:
         stderr().print(f"opening {directory}", markup=False, soft_wrap=True)
+    from fedlab.apps.apart import is_app
+
+    attacked = _app if is_app(directory) else _run
+    audit = attacked(directory, attacks or [], threats or [], overrides or [], quiet=quiet)
+    show(audit, json=json)
+    judge(audit.data)
+
+
+def _run(
+    directory: Path, attacks: list[str], threats: list[str], overrides: list[str], *, quiet: bool
+) -> AuditReport:
+    """A run of a scenario: its records are found by its seed."""
     from fedlab.experiment import attack as attack_again
     from fedlab.terminal import watch
 
     with contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
-        audit = attack_again(
-            directory,
-            attacks=attacks or (),
-            threats=threats or (),
-            overrides=overrides or (),
-            progress=progress,
+        return attack_again(
+            directory, attacks=attacks, threats=threats, overrides=overrides, progress=progress
         )
-    show(audit, json=json)
-    judge(audit.data)
+
+
+def _app(
+    directory: Path, attacks: list[str], threats: list[str], overrides: list[str], *, quiet: bool
+) -> AuditReport:
+    """An audit of an app, which runs again.
+
+    Raises:
+        UsageError: there is nothing to override.
+    """
+    from fedlab.apps.apart import attack_apart
+    from fedlab.terminal import watch
+
+    if overrides:
+        raise UsageError(
+            f"--set {overrides[0]}: {directory} is an audit of an app, which runs as it did; expected none"
+        )
+    with watch(quiet=quiet) as progress:
+        path = attack_apart(directory, {"attacks": attacks, "threats": threats}, progress)
+    from fedlab.report import AuditReport
+
+    return AuditReport.load(path)

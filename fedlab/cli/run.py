@@ -105,7 +105,8 @@ def resume(
 ) -> None:
     """Go on with a run or a sweep that was interrupted, failed or killed, to the same bits.
 
-    RUN is its directory, which the message of the interruption names. A finished run is left as it is.
+    RUN is its directory, which the message of the interruption names. A finished run is left as it is. Of an
+    audit of an app, the app runs again from its start; attacks that are done are not done again.
     """
     if (directory / "sweep.json").is_file():
         from fedlab.cli import sweep
@@ -136,13 +137,40 @@ def resume(
         return
     if not quiet:
         stderr().print(f"opening {directory}", markup=False, soft_wrap=True)
-    from fedlab.experiment import resume as resume_run
+    from fedlab.apps.apart import is_app
     from fedlab.terminal import watch
+
+    if is_app(directory):
+        audit = _app(directory, overrides or [], force=force, quiet=quiet)
+        show(audit, json=json)
+        judge(audit.data)
+        return
+    from fedlab.experiment import resume as resume_run
 
     with _shown(json=json), contextlib.redirect_stdout(sys.stderr), watch(quiet=quiet) as progress:
         audit = resume_run(directory, overrides=overrides or [], force=force, progress=progress)
     show(audit, json=json)
     judge(audit.data)
+
+
+def _app(directory: Path, overrides: list[str], *, force: bool, quiet: bool) -> AuditReport:
+    """Go on with an audit of an app, which runs again.
+
+    Raises:
+        UsageError: there is nothing to override.
+    """
+    from fedlab.apps.apart import resume_apart
+    from fedlab.terminal import watch
+
+    if overrides:
+        raise UsageError(
+            f"--set {overrides[0]}: {directory} is an audit of an app, which runs as it did; expected none"
+        )
+    with watch(quiet=quiet) as progress:
+        path = resume_apart(directory, force=force, progress=progress)
+    from fedlab.report import AuditReport
+
+    return AuditReport.load(path)
 
 
 @contextlib.contextmanager

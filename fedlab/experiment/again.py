@@ -20,11 +20,11 @@ from fedlab.experiment.attacking import choose
 from fedlab.experiment.cells import Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
+from fedlab.experiment.leaving import trained
 from fedlab.experiment.pairing import paired
 from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.setup import Setup, set_up
 from fedlab.experiment.stages import executor_of
-from fedlab.experiment.training import trained
 from fedlab.experiment.trials import Trial, attack_cells, missing, trials_of
 from fedlab.progress import Progress, Quiet
 from fedlab.report import AuditReport, build
@@ -67,23 +67,24 @@ def attack(
     listener = progress or Quiet()
     with RunDirectory.open(Path(path)).locked():
         directory = RunDirectory.open(Path(path))
-        _check_finished(directory)
+        resuming.no_app(directory, "attack")
+        check_finished(directory)
         directory.repair()
         _check_objects(directory, {"task": task, "local_rule": local_rule})
         began = resuming.same_scenario(directory, overrides)
-        settings, chosen, under = _asked(directory, began, attacks or (DEFAULT,), threats)
+        settings, chosen, under = wished(directory, began, attacks or (DEFAULT,), threats)
         setup = set_up(settings, task, local_rule=local_rule)
         resuming.same_data(directory, setup)
         cells = _cells(directory, setup)
         asked_for = [one for one in trials_of(setup) if not one.added]
         trials = [one for one in asked_for if one.label in chosen and one.under in under]
         if EACH in threats:
-            trials = _telling(trials, setup, cells, listener)
+            trials = telling(trials, setup, cells, listener)
         open_ = {one.cell.name for _, one in missing(directory, setup, cells, trials)}
         if open_:
             for one in [one for one in cells if one.cell.name in open_]:
-                _check_truth(directory, one, settings)
-            directory.update_manifest(again=_added(began, settings, trials))
+                check_truth(directory, one, settings)
+            directory.update_manifest(again=additions(began, settings, trials))
             _run(directory, setup, cells, trials, listener)
             directory.event("attacked again", attacks=chosen, threats=list(filter(None, under)))
         else:
@@ -91,7 +92,12 @@ def attack(
         return build(directory.path)
 
 
-def _check_finished(directory: RunDirectory) -> None:
+def check_finished(directory: RunDirectory) -> None:
+    """Whether a run has ended well.
+
+    Raises:
+        UsageError: it has not.
+    """
     status = directory.manifest.get("status")
     if status != "finished":
         raise UsageError(
@@ -112,10 +118,14 @@ def _check_objects(directory: RunDirectory, given: dict[str, object | None]) -> 
             raise UsageError(f"{directory.path}: this run has no {name} from Python; leave {name}= out")
 
 
-def _asked(
+def wished(
     directory: RunDirectory, began: Scenario, attacks: Sequence[Wish], threats: Sequence[Wish]
 ) -> tuple[Scenario, list[str], list[str]]:
-    """The scenario with what was and what is asked for beside its own; the labels of what is asked for."""
+    """The scenario with what was and what is asked for beside its own; the labels of what is asked for.
+
+    Raises:
+        UsageError: an attack or a threat is mistaken.
+    """
     before = directory.manifest.get("again") or {}
     scenario = _with(began, before.get("attacks", []), before.get("threats", []))
     chosen, under = [], [""]
@@ -148,7 +158,7 @@ def _with(scenario: Scenario, attacks: list[Any], threats: list[Any]) -> Scenari
     return load(data | {key: [*data.get(key, []), *found] for key, found in more.items()})
 
 
-def _added(began: Scenario, settings: Scenario, trials: Sequence[Trial]) -> dict[str, Any]:
+def additions(began: Scenario, settings: Scenario, trials: Sequence[Trial]) -> dict[str, Any]:
     """What the manifest keeps: all entries that the run's own scenario lacks."""
     own, whole = tables(began), tables(settings)
     used = {one.under for one in trials} | {one.label for one in began.threats}
@@ -171,7 +181,7 @@ def _cells(directory: RunDirectory, setup: Setup) -> list[Trained]:
     ]
 
 
-def _telling(trials: list[Trial], setup: Setup, cells: Sequence[Trained], listener: Progress) -> list[Trial]:
+def telling(trials: list[Trial], setup: Setup, cells: Sequence[Trained], listener: Progress) -> list[Trial]:
     """Without the threats that differ in nothing that any of these networks has."""
     assumed = setup.scenario.assumed
     dropout = any(one.config.mode == "train" and one.model.mask_shapes for one in cells)
@@ -187,7 +197,7 @@ def _telling(trials: list[Trial], setup: Setup, cells: Sequence[Trained], listen
     return [one for one in trials if one.under not in void]
 
 
-def _check_truth(directory: RunDirectory, one: Trained, settings: Scenario) -> None:
+def check_truth(directory: RunDirectory, one: Trained, settings: Scenario) -> None:
     """Whether the records behind the observations are known.
 
     Raises:

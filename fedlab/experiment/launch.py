@@ -124,6 +124,7 @@ def resume(
     if directory.manifest["status"] == "finished":
         listener.message(f"{directory.path} is finished; nothing is left to do")
         return AuditReport.load(directory.path)
+    resuming.no_app(directory, "resume")
     with directory.locked():
         directory = RunDirectory.open(directory.path)  # as its last owner left it
         directory.repair()

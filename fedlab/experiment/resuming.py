@@ -14,7 +14,7 @@ from fedlab.experiment.setup import Setup
 from fedlab.scenario import Scenario, load, resolved_toml
 
 FREE = {
-    "runtime": ("executor", "workers", "num_cpus", "placement", "address"),
+    "runtime": ("executor", "workers", "num_cpus", "placement", "address", "working_dir", "wait"),
     "checkpoint": ("every", "seconds"),
 }
 """Keys that change no bit of the result: a run may go on elsewhere."""
@@ -28,6 +28,19 @@ def untrained(directory: RunDirectory) -> bool:
     """Whether no round has left anything: no checkpoint, no noise, no observation, no model."""
     left = ("checkpoints", "privacy", "observations", "models")
     return not any((directory.path / name).exists() for name in left)
+
+
+def no_app(directory: RunDirectory, command: str) -> None:
+    """Whether a scenario says all that a run needs; an app has to be run by itself.
+
+    Raises:
+        UsageError: the run is an audit of a Flower app.
+    """
+    if "asked" in directory.manifest:
+        raise UsageError(
+            f"{directory.path} is an audit of a Flower app; expected a run of a scenario. Give the command"
+            f" fedlab {command} {directory.path}, or from Python fedlab.apps.{command}_app"
+        )
 
 
 def same_scenario(directory: RunDirectory, overrides: Sequence[str]) -> Scenario:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedlab.apps import apart
-from fedlab.apps.process import Wire, lay_out
+from fedlab.apps.process import Wire
 from fedlab.cli.app import app, execute
 from fedlab.errors import (
     AppFailed,
@@ -177,30 +177,3 @@ def test_the_parent_needs_neither_torch_nor_flower() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ), check=True
     )
     assert shown.stdout.strip() == "False"
-
-
-def test_relative_paths_lead_where_they_lead_from_the_apps_folder(tmp_path: Path) -> None:
-    """What an app saves beside its pyproject.toml is not written over the user's file."""
-    folder, scratch = tmp_path / "app", tmp_path / "scratch"
-    for path in (folder / "data", folder / ".venv", scratch):
-        path.mkdir(parents=True)
-    (folder / "pyproject.toml").write_text("")
-    (folder / "data" / "records.txt").write_text("many")
-    (folder / "model.pt").write_text("the user's")
-    lay_out(folder / "pyproject.toml", scratch)
-    assert (scratch / "data" / "records.txt").read_text() == "many"
-    (scratch / "model.pt").write_text("the app's")
-    assert (folder / "model.pt").read_text() == "the user's"
-    assert not (scratch / ".venv").exists()
-    lay_out(tmp_path / "nowhere" / "at all", scratch)
-
-
-def test_the_scratch_directory_takes_nothing_of_the_app_with_it(tmp_path: Path) -> None:
-    import tempfile
-
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "records.txt").write_text("many")
-    with tempfile.TemporaryDirectory() as scratch:
-        lay_out(tmp_path, Path(scratch))
-        assert (Path(scratch) / "data").is_symlink()
-    assert (tmp_path / "data" / "records.txt").read_text() == "many"
