@@ -38,6 +38,8 @@ class Adapter(BaseModel):
         pixel_low, pixel_high: what black and white are to the network, once or per channel.
         loss: "cross-entropy" where clients compute it in a way that was not recognised.
         learning_rate, momentum, weight_decay: of the clients' plain SGD.
+        batch_size, local_steps, local_epochs: of the clients; for recordings of deployments, on which nothing is
+            recorded at clients.
         mode: how clients run their network.
     """
 
@@ -58,6 +60,9 @@ class Adapter(BaseModel):
     learning_rate: Rate | None = None
     momentum: Rate | None = None
     weight_decay: Rate | None = None
+    batch_size: Count | None = None
+    local_steps: Count | None = None
+    local_epochs: Count | None = None
     mode: Literal["train", "eval"] | None = None
 
     @model_validator(mode="before")
