@@ -62,8 +62,9 @@ def scenarios(incomplete: str) -> list[str]:
 
 
 def runs(incomplete: str) -> list[str]:
-    """Folders with a manifest, and folders on the way there."""
-    found = _paths(incomplete, lambda path: (path / "manifest.json").is_file())
+    """Folders of runs and sweeps, and folders on the way there."""
+    marks = ("manifest.json", "sweep.json")
+    found = _paths(incomplete, lambda path: any((path / name).is_file() for name in marks))
     return found or ["runs/"] * ("runs/".startswith(incomplete) and Path("runs").is_dir())
 
 

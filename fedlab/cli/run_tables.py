@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -33,7 +33,7 @@ NUMBERS = ("cells", "accuracy", "strongest leak", "ε", "size")
 
 
 def listed(entries: Sequence[Entry], console: Console) -> None:
-    """A line per run. A claim, or why a run is not well, stands at the end of its line, or below."""
+    """A line per run or sweep. A claim, or why a run is not well, stands at the end of its line, or below."""
     wide = console.width >= WIDE
     scenarios = any(not one.name.startswith(f"{one.scenario}-") for one in entries)
     tagged = any(one.marks.tags for one in entries)
@@ -75,6 +75,7 @@ def shown(one: Entry, console: Console) -> None:
         "started": _when(one.started),
         "finished": _when(one.finished),
         "cells": f"{cells} finished" if one.sweep and cells else "",
+        "turned": _turned(one.axes),
         "trained": f"{cells} cells" if cells and not one.sweep else "",
         **_told(one.headline),
         "size": bytes_(one.size),
@@ -87,6 +88,11 @@ def shown(one: Entry, console: Console) -> None:
             style = STYLES[one.status] if name == "status" else ""
             table.add_row(Text(name, style="bold"), Text(str(value), style=style))
     console.print(table)
+
+
+def _turned(axes: Mapping[str, Sequence[Any]]) -> str:
+    """`clients.batch_size = 1, 4; seed = 1, 2`"""
+    return "; ".join(f"{key} = {', '.join(map(str, values))}" for key, values in axes.items())
 
 
 def bytes_(number: int) -> str:
@@ -105,7 +111,12 @@ def _figures(known: Headline | None) -> tuple[str, str, str]:
         return "–", "–", "–"
     leak = "–"
     if known.psnr is not None:
-        leak = f"{known.attack} {known.psnr:.1f} dB, {known.recovered}/{known.images}"
+        worst = f"{known.psnr:.1f}", f"{known.recovered}/{known.images}"
+        least = (f"{known.least[0]:.1f}", f"{known.least[1]}/{known.least[2]}") if known.least else worst
+        median, images = (
+            one if one == other else f"{one}–{other}" for one, other in zip(least, worst, strict=True)
+        )
+        leak = f"{known.attack} {median} dB, {images}"
     elif known.auc is not None:
         leak = f"membership, area {known.auc:.3f}"
     return _percent(known.accuracy), leak, _epsilon(known)
@@ -131,7 +142,11 @@ def _percent(bounds: Range | None) -> str:
     if bounds is None:
         return "–"
     low, high = (f"{100 * one:.1f}" for one in bounds)
-    return f"{low} %" if low == high else f"{low}–{high} %"
+    return f"{_span(low, high)} %"
+
+
+def _span(low: str, high: str) -> str:
+    return low if low == high else f"{low}–{high}"
 
 
 def _epsilon(known: Headline) -> str:
@@ -139,7 +154,7 @@ def _epsilon(known: Headline) -> str:
     if known.epsilon is None:
         return "–"
     low, high = (f"{math.ceil(one * 100 - 1e-9) / 100:.2f}" for one in known.epsilon)
-    text = low if low == high else f"{low}–{high}"
+    text = _span(low, high)
     return f"{text}, or none" if known.unproved else text
 
 

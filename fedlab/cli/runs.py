@@ -19,10 +19,10 @@ FOLDER = Path("runs")
 
 def known(context: typer.Context, incomplete: str) -> list[str]:
     """For shell completion."""
-    from fedlab.registry import find
+    from fedlab.registry import names
 
     folder = context.params.get("folder") or FOLDER
-    return [one.name for one in find(Path(folder)) if one.name.startswith(incomplete)]
+    return [one for one in names(Path(folder)) if one.startswith(incomplete)]
 
 
 DIR = Annotated[
@@ -57,9 +57,13 @@ def list_(
         list[str] | None,
         typer.Option("--tag", metavar="TAG", help="Only with all of these tags.", show_default=False),
     ] = None,
+    cells: Annotated[bool, typer.Option("--cells", help="The cells of sweeps too, a line each.")] = False,
     json: JSON = False,
 ) -> None:
     """List runs and sweeps, the newest first: how each stands, and what came of it.
+
+    A sweep is one line: how many of its cells are finished, and their figures from the least to the most.
+    --cells lists the cells too; with --tag, those are found that have the tag.
 
     A run is killed if it says that it runs, and no process owns it; fedlab resume goes on with it, and with
     interrupted ones. Damaged directories, and those of a newer fedlab, are listed with the reason.
@@ -74,7 +78,7 @@ def list_(
             raise UsageError(f"--status {one}; expected one of {', '.join(Status)}")
     entries = [
         one
-        for one in find(folder)
+        for one in find(folder, cells=cells or bool(tags))
         if (not status or one.status in status) and set(tags or []) <= set(one.marks.tags)
     ]
     if json:

@@ -9,6 +9,7 @@ from fedlab.registry.entry import Status as Status
 from fedlab.registry.entry import look as look
 from fedlab.registry.finding import find as find
 from fedlab.registry.finding import locate as locate
+from fedlab.registry.finding import names as names
 from fedlab.registry.marks import Marks as Marks
 from fedlab.registry.marks import read_marks as read_marks
 from fedlab.registry.marks import write_marks as write_marks

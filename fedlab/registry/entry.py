@@ -14,15 +14,18 @@ from typing import Any
 from fedlab.errors import DataError, NewerRun
 from fedlab.experiment.directory import RunDirectory
 from fedlab.foreign import SCHEMA, clean, refuse_newer
-from fedlab.registry.headline import Headline, headline
+from fedlab.registry.headline import Headline, headline, over
 from fedlab.registry.marks import Marks, read_marks
 from fedlab.registry.swept import NAME as SWEEP
-from fedlab.registry.swept import Swept, swept
+from fedlab.registry.swept import Swept, first, swept
 
 LARGEST = 2**26
 """Bytes of a manifest or a report that are read."""
 TRACES = ("manifest.json", "scenario.toml", "events.jsonl", ".lock")
 """Files by which a directory is known as a run's, even where its manifest is damaged or was never written."""
+
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a report that is damaged, or none, raises."""
 
 
 class Status(StrEnum):
@@ -52,6 +55,7 @@ class Entry:
         size: bytes on the disk.
         trained, planned: cells that are trained (of a sweep: finished), and all of them; None where no file
             says so.
+        axes: of a sweep, the values of each key that it turns.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Entry:
     headline: Headline | None = None
     marks: Marks = field(default_factory=Marks)
     sweep: bool = False
+    axes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -150,6 +155,8 @@ def _sweep(path: Path, entry: dict[str, Any], troubles: list[str]) -> Entry:
         return Entry(**entry, status=Status.DAMAGED, reason=str(error))
     status = Status.FAILED if found.failed else Status.INTERRUPTED if found.reason else Status.FINISHED
     running = RunDirectory.owned(path)
+    figures, trouble = _over_cells(path, found)
+    troubles += [trouble] if trouble else []
     return Entry(
         **entry | {"started": found.started or entry["started"]},
         status=Status.RUNNING if running else status,
@@ -158,6 +165,8 @@ def _sweep(path: Path, entry: dict[str, Any], troubles: list[str]) -> Entry:
         claim=found.claim,
         trained=len(found.finished),
         planned=len(found.cells),
+        headline=figures,
+        axes=found.axes,
     )
 
 
@@ -209,8 +218,26 @@ def _headline(path: Path) -> tuple[Headline | None, str]:
         return None, ""
     try:
         return headline(clean(_json(report))), ""
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except BROKEN as error:
         return None, f"{report} is damaged ({error!r}); build it again: fedlab report {path}"
+
+
+def _over_cells(path: Path, found: Swept) -> tuple[Headline | None, str]:
+    """The figures of the finished cells, and why some have none."""
+    reports, damaged = [], []
+    for name in found.finished:
+        try:
+            report = clean(_json(path / "cells" / name / "report.json"))
+            headline(report)
+            reports.append(report)
+        except BROKEN:
+            damaged.append(name)
+    trouble = f"finished, without a report that can be read: {first(damaged)}" if damaged else ""
+    try:
+        text = clean(str(_json(path / "report.json")["headline"]))
+    except BROKEN:  # it is not built yet
+        text = ""
+    return (over(reports, text) if reports else None), trouble
 
 
 def _planned(path: Path) -> int | None:

@@ -15,10 +15,13 @@ DEPTH = 4
 """Directories below the one that is searched."""
 
 
-def find(folder: Path) -> list[Entry]:
+def find(folder: Path, *, cells: bool = True) -> list[Entry]:
     """All runs and sweeps below `folder`, the newest first; none where there is no such directory.
 
     Links to directories are not followed. What lies inside a run is part of it; cells of a sweep are runs.
+
+    Args:
+        cells: these too, beside their sweeps.
 
     Raises:
         UsageError: `folder` is a file, or may not be read.
@@ -31,8 +34,13 @@ def find(folder: Path) -> list[Entry]:
         list(folder.iterdir())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror or error}") from error
-    entries = [look(path, path.relative_to(folder).as_posix()) for path in _runs(folder, DEPTH)]
+    entries = [look(path, path.relative_to(folder).as_posix()) for path in _runs(folder, DEPTH, cells=cells)]
     return sorted(entries, key=lambda one: (one.started, one.name), reverse=True)
+
+
+def names(folder: Path) -> list[str]:
+    """What `locate` knows below `folder`; nothing is looked into."""
+    return [path.relative_to(folder).as_posix() for path in _runs(folder, DEPTH)]
 
 
 def locate(given: str, folder: Path) -> Path:
@@ -44,8 +52,9 @@ def locate(given: str, folder: Path) -> Path:
     inside = folder / given
     path = inside if not Path(given).is_absolute() and inside.is_dir() else Path(given)
     if not path.is_dir():
-        known = [one.relative_to(folder).as_posix() for one in _runs(folder, DEPTH)]
-        hint = did_you_mean(given, known) or f" `fedlab runs list --dir {folder}` shows which there are."
+        hint = (
+            did_you_mean(given, names(folder)) or f" `fedlab runs list --dir {folder}` shows which there are."
+        )
         raise UsageError(
             f"no run {clean(given)}, neither below {folder} nor as a path; expected the directory of a run,"
             f" as in runs/quickstart-1.{hint}"
@@ -58,7 +67,7 @@ def locate(given: str, folder: Path) -> Path:
     return path
 
 
-def _runs(folder: Path, depth: int) -> Iterator[Path]:
+def _runs(folder: Path, depth: int, *, cells: bool = True) -> Iterator[Path]:
     try:
         children = sorted(folder.iterdir())
     except OSError:
@@ -68,11 +77,12 @@ def _runs(folder: Path, depth: int) -> Iterator[Path]:
             continue
         if (child / SWEEP).is_file():
             yield child
-            yield from _runs(child / "cells", 1)
+            if cells:
+                yield from _runs(child / "cells", 1)
         elif any((child / name).is_file() for name in TRACES) or _empty(child):
             yield child
         elif depth > 1:
-            yield from _runs(child, depth - 1)
+            yield from _runs(child, depth - 1, cells=cells)
 
 
 def _empty(path: Path) -> bool:

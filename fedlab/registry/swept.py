@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from fedlab.foreign import SCHEMA, clean, refuse_newer
 NAME = "sweep.json"
 """The file by which a directory is known as a sweep's; its runs are in `cells`."""
 TOLD = 3
-"""Failed cells that are named."""
+"""Cells that are named."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Swept:
     Attributes:
         started: when its first cell was, UTC, ISO 8601; "" if none was.
         reported: whether its report is there.
+        axes: the values of each key that it turns.
     """
 
     name: str
@@ -33,15 +34,14 @@ class Swept:
     finished: tuple[str, ...]
     failed: tuple[str, ...]
     reported: bool
+    axes: dict[str, tuple[Any, ...]]
 
     @property
     def reason(self) -> str:
         """Why it is not finished."""
         left = len(self.cells) - len(self.finished)
         if self.failed:
-            more = ", …" if len(self.failed) > TOLD else ""
-            which = ", ".join(self.failed[:TOLD]) + more
-            return f"{len(self.failed)} of {len(self.cells)} cells failed: {which}"
+            return f"{len(self.failed)} of {len(self.cells)} cells failed: {first(self.failed)}"
         if left:
             return f"{left} of {len(self.cells)} cells are not finished"
         return "" if self.reported else "its report is not built yet"
@@ -73,6 +73,7 @@ def swept(path: Path, data: Any) -> Swept:
         finished=finished,
         failed=tuple(one for one in cells if one not in finished and last.get(one) == "failed"),
         reported=(path / "report.html").is_file(),
+        axes={str(one["key"]): tuple(one["values"]) for one in data.get("axes") or []},
     )
 
 
@@ -82,6 +83,11 @@ def cells(path: Path) -> list[Path]:
         return sorted(one for one in (path / "cells").iterdir() if one.is_dir() and not one.is_symlink())
     except OSError:
         return []
+
+
+def first(names: Sequence[str]) -> str:
+    """The first few, and whether there are more."""
+    return ", ".join(names[:TOLD]) + (", …" if len(names) > TOLD else "")
 
 
 def _finished(cell: Path) -> bool:

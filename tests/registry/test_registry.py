@@ -164,6 +164,7 @@ def test_what_is_found(folder: Path) -> None:
     }
     names = [one.name for one in find(folder)]
     assert names.index("sweep/cells/new") < names.index("old")
+    assert [one.name for one in find(folder, cells=False)] == [name for name in names if "cells" not in name]
     with pytest.raises(UsageError, match="is a file"):
         find(folder / "file")
 
@@ -187,10 +188,39 @@ def test_how_a_sweep_stands(folder: Path) -> None:
     assert (look(sweep).status, look(sweep).reason) == (Status.FINISHED, "")
 
 
+def test_a_sweep_is_known_by_its_cells(folder: Path) -> None:
+    axes = [{"key": "seed", "values": [1, 2]}]
+    sweep = write_sweep(folder / "sweep", ("one", "two", "three", "four"), axes=axes)
+    for name, changes in (
+        ("two", {"psnr_median": 12.0, "fraction_recovered": 0.0, "recovered": 0, "level": "above"}),
+        ("three", {"psnr_median": 40.0, "fraction_recovered": 1.0, "recovered": 4, "level": "copy"}),
+    ):
+        run = write(sweep / "cells" / name)
+        report = json.loads((run / "report.json").read_text())
+        report["attacks"] = [report["attacks"][1] | changes, *report["attacks"][2:]]
+        report["utility"][0]["accuracy"] = 0.9
+        report["guarantees"][0]["epsilon"] = 0.5
+        (run / "report.json").write_text(json.dumps(report))
+    (sweep / "report.json").write_text(json.dumps({"headline": "3 of 4 cells finished."}))
+    entry = look(sweep)
+    known = entry.headline
+    assert known is not None and entry.axes == {"seed": (1, 2)} and (entry.trained, entry.planned) == (3, 4)
+    assert (known.attack, known.psnr, known.recovered, known.images) == ("strong", 40.0, 4, 4)
+    assert known.least == (12.0, 0, 4)
+    assert known.accuracy == (0.5, 0.9) and known.epsilon == (0.5, 3.14159) and known.unproved
+    assert (known.auc, known.gates, known.text) == (0.625, (6, 9), "3 of 4 cells finished.")
+    (sweep / "cells" / "two" / "report.json").write_text("[]")
+    again = look(sweep)
+    assert again.headline is not None and again.headline.least == (18.0, 3, 4)
+    assert again.reason.endswith("finished, without a report that can be read: two")
+
+
 @pytest.mark.parametrize(
     ("data", "status"),
     [
         ({"schema": 2}, Status.NEWER),
+        ({"axes": 3}, Status.DAMAGED),
+        ({"axes": [{"key": "seed", "values": 3}]}, Status.DAMAGED),
         ({"schema": None}, Status.DAMAGED),
         ({"cells": 3}, Status.DAMAGED),
         ({"cells": [{}]}, Status.DAMAGED),

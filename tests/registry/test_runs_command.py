@@ -119,6 +119,27 @@ def test_what_is_not_removed(several: Path, fedlab: Fedlab, tmp_path: Path) -> N
     assert (other / "file").is_file() and (several / "small-2" / "report.json").is_file()
 
 
+def test_a_sweep_is_one_line(folder: Path, fedlab: Fedlab) -> None:
+    sweep = write_sweep(folder / "sweep-1", ("one", "two"), axes=[{"key": "seed", "values": [1, 2]}])
+    cell = json.loads((sweep / "cells" / "one" / "report.json").read_text())
+    write(sweep / "cells" / "two")
+    weak = cell["attacks"][1] | {"psnr_median": 12.5, "fraction_recovered": 0.0, "recovered": 0}
+    (sweep / "cells" / "two" / "report.json").write_text(json.dumps(cell | {"attacks": [weak]}))
+    (sweep / "report.html").touch()
+    code, out, _ = fedlab("runs", "list")
+    (line,) = out.splitlines()[1:]
+    assert code == 0
+    for word in ("sweep-1", "finished", "2/2", "strong 12.5–18.0 dB, 0/4–3/4", "3.15, or none"):
+        assert word in line
+    assert names(fedlab) == ["sweep-1"]
+    assert set(names(fedlab, "--cells")) == {"sweep-1", "sweep-1/cells/one", "sweep-1/cells/two"}
+    assert names(fedlab, "--cells", "--status", "running") == []
+    fedlab("runs", "tag", "sweep-1/cells/two", "odd")
+    assert names(fedlab, "--tag", "odd") == ["sweep-1/cells/two"]
+    code, out, _ = fedlab("runs", "show", "sweep-1")
+    assert code == 0 and "seed = 1, 2" in out and "12.5–18.0 dB" in out
+
+
 def test_a_sweep_is_shown_tagged_and_removed_with_its_cells(several: Path, fedlab: Fedlab) -> None:
     sweep = write_sweep(several / "sweep-1", ("one", "two"))
     code, out, _ = fedlab("runs", "show", "sweep-1")
