@@ -40,7 +40,7 @@ def attack_entry(
     """
     if isinstance(wish, str):
         name, _, rest = wish.partition(":")
-        entry = {"name": name.strip(), **_assigned(rest, f"--attack {wish}")}
+        entry = {"name": name.strip(), **assigned(rest, f"--attack {wish}")}
     else:
         entry = dict(wish)
     if not entry.get("name") or not isinstance(entry["name"], str):
@@ -54,8 +54,7 @@ def attack_entry(
         if not params and name == entry["name"] and entry.get("label", label) == label:
             return {"name": name, "label": label}
     taken = {known.label for known in scenario.attacks} | set(added)
-    named = entry["name"] if entry["name"] not in taken else _label([entry["name"], *_words(params)])
-    return {"label": _free(named, taken), **entry}
+    return {"label": labelled(entry["name"], params, taken), **entry}
 
 
 def threat_entries(wish: Wish, scenario: Scenario) -> list[dict[str, Any]]:
@@ -84,7 +83,7 @@ def threat_entries(wish: Wish, scenario: Scenario) -> list[dict[str, Any]]:
         if first not in LADDER:
             raise UnknownName("threat", first, {*LADDER, EACH, UNAWARE, *filter(None, scenario.assumed)})
         start, wish = {"level": first}, rest
-    given = _assigned(wish, f"--threat {wish}")
+    given = assigned(wish, f"--threat {wish}")
     if not isinstance(given.get("label", ""), str):
         told = 'no name for the threat. Did you mean "labels", the knowledge?'
         raise ScenarioError(f"--threat {wish}", [Problem("label", told)])
@@ -137,7 +136,12 @@ def _content(threat: Threat) -> dict[str, Any]:
     return threat.model_dump(exclude={"level"})
 
 
-def _assigned(text: str, where: str) -> dict[str, Any]:
+def labelled(name: str, params: Mapping[str, Any], taken: Collection[str]) -> str:
+    """What to call a plugin with these parameters: its name, with the parameters where that is taken."""
+    return _free(name if name not in taken else _label([name, *_words(params)]), taken)
+
+
+def assigned(text: str, where: str) -> dict[str, Any]:
     """`a=1,b=[2, 3]` as a table; values are TOML, and what is none is text."""
     found: dict[str, Any] = {}
     for item in filter(None, map(str.strip, re.split(r",(?![^\[\]{}]*[\]}])", text))):
