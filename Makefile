@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type arrows docs pages bench bench-runtime bench-async bench-attacks bench-defenses map reproduce reproduce-full data clean
+.PHONY: help install demo test test-slow lint type arrows docs pages bench bench-runtime bench-async bench-attacks bench-defenses bench-gpu map reproduce reproduce-full data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench-attacks: $(READY) $(PEERS)/.ready ## measure what attacks recover from rea
 
 bench-defenses: $(READY) ## measure what defenses cost, prove and leave to attackers; exits 1 when a bar is missed
 	@$(BIN)/python -m benchmarks.defenses
+
+bench-gpu: $(READY) ## measure one GPU: cohorts of pfl's CIFAR-10 shape, attacks; an error where there is none
+	@$(BIN)/python -m benchmarks.gpu
 
 map: $(READY) ## pre- against post-activation at the size of the literature: hours, on a GPU; needs `make data`
 	@$(BIN)/python -m benchmarks.attacks.full_map

@@ -26,12 +26,11 @@ from benchmarks.sides.serve import serve
 from benchmarks.work import WORKS, Work
 from fedlab.clients import ClientConfig, LocalRule
 from fedlab.clients.app import CohortApp
-from fedlab.clients.stacking import chunking
+from fedlab.clients.stacking import Chunking, chunking
 from fedlab.runtime import (
     Executor,
     GuardedGrid,
     InlineExecutor,
-    RayExecutor,
     SimulationGrid,
     TappedGrid,
     quiet_logger,
@@ -60,15 +59,36 @@ DEVICES = 1_000
 
 
 class Federation:
-    """The clients of a piece of work on our Grid, guarded and tapped as in a run."""
+    """The clients of a piece of work on our Grid, guarded and tapped as in a run.
 
-    def __init__(self, work: Work, executor: Executor) -> None:
+    Args:
+        device: where they train; cut: how cohorts are, if not by the rule of scenarios.
+        rule: how they train, plain SGD unless given.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        executor: Executor,
+        *,
+        device: str = "cpu",
+        cut: Chunking | None = None,
+        rule: LocalRule | None = None,
+    ) -> None:
         self.work, self.task, config = work, task_of(work), config_of(work)
         self.model = self.task.model(0)
         owners = np.arange(work.clients * work.records).reshape(work.clients, work.records)
-        self.cut = chunking(self.model, config, work.records, work.cohort)
-        stacked, size = self.cut.stacked, self.cut.size
-        app = CohortApp(self.task, list(owners), LocalRule(), config, seed=0, stacked=stacked, chunk=size)
+        self.cut = cut or chunking(self.model, config, work.records, work.cohort)
+        app = CohortApp(
+            self.task,
+            list(owners),
+            rule or LocalRule(),
+            config,
+            seed=0,
+            stacked=self.cut.stacked,
+            chunk=self.cut.size,
+            device=device,
+        )
         self.replies = 0
         self.grid = wrapped(app, work, executor, self.cut.size, self._seen)
 
@@ -135,7 +155,7 @@ def main() -> None:
     quiet_logger()
     torch.set_num_threads(1)
     work = WORKS[asked.work]
-    executor: Executor = RayExecutor(workers=asked.workers) if asked.workers else InlineExecutor()
+    executor = _executor(asked.workers)
     try:
         if asked.kind == "train":
             federation = Federation(work, executor)
@@ -144,6 +164,15 @@ def main() -> None:
             serve(messenger(work, executor), warm_up=DEVICES)
     finally:
         executor.close()
+
+
+def _executor(workers: int) -> Executor:
+    """This process, or so many of Ray's: a machine without Ray can do the first."""
+    if not workers:
+        return InlineExecutor()
+    from fedlab.runtime import RayExecutor
+
+    return RayExecutor(workers=workers)
 
 
 if __name__ == "__main__":

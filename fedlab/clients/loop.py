@@ -30,6 +30,7 @@ from fedlab.clients.tracing import Traced
 from fedlab.errors import FedlabError, PluginError
 from fedlab.runtime.arrays import aligned
 from fedlab.tasks import FunctionalModel, Records, State
+from fedlab.tasks.precision import compute_exactly
 
 
 class LocalTraining:
@@ -58,6 +59,7 @@ class LocalTraining:
         self.model, self.loss, self.data = model, loss, data
         self.rule, self.config, self.stacked = rule, config, stacked
         self.device = torch.device(device)
+        compute_exactly(self.device)
         rule.meet(model)
         self.batches = Batches(data, model, rule, config, seed, self.device)
         mapped: Callable[[Callable[..., Any]], Callable[..., Any]] = vmap if stacked else _alone

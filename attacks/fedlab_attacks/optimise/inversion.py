@@ -20,6 +20,7 @@ from fedlab.audit.threat import ThreatModel
 from fedlab.audit.victim import Victim
 from fedlab.errors import NotApplicable, UsageError
 from fedlab.tasks import State
+from fedlab.tasks.precision import compute_exactly
 from fedlab_attacks.label_recovery import recover_labels
 from fedlab_attacks.optimise.starts import Start, uniform
 from fedlab_attacks.optimise.variables import Variables
@@ -170,6 +171,7 @@ class Inversion(Attack):
                 " can be attacked; expected one each"
             )
         keep_freed_memory()
+        compute_exactly(self.device)
         seed = int(torch.randint(2**62, (1,), generator=generator))
         answers = [Reconstruction(refusal="not attacked")] * len(observations)
         ready: dict[int, list[tuple[int, Tensor, torch.Generator]]] = {}

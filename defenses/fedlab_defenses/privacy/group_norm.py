@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from opacus.validators import ModuleValidator
 from torch import nn
 
 from fedlab.errors import UsageError
@@ -75,6 +74,8 @@ def _replaced(layer: nn.Module, name: str) -> nn.Module:
     if isinstance(layer, BatchNorm):
         return nn.GroupNorm(1, layer.features).train(layer.training)
     if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        from opacus.validators import ModuleValidator  # seconds that only a fixed network needs
+
         fixer = ModuleValidator.FIXERS.get(type(layer))
         if fixer is None or not layer.num_features:
             raise UsageError(
