@@ -150,7 +150,7 @@ def table(data: dict[str, Any]) -> Any:
     from rich.text import Text
 
     from fedlab.report.reading import DASH, decibel, epsilon, percent
-    from fedlab.report.sweep import called, in_words
+    from fedlab.report.sweep_words import called, in_words
 
     rows = [row for cell in data["cells"] for row in cell["rows"]]
     trained = ["trained"] if len({called(row, rows) for row in rows}) > 1 else []

@@ -15,8 +15,9 @@ from typing import Any
 
 from fedlab import files
 from fedlab.report.build import HTML_NAME, JSON_NAME
-from fedlab.report.reading import LEVELS, decibel, listed, mode_word, percent, plural, several
+from fedlab.report.reading import LEVELS, listed, plural
 from fedlab.report.sweep_cells import cell_row, read_sweep
+from fedlab.report.sweep_words import headline, in_words, short
 
 Row = dict[str, Any]
 
@@ -70,7 +71,7 @@ def assemble(path: Path) -> Row:
         "name": str(sweep["name"]),
         "claim": str(sweep.get("claim") or ""),
         "scenario_sha256": str(sweep.get("scenario_sha256") or ""),
-        "headline": _headline(axes, cells),
+        "headline": headline(axes, cells),
         "limits": list(_limits(axes, cells)),
         "axes": axes,
         "cells": cells,
@@ -91,79 +92,6 @@ def _axis(axis: Row, keys: list[str]) -> Row:
         "words": [in_words(one) for one in values],
         "numbers": numbers,
     }
-
-
-def short(keys: list[str]) -> dict[str, str]:
-    """Each key's last part where no other key ends alike: `clients.batch_size` is `batch_size`."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: key if last.count(end) > 1 else end for key, end in zip(keys, last, strict=True)}
-
-
-def in_words(value: Any) -> str:
-    """A value without TOML's quotes and brackets."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, dict):
-        rest = ", ".join(f"{key} {in_words(item)}" for key, item in value.items() if key != "name")
-        name = str(value.get("name", ""))
-        return f"{name} ({rest})" if name and rest else name or rest
-    if isinstance(value, list | tuple):
-        return ", ".join(map(in_words, value)) or "none"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def place(row: Row) -> tuple[int, float, float]:
-    """How much a row leaks: by level, share recovered, median."""
-    return LEVELS[row["level"]].rank, row["fraction_recovered"] or 0.0, row["psnr_median"] or 0.0
-
-
-def called(row: Row, rows: list[Row]) -> str:
-    """A row of a cell by what the sweep has several of: strategy, defense, client mode; nothing else."""
-    parts = [str(row[axis]) for axis in ("strategy", "defense") if several(rows, axis)]
-    if several(rows, "client_mode"):
-        parts.append(mode_word(row["client_mode"]))
-    return ", ".join(parts)
-
-
-def in_short(cell: Row) -> str:
-    """What came of a cell, in half a line."""
-    rows = cell["rows"]
-    if not rows:
-        return ""
-    worst = max(rows, key=place)
-    accuracies = [row["accuracy"] for row in rows if row["accuracy"] is not None]
-    told = []
-    if accuracies:
-        low, high = percent(min(accuracies), 1), percent(max(accuracies), 1)
-        told.append(f"accuracy {low}" + (f" to {high}" if low != high else ""))
-    if worst["images"]:
-        told.append(f"{worst['recovered']} of {worst['images']} images, {decibel(worst['psnr_median'])}")
-    if cell["gates_failed"]:
-        told.append(f"{plural(len(cell['gates_failed']), 'gate')} failed")
-    return ", ".join(told)
-
-
-def settings_in_words(cell: Row, axes: list[Row]) -> str:
-    """`batch_size 4, seed 1`"""
-    return ", ".join(f"{axis['name']} {in_words(cell['settings'][axis['key']])}" for axis in axes)
-
-
-def _headline(axes: list[Row], cells: list[Row]) -> str:
-    finished = [cell for cell in cells if cell["status"] == "finished"]
-    whole = [row for cell in finished for row in cell["rows"]]
-    answered = [(cell, row) for cell in finished for row in cell["rows"] if row["psnr_median"] is not None]
-    count = f"{len(finished)} of {plural(len(cells), 'cell')} finished."
-    if not answered:
-        return f"{count} No attack answered with an image: nothing was measured about reconstruction."
-    told = []
-    for words, pick in (("Most leaked", max), ("least", min)):
-        cell, row = pick(answered, key=lambda one: place(one[1]))
-        which = ", ".join(filter(None, [settings_in_words(cell, axes), called(row, whole)]))
-        told.append(
-            f"{words} with {which}: {row['recovered']} of {plural(row['images'], 'attacked image')}"
-            f" recovered, median {decibel(row['psnr_median'])}, accuracy {percent(row['accuracy'], 1)}"
-        )
-    return f"{count} {'; '.join(told if len(answered) > 1 else told[:1])}."
 
 
 def _limits(axes: list[Row], cells: list[Row]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from fedlab.report.figures import CEILING_DB
 from fedlab.report.reading import decibel, percent
 from fedlab.report.svg import LINE, MUTED, PAPER, SERIES, inline
-from fedlab.report.sweep import called
+from fedlab.report.sweep_words import called
 
 Row = dict[str, Any]
 PANEL = (4.1, 4.3)

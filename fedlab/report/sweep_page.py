@@ -6,8 +6,8 @@ from typing import Any
 
 from fedlab.report import reading
 from fedlab.report.page import dress, environment
-from fedlab.report.sweep import called
 from fedlab.report.sweep_figure import DASHES, along, panels, series
+from fedlab.report.sweep_words import called
 
 
 def render(data: dict[str, Any]) -> str:

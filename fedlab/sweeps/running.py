@@ -16,8 +16,9 @@ from typing import Any
 from fedlab.errors import Interrupted, UsageError
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.resuming import FREE
-from fedlab.report.sweep import SweepReport, build, in_short
+from fedlab.report.sweep import SweepReport, build
 from fedlab.report.sweep_cells import cell_row
+from fedlab.report.sweep_words import in_short
 from fedlab.scenario import Scenario, load
 from fedlab.scenario.sweep import Cell, plan
 from fedlab.sweeps.children import Child
