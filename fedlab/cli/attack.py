@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,13 +74,13 @@ def attack(
     from fedlab.apps.apart import is_app
 
     attacked = _app if is_app(directory) else _run
-    audit = attacked(directory, attacks or [], threats or [], overrides or [], quiet=quiet)
+    audit = attacked(directory, attacks or (), threats or (), overrides or (), quiet=quiet)
     show(audit, json=json)
     judge(audit.data)
 
 
 def _run(
-    directory: Path, attacks: list[str], threats: list[str], overrides: list[str], *, quiet: bool
+    directory: Path, attacks: Sequence[str], threats: Sequence[str], overrides: Sequence[str], *, quiet: bool
 ) -> AuditReport:
     """A run of a scenario: its records are found by its seed."""
     from fedlab.experiment import attack as attack_again
@@ -92,7 +93,7 @@ def _run(
 
 
 def _app(
-    directory: Path, attacks: list[str], threats: list[str], overrides: list[str], *, quiet: bool
+    directory: Path, attacks: Sequence[str], threats: Sequence[str], overrides: Sequence[str], *, quiet: bool
 ) -> AuditReport:
     """An audit of an app, which runs again.
 
@@ -107,7 +108,7 @@ def _app(
             f"--set {overrides[0]}: {directory} is an audit of an app, which runs as it did; expected none"
         )
     with watch(quiet=quiet) as progress:
-        path = attack_apart(directory, {"attacks": attacks, "threats": threats}, progress)
+        path = attack_apart(directory, {"attacks": [*attacks], "threats": [*threats]}, progress)
     from fedlab.report import AuditReport
 
     return AuditReport.load(path)

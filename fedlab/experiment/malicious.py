@@ -53,9 +53,14 @@ def provoke(
         proxy: similar data that the server holds, to make its model with.
 
     Raises:
-        NotApplicable: a part of the model stays with the clients, or the server sees sums only.
+        NotApplicable: a part of the model stays with the clients, the server sees sums only, or the clients
+            are those of an app, which answered its own server.
         PluginError: what the attack makes does not fit the network that it made.
     """
+    if trained.used is not None:
+        raise NotApplicable(
+            "an app's clients answered the model of its own server, and no other"
+        )
     if any(one.parts for one in observations):
         raise NotApplicable("the server sees sums only; this attack needs each client's update")
     parts = _parts(attack, trained, setup)
