@@ -7,13 +7,15 @@ and leaves out what is the app's own affair (its strategy, how it shares out its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tomli_w
 
 from fedlab.apps.contract import Ran
+from fedlab.apps.defended.probing import refusal
+from fedlab.apps.defended.wishes import AS_IT_IS, Wish, wishes
 from fedlab.apps.facts import Facts
 from fedlab.errors import UsageError
 from fedlab.experiment.asked import attack_entry
@@ -33,7 +35,7 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of an audit; `name` is that of the run."""
+    """What is asked of an audit; `name` is that of the run, `tries` are defenses in words."""
 
     name: str
     clients: int
@@ -41,18 +43,33 @@ class Asked:
     attacks: tuple[str, ...]
     include_samples: bool = False
     seed: int = 0
+    tries: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse, before the app runs, what no scenario could say.
 
         Raises:
-            UsageError: no such attack, or a number out of range.
+            UsageError: no such attack, a number out of range; all mistakes of what is to be tried.
         """
         if not 1 <= self.clients < 10**6:
             raise UsageError(f"num-supernodes = {self.clients}; expected a number of clients of at least 1")
         if not self.observe or min(self.observe) < 1:
             raise UsageError(f"observe = {list(self.observe)}; expected rounds, counted from 1")
         self.scenario("train", {})
+        self.wishes()
+
+    def wishes(self) -> list[Wish]:
+        """The defenses that are to be tried.
+
+        Raises:
+            UsageError: one is unknown, mistaken, or can be tried on no app.
+        """
+        return wishes(self.tries, self._check)
+
+    def _check(self, wish: Wish) -> None:
+        self.scenario("train", {}, attacked=False, tries=[wish])
+        if why := refusal(wish.name, wish.built()):
+            raise UsageError(why)
 
     def scenario(
         self,
@@ -62,12 +79,14 @@ class Asked:
         attacked: bool = True,
         rounds: int = 0,
         cohort: int | None = None,
+        tries: Sequence[Wish] = (),
     ) -> Scenario:
         """The audit as a scenario.
 
         Args:
             training: what is known of the clients' training, by key of `[clients]`.
             rounds: that took place; cohort: clients in one of them, all unless given.
+            tries: defenses beside the app as it is.
         """
         cohort = min(cohort or self.clients, self.clients)
         data: dict[str, Any] = {
@@ -81,9 +100,12 @@ class Asked:
                 "rounds": list(self.observe),
                 "victims": min(VICTIMS, cohort * len(self.observe)),
                 "include_samples": self.include_samples,
+                "adaptive": False,  # what is known of an app is its code, which its server has
             },
             "runtime": {"executor": "inline"},
         }
+        if tries:
+            data["defenses"] = [{"name": AS_IT_IS}, *(one.entry for one in tries)]
         if not attacked:
             return load(data)
         listed: list[dict[str, Any]] = []

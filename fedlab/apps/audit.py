@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flwr.clientapp.typing import Mod
+
+from fedlab import plugins
 from fedlab.apps import folder as folders
 from fedlab.apps.asked import ATTACKS, SUPERNODES, Asked, plain
 from fedlab.apps.contract import Ran
+from fedlab.apps.defended.plan import Seen
+from fedlab.apps.defended.trial import Tried, tried
+from fedlab.apps.defended.wishes import AS_IT_IS
 from fedlab.apps.facts import Facts, infer
 from fedlab.apps.folder import AppFolder, Value
 from fedlab.apps.given import Adapter, given
-from fedlab.apps.loading import Apps, load
-from fedlab.apps.running import run
+from fedlab.apps.loading import Apps, forget, load
+from fedlab.apps.recorder import OnStep
+from fedlab.apps.running import planned, run
 from fedlab.apps.same import code_of
-from fedlab.apps.trying import attacked, described, unattacked
+from fedlab.apps.trying import Written, attacked, described, unattacked, under
 from fedlab.errors import BackendError, Interrupted
+from fedlab.experiment.cells import Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now
 from fedlab.experiment.provenance import machine, versions
@@ -39,6 +47,7 @@ def audit_app(
     rounds: int | None = None,
     observe: Collection[int] = (1,),
     attacks: Sequence[str] = (),
+    tries: Sequence[str] = (),
     out: Path | str | None = None,
     home: Path | None = None,
     seed: int = 0,
@@ -55,6 +64,7 @@ def audit_app(
         rounds: instead of the run config's own number.
         observe: rounds whose updates are attacked, from 1.
         attacks: `"NAME"` or `"NAME:key=value,..."`; `asked.ATTACKS` unless given.
+        tries: defenses to run the app under as well, as `--try` takes them: `"dp-sgd,dropout,no-bias"`.
         out: a new or empty directory; `runs/<name>-<n>` in `home` unless given.
         home: the working directory unless given.
         include_samples: keep records and reconstructions as images, and show them.
@@ -71,6 +81,7 @@ def audit_app(
         rounds=rounds,
         observe=observe,
         attacks=attacks,
+        tries=tries,
         seed=seed,
         include_samples=include_samples,
         progress=listener,
@@ -102,6 +113,7 @@ class Audit:
             "rounds": self.rounds,
             "observe": list(self.asked.observe),
             "attacks": list(self.asked.attacks),
+            **({"tries": list(self.asked.tries)} if self.asked.tries else {}),
             "seed": self.asked.seed,
             "include_samples": self.asked.include_samples,
             "code": code_of(self.app.path),
@@ -116,6 +128,7 @@ def opened(
     rounds: int | None = None,
     observe: Collection[int] = (1,),
     attacks: Sequence[str] = (),
+    tries: Sequence[str] = (),
     seed: int = 0,
     include_samples: bool = False,
     progress: Progress,
@@ -134,9 +147,10 @@ def opened(
         attacks=tuple(attacks) or ATTACKS,
         include_samples=include_samples,
         seed=seed,
+        tries=tuple(tries),
     )
     asked.check()
-    app.configured(changes)
+    planned(app, changes, rounds, asked.observe)
     progress.message(f"importing {app.name}")
     return Audit(app, load(app, seed=seed), given(app), asked, changes, rounds)
 
@@ -148,16 +162,38 @@ def proceed(directory: RunDirectory, audit: Audit, progress: Progress) -> AuditR
         AppFailed: the app failed by itself.
     """
     with _ending(directory) as stop, stop.installed(), single_thread():
+        directory.update_manifest(cells=[], weights_sha256={})
         ran, facts = witnessed(audit, progress)
-        written = described(directory, audit.app, audit.asked, ran, facts)
-        if facts.view is None:
-            unattacked(directory, written, ran, facts)
-        else:
-            attacked(directory, written, ran, facts, facts.view, progress)
+        walk = _Walk(directory, progress)
+        walk.look(ran, facts, described(directory, audit.app, audit.asked, ran, facts))
+        for one in tries_of(audit, ran, facts, progress):
+            walk.tried.append(one)
+            written = described(directory, audit.app, audit.asked, ran, facts, walk.tried)
+            if one.seen is not None:
+                walk.look(one.seen.ran, one.seen.facts, under(written.scenario, one.seen))
         report = build(directory.path, status="finished")
         directory.event("finished")
         directory.update_manifest(status="finished", finished=now())
     return report
+
+
+@dataclass(eq=False)
+class _Walk:
+    """What was tried so far, and which cells can be attacked."""
+
+    directory: RunDirectory
+    progress: Progress
+    tried: list[Tried] = field(default_factory=list)
+    cells: list[Trained] = field(default_factory=list)
+
+    def look(self, ran: Ran, facts: Facts, written: Written) -> None:
+        """Keep a cell's updates, and attack them where that can be done."""
+        if facts.view is None or not written.scenario.attacks:
+            unattacked(self.directory, written, ran, facts)
+        else:
+            self.cells.append(
+                attacked(self.directory, written, ran, facts, facts.view, self.progress, self.cells)
+            )
 
 
 def witnessed(audit: Audit, progress: Progress) -> tuple[Ran, Facts]:
@@ -183,6 +219,39 @@ def witnessed(audit: Audit, progress: Progress) -> tuple[Ran, Facts]:
     for doubt in facts.doubts:
         progress.message(f"in doubt: {doubt}")
     return ran, facts
+
+
+def tries_of(audit: Audit, ran: Ran, facts: Facts, progress: Progress) -> Iterator[Tried]:
+    """Run the app under each defense that is to be tried, loaded anew each time; one that fails says why.
+
+    Args:
+        ran, facts: of the app as it is.
+    """
+    apps, first = audit.apps, Seen(AS_IT_IS, plugins.build("defenses", {"name": AS_IT_IS}), ran, facts)
+
+    def again(changes: Mapping[str, Value], mods: Sequence[Mod], on_step: OnStep | None) -> Ran:
+        nonlocal apps
+        forget(apps, audit.app)  # what an app keeps in its modules is not to leak from run to run
+        apps = load(audit.app, seed=audit.asked.seed)
+        return run(
+            apps,
+            audit.app,
+            run_config={**audit.changes, **changes},
+            supernodes=audit.asked.clients,
+            rounds=audit.rounds,
+            observe=audit.asked.observe,
+            seed=audit.asked.seed,
+            progress=progress,
+            mods=mods,
+            on_step=on_step,
+        )
+
+    for wish in audit.asked.wishes():
+        progress.message(f"trying {wish.label}")
+        one = tried(wish, first, again, audit.adapter, audit.app, audit.asked.clients, audit.asked.seed)
+        if one.why:
+            progress.message(f"not tried: {wish.label}: {one.why}")
+        yield one
 
 
 def begin(directory: RunDirectory, audit: Audit, command: str) -> None:

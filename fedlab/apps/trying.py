@@ -12,6 +12,9 @@ from typing import Any, NoReturn
 from fedlab import plugins
 from fedlab.apps.asked import Asked, toml_of, training_of
 from fedlab.apps.contract import Ran
+from fedlab.apps.defended.plan import Seen
+from fedlab.apps.defended.trial import Tried
+from fedlab.apps.defended.wishes import AS_IT_IS as AS_IT_IS
 from fedlab.apps.desk import NOT_FINITE
 from fedlab.apps.facts import Facts, View
 from fedlab.apps.folder import AppFolder
@@ -24,6 +27,7 @@ from fedlab.errors import UsageError
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.evaluation import weights_sha256
+from fedlab.experiment.pairing import paired
 from fedlab.experiment.provenance import describe_data, describe_model
 from fedlab.experiment.setup import Setup
 from fedlab.experiment.trials import attack_cells, trials_of
@@ -32,8 +36,6 @@ from fedlab.runtime import InlineExecutor
 from fedlab.scenario import Scenario
 
 NAME, ACTING = "app.json", "acting.json"
-AS_IT_IS = "none"
-"""The defense of an app that is audited as it is."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +47,23 @@ class Written:
     metrics: dict[str, Any]
 
 
-def described(directory: RunDirectory, app: AppFolder, asked: Asked, ran: Ran, facts: Facts) -> Written:
-    """Write down what the app is, how it was read and how it learned."""
+def described(
+    directory: RunDirectory,
+    app: AppFolder,
+    asked: Asked,
+    ran: Ran,
+    facts: Facts,
+    tries: Sequence[Tried] = (),
+) -> Written:
+    """Write down what the app is, how it was read and how it learned, as it is and under what was tried."""
     known = training_of(ran, facts)
-    scenario = asked.scenario(
-        facts.mode, known, attacked=facts.view is not None, rounds=ran.rounds, cohort=_cohort(ran)
-    )
+    scenario = scenario_of(asked, ran, facts, tries)
     cell = Cell(AS_IT_IS, facts.mode, asked.seed)
     text, metrics = toml_of(scenario, known), measured(ran)
+    others = [under(scenario, one.seen) for one in tries if one.seen is not None]
     directory.write_text("scenario.toml", text)
-    directory.write_json("metrics.json", {"cells": {cell.name: metrics}})
+    each = {cell.name: metrics} | {one.cell.name: one.metrics for one in others}
+    directory.write_json("metrics.json", {"cells": each})
     directory.write_json(
         NAME,
         {
@@ -70,10 +79,28 @@ def described(directory: RunDirectory, app: AppFolder, asked: Asked, ran: Ran, f
             "metrics": rows(ran.metrics),
             "output": list(ran.output),
             **facts.to_dict(),
+            **({"tried": [one.to_dict(app) for one in tries]} if tries else {}),
         },
     )
     directory.update_manifest(scenario=tomllib.loads(text))
     return Written(scenario, cell, metrics)
+
+
+def scenario_of(asked: Asked, ran: Ran, facts: Facts, tries: Sequence[Tried] = ()) -> Scenario:
+    """The audit as a scenario, with the defenses that the app ran under; nothing is written."""
+    return asked.scenario(
+        facts.mode,
+        training_of(ran, facts),
+        attacked=facts.view is not None,
+        rounds=ran.rounds,
+        cohort=_cohort(ran),
+        tries=[one.wish for one in tries if one.seen is not None],
+    )
+
+
+def under(scenario: Scenario, seen: Seen) -> Written:
+    """The cell of the app under one of the scenario's defenses."""
+    return Written(scenario, Cell(seen.label, seen.facts.mode, scenario.seeds[0]), measured(seen.ran))
 
 
 def _cohort(ran: Ran) -> int | None:
@@ -87,10 +114,11 @@ def unattacked(directory: RunDirectory, written: Written, ran: Ran, facts: Facts
     seen = [bare(one, facts.told.get((one.round, one.client), KnownConfig())) for one in ran.sights]
     seen = [one for one in seen if one.update]
     keep(directory, cell, seen)
-    _note_signs(directory, seen, ran)
+    if cell.defense == AS_IT_IS:
+        _note_signs(directory, seen, ran)
     nobody = {"victims": [], "observed": len(ran.sights), "empty": 0, "eligible": 0}
     directory.write_json(f"truth/{cell.name}.json", nobody)
-    directory.update_manifest(cells=[{"name": cell.name, **cell.about}])
+    _note_cell(directory, cell)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +138,8 @@ def prepared(written: Written, ran: Ran, facts: Facts, view: View) -> Prepared:
     model = task.model(0)  # its weights are those that were sent, whatever the seed
     seen = observations(ran, facts.told, view, model)
     sent = {name for one in seen for name in one.update}
+    (spec,) = [one for one in scenario.defenses if one.label == cell.defense]
+    told = plugins.build("defenses", spec).disclosure(model)
     trained = Trained(
         cell,
         task,
@@ -119,26 +149,45 @@ def prepared(written: Written, ran: Ran, facts: Facts, view: View) -> Prepared:
         written.metrics,
         weights_sha256(model.state()),
         frozenset(model.parameter_names) - sent,
-        used=records.steps,
+        view.disclosure.then(told),
+        records.steps,
     )
     return Prepared(trained, seen, _setup(scenario, trained))
 
 
 def attacked(
-    directory: RunDirectory, written: Written, ran: Ran, facts: Facts, view: View, progress: Progress
-) -> None:
-    """Attack and score the app's updates."""
+    directory: RunDirectory,
+    written: Written,
+    ran: Ran,
+    facts: Facts,
+    view: View,
+    progress: Progress,
+    others: Sequence[Trained] = (),
+) -> Trained:
+    """Attack and score the updates of one cell; `others` are those that were attacked before."""
     found, cell = prepared(written, ran, facts, view), written.cell
     trained, weights = found.trained, found.trained.weights_sha256
     keep(directory, cell, found.seen)
-    _note_signs(directory, found.seen, ran)
+    if cell.defense == AS_IT_IS:
+        _note_signs(directory, found.seen, ran)
+        directory.update_manifest(
+            dataset=describe_data(trained.task) | {"test": None},
+            model=describe_model(type(view.network.network).__name__, {}, trained.model),
+        )
+    _note_cell(directory, cell, weights)
+    cells, setup = [*others, trained], found.setup
+    attack_cells(directory, setup, cells, trials_of(setup), InlineExecutor(), progress)
+    return trained
+
+
+def _note_cell(directory: RunDirectory, cell: Cell, weights: str = "") -> None:
+    """Let the manifest name a cell, behind those that it names already."""
+    entry = {"name": cell.name, **cell.about, **({"weights_sha256": weights} if weights else {})}
+    cells = [one for one in directory.manifest.get("cells", []) if one["name"] != cell.name]
+    hashes = directory.manifest.get("weights_sha256", {})
     directory.update_manifest(
-        dataset=describe_data(trained.task) | {"test": None},
-        model=describe_model(type(view.network.network).__name__, {}, trained.model),
-        cells=[{"name": cell.name, **cell.about, "weights_sha256": weights}],
-        weights_sha256={cell.trained: weights},
+        cells=[*cells, entry], weights_sha256={**hashes, cell.trained: weights} if weights else hashes
     )
-    attack_cells(directory, found.setup, [trained], trials_of(found.setup), InlineExecutor(), progress)
 
 
 def _strict(value: object) -> object:
@@ -171,16 +220,19 @@ def _config(written: Written) -> ClientConfig:
 
 def _setup(scenario: Scenario, trained: Trained) -> Setup:
     """What attacks ask of a set-up; nothing in it trains."""
+    defenses = {spec.label: plugins.build("defenses", spec) for spec in scenario.defenses}
+    added = paired(scenario, defenses)
     return Setup(
         scenario=scenario,
         task=trained.task,
         owners={trained.cell.seed: trained.owners},
-        defenses={spec.label: plugins.build("defenses", spec) for spec in scenario.defenses},
+        defenses=defenses,
         attacks={spec.label: plugins.build("attacks", spec) for spec in scenario.attacks},
         aggregators={},
         model=trained.model,
         objects={},
         again=_never,
+        adaptive={label: plugins.build("attacks", {"name": name}) for label, name in added.items()},
     )
 
 

@@ -55,6 +55,16 @@ def audit_app(
             show_default=False,
         ),
     ] = None,
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try",
+            metavar="NAME[:KEY=VALUE,...]",
+            help="Defense to run the app under as well, without a change of its code: dp-sgd,dropout,no-bias."
+            " Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="New or empty run directory; runs/NAME-N unless given."),
@@ -88,10 +98,11 @@ def audit_app(
         "rounds": rounds,
         "observe": _rounds(observe),
         "attacks": attacks or [],
+        "tries": tries or [],
         "out": None if out is None else str(out.absolute()),
         "seed": seed,
         "include_samples": include_samples,
-        "command": _command(path, run_config, supernodes, rounds, observe, attacks or [], seed),
+        "command": _command(path, run_config, supernodes, rounds, observe, attacks or [], tries or [], seed),
     }
     folder.read(path).configured(folder.overrides(run_config))  # mistakes show before a process starts
     with watch(quiet=quiet) as progress:
@@ -124,6 +135,7 @@ def _command(
     rounds: int | None,
     observe: str,
     attacks: list[str],
+    tries: list[str],
     seed: int,
 ) -> str:
     """The command that gives the same result."""
@@ -133,6 +145,7 @@ def _command(
         ("--rounds", rounds),
         ("--observe", "" if observe == "1" else observe),
         *(("--attack", one) for one in attacks),
+        *(("--try", one) for one in tries),
         ("--seed", seed or ""),
     ]
     words = [str(word) for option in options if option[1] not in ("", None) for word in option]
