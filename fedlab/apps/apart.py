@@ -46,6 +46,14 @@ def attack_apart(directory: Path, asked: Mapping[str, Any], progress: Progress |
     return _apart({"do": "attack", **_told_of(directory), **asked}, progress)
 
 
+def recording_apart(
+    directory: Path, app: Path, asked: Mapping[str, Any], progress: Progress | None = None
+) -> Path:
+    """The same for `fedlab.apps.tap.attack_recording`; `asked` has its attacks."""
+    places = {"path": str(directory.absolute()), "app": str(app.absolute()), "folder": str(app.absolute())}
+    return _apart({"do": "attack a recording", **places, **asked}, progress)
+
+
 def resume_apart(directory: Path, *, force: bool, progress: Progress | None = None) -> Path:
     """The same for `fedlab.apps.again.resume_app`."""
     return _apart({"do": "resume", "force": force, **_told_of(directory)}, progress)
@@ -61,9 +69,10 @@ def is_app(directory: Path) -> bool:
 
 
 def _told_of(directory: Path) -> dict[str, str]:
-    """Where a run directory is, and the app that it is of."""
-    asked = json.loads((directory / "manifest.json").read_bytes()).get("asked", {})
-    return {"path": str(directory.absolute()), "folder": str(asked.get("path", ""))}
+    """Where a run directory is, and the app that it is of, if that is known."""
+    path = directory.absolute()
+    asked = json.loads((path / "manifest.json").read_bytes()).get("asked", {})
+    return {"path": str(path), "folder": str(asked.get("path", path / "unknown"))}
 
 
 def _apart(asked: Mapping[str, Any], progress: Progress | None) -> Path:

@@ -2,9 +2,9 @@
 
 Flower leaves an app where its user stood, as a rule in the app's own folder. So paths such as ./data lead
 from the scratch directory where they lead from there, and what the app writes at such a path stays in the
-scratch directory: folders are made anew there, small files are copied, large ones are linked. Two things
-cannot be kept apart so, and are told: a file that is linked and written over, and a folder that is linked as
-a whole, because it holds very many files or is a link itself.
+scratch directory: folders are made anew there, small files are copied, large ones are linked. Three things
+cannot be kept apart so, and are told: what is written at absolute paths, over a file that is linked, and in a
+folder that is linked as a whole, because it holds very many files or is a link itself.
 """
 
 from __future__ import annotations
@@ -31,15 +31,14 @@ class Laid:
     """What was laid out, to see afterwards what the app wrote.
 
     Attributes:
-        copied: files by path, as they were laid out.
-        linked: files of the user's that the app can reach, as they were.
+        own: the user's files by path, as they were; copied: those of them that were, as they were laid out.
         folders: linked as a whole.
     """
 
     app: Path
     scratch: Path
+    own: dict[str, Stamp] = field(default_factory=dict)
     copied: dict[str, Stamp] = field(default_factory=dict)
-    linked: dict[str, Stamp] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
 
     def written(self) -> list[str]:
@@ -52,8 +51,15 @@ class Laid:
         return sorted(found)
 
     def reached(self) -> list[str]:
-        """Linked files that were changed: the user's own."""
-        return sorted(name for name, stamp in self.linked.items() if _stamp(self.app / name) != stamp)
+        """Files of the user's that are new or changed; what is in run directories is not the app's doing."""
+        paths = list(_tree(self.app, self.folders))
+        runs = {path.parent for path in paths if path.name == "manifest.json"}
+        found = []
+        for path in paths:
+            name = path.relative_to(self.app).as_posix()
+            if path.is_file() and self.own.get(name) != _stamp(path) and not runs.intersection(path.parents):
+                found.append(name)
+        return sorted(found)
 
     def told(self) -> list[str]:
         """For people; nothing if nothing was or could have been written."""
@@ -62,7 +68,7 @@ class Laid:
             kept = "which was not kept" if len(found) == 1 else "which were not kept"
             lines.append(f"the app wrote {_files(found)}, {kept}: {_listed(found)}")
         if found := self.reached():
-            lines.append(f"the app wrote over {_files(found)} of its own folder: {_listed(found)}")
+            lines.append(f"the app changed {_files(found)} of its own folder: {_listed(found)}")
         if self.folders:
             lines.append(f"what the app wrote there stays, for it is linked: {_listed(self.folders)}")
         return lines
@@ -73,7 +79,7 @@ def lay_out(app: Path, scratch: Path) -> Laid:
 
     What cannot be read is left for the app to miss.
     """
-    folder = app if app.is_dir() else app.parent
+    folder = app.parent if app.is_file() else app
     laid, room = Laid(folder, scratch), MANY
     files: list[tuple[int, str]] = []
     for top in _visible(folder):
@@ -86,7 +92,8 @@ def lay_out(app: Path, scratch: Path) -> Laid:
         for path in (top, *beneath):
             name = path.relative_to(folder).as_posix()
             if path.is_file():
-                files.append((_stamp(path)[0], name))
+                laid.own[name] = _stamp(path)
+                files.append((laid.own[name][0], name))
             elif path.is_symlink():
                 laid.folders.append(name)
                 _link(path, scratch / name)
@@ -100,14 +107,15 @@ def lay_out(app: Path, scratch: Path) -> Laid:
                 laid.copied[name] = _stamp(scratch / name)
                 left -= size
         else:
-            laid.linked[name] = _stamp(folder / name)
             _link(folder / name, scratch / name)
     return laid
 
 
-def _tree(folder: Path) -> Iterator[Path]:
+def _tree(folder: Path, without: Sequence[str] = ()) -> Iterator[Path]:
     """All that is visible beneath, each folder before what is in it; links to folders are not followed."""
     for path in _visible(folder):
+        if path.name in without:
+            continue
         yield path
         if path.is_dir() and not path.is_symlink():
             yield from _tree(path)

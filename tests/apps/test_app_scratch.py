@@ -89,7 +89,18 @@ def test_the_smallest_files_are_copied_and_others_linked(
     assert not (folder / "data" / "train" / "new.txt").exists()
     assert laid.reached() == []
     (scratch / "outputs" / "old.txt").write_text("through the link")
-    assert laid.told()[1] == "the app wrote over 1 file of its own folder: outputs/old.txt"
+    assert laid.told()[1] == "the app changed 1 file of its own folder: outputs/old.txt"
+
+
+def test_what_is_written_at_absolute_paths_is_told_and_run_directories_are_not_the_apps(
+    folder: Path, scratch: Path
+) -> None:
+    laid = lay_out(folder, scratch)
+    (folder / "outputs" / "new.txt").write_text("")
+    (folder / "runs" / "app-1" / "attacks").mkdir(parents=True)
+    (folder / "runs" / "app-1" / "manifest.json").write_text("")
+    (folder / "runs" / "app-1" / "attacks" / "x.json").write_text("")
+    assert laid.told() == ["the app changed 1 file of its own folder: outputs/new.txt"]
 
 
 def test_a_folder_of_very_many_files_and_a_link_are_linked_as_a_whole_and_told(
@@ -125,4 +136,6 @@ def test_the_scratch_directory_takes_nothing_of_the_app_with_it(folder: Path) ->
 
 
 def test_no_folder_is_nothing_to_lay_out(tmp_path: Path, scratch: Path) -> None:
-    assert lay_out(tmp_path / "nowhere" / "at all", scratch).told() == []
+    (tmp_path / "beside").touch()
+    assert lay_out(tmp_path / "nowhere", scratch).told() == []
+    assert list(scratch.iterdir()) == []
