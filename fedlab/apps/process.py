@@ -120,6 +120,10 @@ def _done(asked: dict[str, Any], home: Path, wire: Wire) -> AuditReport:
             return apps.audit_app(asked.pop("path"), home=home, progress=wire, **asked)
         case "attack":
             return apps.attack_app(asked.pop("path"), progress=wire, **asked)
+        case "attack a recording":
+            from fedlab.apps.tap import attack_recording
+
+            return attack_recording(asked.pop("path"), asked.pop("app"), progress=wire, **asked)
         case _:
             return apps.resume_app(asked.pop("path"), progress=wire, **asked)
 

@@ -33,6 +33,7 @@ from fedlab.cli import (
     runs,
     scenarios,
     sweep,
+    tap,
 )
 from fedlab.cli.output import show_error
 from fedlab.errors import BackendError, FedlabError, Interrupted
@@ -52,6 +53,7 @@ for group in (
     sweep,
     attack,
     audit_app,
+    tap,
     compare,
     runs,
     scenarios,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fedlab import files
 from fedlab.errors import DataError
 from fedlab.report.complete import require_complete
+from fedlab.report.deployment import tiles, with_deployment
 from fedlab.report.document import assemble
 from fedlab.report.gallery import collect
 from fedlab.report.page import render
@@ -123,8 +124,8 @@ def build(
         run.manifest["status"] = status
     if run.manifest.get("status") == "finished":
         require_complete(run)
-    data = assemble(run, fail_on)
-    html = render(data, collect(run))
+    data = with_deployment(assemble(run, fail_on), run)
+    html = render(data, collect(run), tiles(run))
     # allow_nan=False: a number that is none must fail here, not in a reader's parser.
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     files.write_text(directory / JSON_NAME, text)

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from fedlab import glossary
 from fedlab.report import course, figures, fleet_figures, formal_figures, map_figures, membership, reading
+from fedlab.report.deployment import Tiles
 from fedlab.report.frontier_figure import frontiers
 from fedlab.report.gallery import Sheet, Strip
 from fedlab.report.knowledge import CEILING_DB, answered, idle, sets_apart
@@ -79,8 +80,9 @@ def dress() -> dict[str, str]:
     }
 
 
-def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
-    """The page for report.json's `data` and the contact sheets of the gallery."""
+def render(data: dict[str, Any], sheets: list[Sheet], claimed: Sequence[Tiles] = ()) -> str:
+    """The page for report.json's `data`, the contact sheets of the gallery, and what was claimed of records
+    that nobody knows."""
     cells = data["run"]["cells"]
     return (
         environment(cells)
@@ -91,6 +93,7 @@ def render(data: dict[str, Any], sheets: list[Sheet]) -> str:
             numbers=glossary.NUMBERS,
             run=data["run"],
             sheets=sheets,
+            claimed=claimed,
             most_sheets=MOST_SHEETS,
             matrices=_matrices(data),
             several_modes=reading.several(cells, "client_mode"),

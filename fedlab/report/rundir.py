@@ -35,6 +35,7 @@ class Run:
         metrics, privacy, truth: by cell name.
         attacks: one dictionary per (cell, attack) file, with its "cell", ordered as the scenario names them.
         memberships: the same for attacks that score records instead of reconstructing them.
+        claims: the same for attacks on a recording of a deployment, whose answers nobody can score.
         hashes: sha256 of each file that the report rests on, by relative path.
         map: what map.json holds; None without a map.
         checks: what was measured of the proofs (`privacy/<cell>.checks.json`), by cell name.
@@ -51,6 +52,7 @@ class Run:
     map: dict[str, Any] | None = None
     memberships: list[dict[str, Any]] = field(default_factory=list)
     checks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    claims: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -141,7 +143,8 @@ def read_run(directory: Path) -> Run:
     threats = ["", *labels(scenario.get("threats")), *labels(again.get("threats"))]
     attacks.sort(key=lambda one: (_index(order, one["attack"]), _index(threats, one["threat_label"])))
     memberships = [one for one in attacks if one.get("kind") == "membership"]
-    attacks = [one for one in attacks if one.get("kind") != "membership"]
+    claims = [one for one in attacks if one.get("kind") == "claims"]
+    attacks = [one for one in attacks if one.get("kind") not in ("membership", "claims")]
     for name in names:
         weights = run.file("models", name, "model.safetensors")
         if weights.is_file():
@@ -160,6 +163,7 @@ def read_run(directory: Path) -> Run:
         mapped,
         memberships,
         checks,
+        claims,
     )
 
 
