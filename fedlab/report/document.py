@@ -32,6 +32,7 @@ from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.scope import scope
 from fedlab.report.tasks import task_rows
+from fedlab.report.tried import tried
 from fedlab.report.verdict import verdict
 
 _DATASET = ("name", "source", "licence", "sha256", "synthetic", "train", "test", "classes")
@@ -69,6 +70,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
             namer(run.cells),
         )
     )
+    prices = cost(run, utility, undefended)
     found = verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run))
     return {
         "schema_version": 1,
@@ -81,6 +83,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
         "scope": scope(run),
         "app": app(run),
         "acting": acting(run),
+        "tried": tried(run, attacks, utility, prices, guarantees, undefended),
         "attacks": attacks,
         "matrix": matrix(attacks, utility, guarantees),
         "frontier": trade,
@@ -88,7 +91,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
         "knowledge": knowledge(run, attacks),
         "membership": membership,
         "utility": utility,
-        "cost": cost(run, utility, undefended),
+        "cost": prices,
         "exposure": exposure(run),
         "guarantees": guarantees,
         "proofs": proofs_in_full(run, guarantees),

@@ -60,6 +60,7 @@ TABLES: dict[str, Callable[[Row], list[Row]]] = {
     "guarantees": _rows("guarantees"),
     "gates": _rows("gates"),
     "findings": lambda data: list(data["verdict"]["findings"]),
+    "tried": lambda data: list((data.get("tried") or {}).get("rows") or []),
     "recommendations": _rows("recommendations"),
     "limits": _limits,
 }
