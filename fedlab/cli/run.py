@@ -18,6 +18,7 @@ from fedlab.cli.gates import FAIL_ON, judge, verdicts
 from fedlab.cli.output import as_json, plain, stderr, stdout
 from fedlab.cli.scenarios import SCENARIO, SET
 from fedlab.cli.tables import makespan, membership, pace, summary
+from fedlab.cli.tried import tried
 from fedlab.errors import BudgetExhausted, UsageError
 
 if TYPE_CHECKING:
@@ -272,7 +273,8 @@ def show(audit: AuditReport, *, json: bool) -> None:
     console.print()
     console.print(summary(audit.data))
     console.print()
-    for table in (membership(audit.data), pace(audit.data), makespan(audit.data), verdicts(audit.data)):
+    told = (tried, membership, pace, makespan, verdicts)
+    for table in (one(audit.data) for one in told):
         if table is not None:
             console.print(table)
             console.print()
