@@ -57,24 +57,48 @@ def attack(
             show_default=False,
         ),
     ] = None,
+    app: Annotated[
+        Path | None,
+        typer.Option(
+            "--app",
+            metavar="APP",
+            help="Of what `fedlab tap` recorded: the folder of the app that was deployed.",
+            show_default=False,
+        ),
+    ] = None,
+    include_samples: Annotated[
+        bool,
+        typer.Option("--include-samples", help="With --app: keep reconstructions as images, and show them."),
+    ] = False,
     json: JSON = False,
     quiet: QUIET = False,
 ) -> None:
     """Attack what a finished run observed again, without training; adds to its report.
 
-    RUN is the directory that `fedlab run` prints when it ends, or `fedlab audit-app`, whose app runs again.
-    What was done before is not done again:
+    RUN is the directory that `fedlab run` prints when it ends, or `fedlab audit-app`, whose app runs again,
+    or `fedlab tap`. What was done before is not done again:
 
     fedlab attack runs/quickstart-1 --attack dropout-inversion:iterations=500 --threat oracle
 
     fedlab attack runs/quickstart-1 --threat labels=true,batch_size=false --threat each
+
+    fedlab attack runs/tap-1 --app ./my-app
     """
     if not quiet:
         stderr().print(f"opening {directory}", markup=False, soft_wrap=True)
     from fedlab.apps.apart import is_app
+    from fedlab.apps.tap import NAME
 
-    attacked = _app if is_app(directory) else _run
-    audit = attacked(directory, attacks or (), threats or (), overrides or (), quiet=quiet)
+    if (directory / NAME).is_file():
+        beside = [f"--threat {threats[0]}"] if threats else [f"--set {overrides[0]}"] if overrides else []
+        audit = _recording(directory, app, attacks or (), beside, samples=include_samples, quiet=quiet)
+    elif app is not None or include_samples:
+        raise UsageError(
+            f"{directory} is no recording of a deployment; expected neither --app nor --include-samples"
+        )
+    else:
+        attacked = _app if is_app(directory) else _run
+        audit = attacked(directory, attacks or (), threats or (), overrides or (), quiet=quiet)
     show(audit, json=json)
     judge(audit.data)
 
@@ -112,3 +136,38 @@ def _app(
     from fedlab.report import AuditReport
 
     return AuditReport.load(path)
+
+
+def _recording(
+    directory: Path,
+    app: Path | None,
+    attacks: Sequence[str],
+    beside: Sequence[str],
+    *,
+    samples: bool,
+    quiet: bool,
+) -> AuditReport:
+    """What `fedlab tap` recorded: without truth, and with what the app's code says.
+
+    Raises:
+        UsageError: no app is given, or what a recording has not.
+    """
+    from fedlab.apps import folder
+    from fedlab.apps.apart import recording_apart
+    from fedlab.report import AuditReport
+    from fedlab.terminal import watch
+
+    if beside:
+        raise UsageError(
+            f"{beside[0]}: {directory} was recorded on a deployment; expected neither --threat nor --set."
+            " What its attackers know is what the app's folder says"
+        )
+    if app is None:
+        raise UsageError(
+            f"{directory} was recorded on a deployment; expected the folder of its app, which says what the"
+            f" network is: fedlab attack {directory} --app APP"
+        )
+    folder.read(app)  # mistakes show before a process starts
+    with watch(quiet=quiet) as progress:
+        asked = {"attacks": [*attacks], "include_samples": samples}
+        return AuditReport.load(recording_apart(directory, app, asked, progress))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedlab.cli import completion
+from fedlab.cli.claims import claims
 from fedlab.cli.forecasts import tell
 from fedlab.cli.formats import FORMAT, OUT, TABLE, document
 from fedlab.cli.gates import FAIL_ON, judge, verdicts
@@ -271,7 +272,10 @@ def show(audit: AuditReport, *, json: bool) -> None:
         return
     console = stdout()
     console.print()
-    console.print(summary(audit.data))
+    if (recorded := claims(audit.data)) is not None:
+        console.print(audit.data["verdict"]["headline"], markup=False, soft_wrap=True)
+        console.print()
+    console.print(summary(audit.data) if recorded is None else recorded)
     console.print()
     told = (tried, membership, pace, makespan, verdicts)
     for table in (one(audit.data) for one in told):

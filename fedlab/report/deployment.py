@@ -23,6 +23,12 @@ NO_TRUTH = (
     " residual says how well an answer explains an update, a certificate that no other answer does, and"
     " neither says what a picture shows."
 )
+NO_SCORE = (
+    "this run was recorded on a deployment, whose clients' records nobody knows: there are residuals and"
+    " certificates, and no score to hold a gate against. Gates work on simulated runs: fedlab audit-app"
+)
+UNSCORED = ("attack", "membership", "utility")
+"""Subjects of gates whose figures need the truth, or a test set."""
 MOST_IMAGES = 8
 
 Row = dict[str, Any]

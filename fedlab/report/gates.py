@@ -14,6 +14,7 @@ from typing import Any, Literal
 from fedlab.errors import BadGate
 from fedlab.gate import ANY, NAMED, Gate, parse
 from fedlab.report.checks import check_rows
+from fedlab.report.deployment import NO_SCORE, UNSCORED, recorded
 from fedlab.report.measured import measure
 from fedlab.report.membership import membership_rows
 from fedlab.report.reading import key, mode_word
@@ -95,6 +96,8 @@ def _row(
 
 
 def _result(run: Run, undefended: set[str], tables: Tables, gate: Gate, source: str) -> Row:
+    if recorded(run) and gate.subject in UNSCORED:
+        raise BadGate(gate.text, (0, len(gate.text)), NO_SCORE)
     gate.check(_known(run, tables))
     seed = dict(gate.where).get("seed")
     if seed is not None:
