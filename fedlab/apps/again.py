@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fedlab.apps.audit import Audit, opened, proceed, witnessed
-from fedlab.apps.contract import Ran
-from fedlab.apps.facts import Facts
-from fedlab.apps.measured import measured
+from fedlab import plugins
+from fedlab.apps.audit import Audit, opened, proceed, tries_of, witnessed
+from fedlab.apps.defended.plan import Seen
+from fedlab.apps.defended.wishes import AS_IT_IS
 from fedlab.apps.same import changed, difference, kept
-from fedlab.apps.trying import AS_IT_IS, NAME, Prepared, Written, prepared
+from fedlab.apps.trying import NAME, Prepared, prepared, under
 from fedlab.errors import DataError, Interrupted, UsageError
 from fedlab.experiment import resuming
 from fedlab.experiment.again import DEFAULT, additions, check_finished, check_truth, telling, wished
 from fedlab.experiment.asked import EACH
-from fedlab.experiment.cells import Cell
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.provenance import machine, versions
@@ -68,9 +68,9 @@ def attack_app(
         try:
             with stop.installed(), single_thread():
                 audit = opened(**asked, progress=listener)
-                again = _same(directory, settings, audit, *witnessed(audit, listener), attacks)
+                again = _cells(directory, settings, audit, attacks, listener)
                 listener.message("the same app, the same updates")
-                _attack(directory, began, settings, [again], chosen, under, EACH in threats, listener)
+                _attack(directory, began, settings, again, chosen, under, EACH in threats, listener)
         except KeyboardInterrupt:
             raise Interrupted(
                 "stopped by the user; the answers so far are kept. To go on, give the same command again"
@@ -141,37 +141,49 @@ def _check_attackable(directory: RunDirectory) -> None:
         raise UsageError(f"{directory.path}: this app cannot be attacked: {'; '.join(obstacles)}")
 
 
+def _attackable(directory: RunDirectory) -> list[str]:
+    """Names of the cells whose network is known."""
+    return [str(one["name"]) for one in directory.manifest["cells"] if "weights_sha256" in one]
+
+
 def _open(directory: RunDirectory, chosen: Sequence[str], under: Sequence[str]) -> bool:
     """Whether an answer is missing, as far as the run directory tells."""
     stems = [label + (f"@{threat}" if threat else "") for label in chosen for threat in under]
-    cells = [str(one["name"]) for one in directory.manifest["cells"]]
+    cells = _attackable(directory)
     return any(not directory.has(f"attacks/{cell}/{stem}.json") for cell in cells for stem in stems)
 
 
-def _same(
-    directory: RunDirectory,
-    settings: Scenario,
-    audit: Audit,
-    ran: Ran,
-    facts: Facts,
-    attacks: Sequence[str],
-) -> Prepared:
-    """A cell of the run, with the records behind its observations.
+def _cells(
+    directory: RunDirectory, settings: Scenario, audit: Audit, attacks: Sequence[str], progress: Progress
+) -> list[Prepared]:
+    """The cells of the run that can be attacked, with the records behind their observations.
 
     Raises:
         DataError: the updates are not those of the run.
     """
-    cell = Cell(AS_IT_IS, facts.mode, audit.asked.seed)
-    before = kept(directory, cell)
-    if facts.view is None:
-        _differs(directory, audit, f"it cannot be attacked any more: {'; '.join(facts.obstacles)}", attacks)
-    if not before:
-        _differs(directory, audit, f"no updates are kept of {cell.name}", attacks)
-    found = prepared(Written(settings, cell, measured(ran)), ran, facts, facts.view)
-    apart = difference(before, found.seen)
-    if apart is not None:
-        _differs(directory, audit, str(apart), attacks)
-    check_truth(directory, found.trained, settings)
+
+    def differs(how: str) -> NoReturn:
+        _differs(directory, audit, how, attacks)
+
+    ran, facts = witnessed(audit, progress)
+    as_it_is = Seen(AS_IT_IS, plugins.build("defenses", {"name": AS_IT_IS}), ran, facts)
+    tries = (one.seen for one in tries_of(audit, ran, facts, progress))
+    left, found = _attackable(directory), []
+    for one in chain([as_it_is], tries):  # no try runs if the app as it is differs
+        if one is None or one.facts.view is None:
+            continue
+        written = under(settings, one)
+        if written.cell.name not in left:
+            continue
+        left.remove(written.cell.name)
+        again = prepared(written, one.ran, one.facts, one.facts.view)
+        apart = difference(kept(directory, written.cell), again.seen)
+        if apart is not None:
+            differs(f"of {written.cell.name}, {apart}")
+        check_truth(directory, again.trained, settings)
+        found.append(again)
+    if left:
+        differs(f"it cannot be attacked any more as {', '.join(left)}")
     return found
 
 
