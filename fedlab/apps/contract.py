@@ -45,10 +45,12 @@ class Optimizer:
     Attributes:
         name: of its class, such as "SGD" or "Adam".
         settings: of its first parameter group at the first step, without tensors ("lr", "momentum", ...).
+        differ: those in which other groups are not as the first.
     """
 
     name: str
     settings: Mapping[str, Any]
+    differ: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,7 @@ class Ran:
         rounds: of training that took place.
         replies: training replies in all; failed: how many of them were errors, and the first one's words.
         output: what the app printed, its last 200 lines.
+        unevaluated: how many evaluations of clients failed, and why; "" if none did.
     """
 
     sights: Sequence[Sight]
@@ -110,3 +113,4 @@ class Ran:
     failed: int
     failure: str
     output: Sequence[str]
+    unevaluated: str = ""

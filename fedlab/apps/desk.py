@@ -26,9 +26,12 @@ class Desk:
         self.sights: list[Sight] = []
         self.replies = self.failed = 0
         self.failure = ""
+        self._evaluated = self._unevaluated = 0
+        self._unevaluated_why = ""
 
     def see(self, message: Message, reply: Message) -> None:
         if not is_training(message):
+            self._evaluation(message, reply)
             return
         self.count(reply)
         if not reply.has_error() and (number := self._counted.round_of(message)) in self._observe:
@@ -43,6 +46,22 @@ class Desk:
             self.failed += 1
             self.failure = self.failure or reply.error.reason or "without a word"
 
+    def _evaluation(self, message: Message, reply: Message) -> None:
+        if message.metadata.message_type.partition(".")[0] != "evaluate":
+            return
+        self._evaluated += 1
+        if reply.has_error():
+            self._unevaluated += 1
+            self._unevaluated_why = self._unevaluated_why or _last_line(reply.error.reason or "")
+
+    @property
+    def unevaluated(self) -> str:
+        """How many evaluations of clients failed, and why the first did; "" if none failed."""
+        if not self._unevaluated:
+            return ""
+        count = f"{self._unevaluated} of {self._evaluated} evaluations failed on the clients"
+        return f"{count}; the first: {self._unevaluated_why}"
+
     @property
     def round(self) -> int:
         return self._counted.round
@@ -50,8 +69,8 @@ class Desk:
     @property
     def first_failure(self) -> tuple[str, str]:
         """(one line, traceback) of the first failed reply; no traceback if the guard turned it away."""
-        lines = self.failure.rstrip().split("\n")
-        return lines[-1], self.failure if len(lines) > 1 else ""
+        several = "\n" in self.failure.rstrip()
+        return _last_line(self.failure), self.failure if several else ""
 
     def check(self) -> None:
         """Whether there is anything to look at.
@@ -65,6 +84,11 @@ class Desk:
             told, trace = self.first_failure
             hint = f". {DIVERGED}" if told.startswith(NOT_FINITE) else ""
             raise AppFailed(f"all {self.replies} training replies failed; the first: {told}{hint}", trace)
+
+
+def _last_line(text: str) -> str:
+    """Of a traceback, the error itself."""
+    return text.rstrip().split("\n")[-1] or "without a word"
 
 
 def _sight(number: int, client: int, sent: RecordDict, answered: RecordDict) -> Sight:

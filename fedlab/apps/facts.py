@@ -30,7 +30,9 @@ from fedlab.apps.notes import Fact, Notes
 from fedlab.apps.pixels import PixelRange
 from fedlab.apps.schedule import known, mode_of
 from fedlab.apps.spoken import of_batches, of_loss, of_optimizer, of_sizes
-from fedlab.audit import KnownConfig
+from fedlab.apps.stepping import disclosed
+from fedlab.audit import Disclosure, KnownConfig
+from fedlab.audit.disclosure import NOTHING
 from fedlab.clients.config import Mode
 
 Key = tuple[int, int]
@@ -45,6 +47,7 @@ class View:
         names: its tensors by names of the messages' arrays.
         personal: parameters that no message carries.
         shape: (C, H, W); pixels: from what clients fed their networks.
+        disclosure: what of an update carries a value, by the optimizer that stepped.
     """
 
     network: FromPixels
@@ -53,6 +56,7 @@ class View:
     shape: tuple[int, int, int]
     pixels: PixelRange
     classes: int
+    disclosure: Disclosure = NOTHING
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +142,7 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
         shape,
         pixels,
         classes,
+        disclosed(recordings),
     )
     if why := unfit(view.network, shape, mode):
         notes.obstacles.append(why)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlab.apps.needs import dependencies_of
 from fedlab.errors import BadApp, UnknownName, UsageError, did_you_mean
 
 PROJECT = "pyproject.toml"
@@ -43,6 +44,7 @@ class AppFolder:
         config: defaults of the run config, nested tables flattened to "a.b" as Flower does.
         supernodes: how many its default federation simulates, None if it does not say.
         audit: the table [tool.fedlab.audit], as it stands there.
+        dependencies: the packages that the project says it needs.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class AppFolder:
     config: Mapping[str, Value]
     supernodes: int | None = None
     audit: Mapping[str, Any] | None = None
+    dependencies: tuple[str, ...] = ()
 
     def configured(self, changes: Mapping[str, Value]) -> dict[str, Value]:
         """The run config with `changes`.
@@ -101,7 +104,8 @@ def read(path: str | Path) -> AppFolder:
     audit = _table(project, mistakes, "tool", "fedlab", "audit")
     if mistakes:
         raise BadApp(_told(folder, mistakes))
-    name = (_table(project, mistakes, "project") or {}).get("name")
+    about = _table(project, [], "project") or {}
+    name = about.get("name")
     return AppFolder(
         path=folder,
         name=name if isinstance(name, str) and name else folder.name,
@@ -110,6 +114,7 @@ def read(path: str | Path) -> AppFolder:
         config=config,
         supernodes=_supernodes(project),
         audit=audit,
+        dependencies=dependencies_of(about),
     )
 
 

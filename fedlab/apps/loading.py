@@ -20,6 +20,7 @@ from flwr.serverapp import ServerApp
 from fedlab import seeds
 from fedlab.apps.bounds import Printed, bounded, exit_code, own_traceback, words
 from fedlab.apps.folder import AppFolder
+from fedlab.apps.needs import advice
 from fedlab.errors import BadApp, did_you_mean
 
 App = TypeVar("App", ServerApp, ClientApp)
@@ -73,7 +74,7 @@ def _forget(folder: AppFolder, before: frozenset[str]) -> None:
 def _component(folder: AppFolder, name: str, reference: str, kind: type[App]) -> App:
     module_name, _, attributes = reference.partition(":")
     where = f'{name} "{reference}"'
-    found: Any = _imported(folder.path, module_name, where)
+    found: Any = _imported(folder, module_name, where)
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             known = [key for key, value in vars(found).items() if isinstance(value, kind)]
@@ -92,8 +93,9 @@ def _component(folder: AppFolder, name: str, reference: str, kind: type[App]) ->
     return found
 
 
-def _imported(folder: Path, name: str, where: str) -> Any:
+def _imported(app: AppFolder, name: str, where: str) -> Any:
     """The module, of this folder and no other."""
+    folder = app.path
     top = name.partition(".")[0]
     other = sys.modules.get(top)
     if other is not None and not _beneath(other, folder) and _has(folder, top):
@@ -110,17 +112,18 @@ def _imported(folder: Path, name: str, where: str) -> Any:
                 f"{where}: no module {error.name} in {folder}.{did_you_mean(top, there)}"
                 f" There {'is' if len(there) == 1 else 'are'}: {', '.join(there[:10]) or 'none'}"
             ) from None
-        advice = f" Install what the app needs where fedlab is installed ({error.name})."
-        raise _unimportable(folder, where, error, advice) from None
+        raise _unimportable(app, where, error) from None
     except SystemExit as error:
         told = f"{where} ended the process with code {exit_code(error)} while it was imported"
         raise BadApp(told, own_traceback(error, folder)) from None
     except Exception as error:
-        raise _unimportable(folder, where, error, "") from None
+        raise _unimportable(app, where, error) from None
 
 
-def _unimportable(folder: Path, where: str, error: Exception, advice: str) -> BadApp:
-    return BadApp(f"{where} does not import: {words(error)}.{advice}", own_traceback(error, folder))
+def _unimportable(app: AppFolder, where: str, error: Exception) -> BadApp:
+    told, trace = words(error), own_traceback(error, app.path)
+    todo = advice(f"{told}\n{trace}", app.dependencies)
+    return BadApp(f"{where} does not import: {told}" + (f".\n{todo}" if todo else ""), trace)
 
 
 def _has(folder: Path, top: str) -> bool:

@@ -100,6 +100,8 @@ def set_aside(notes: Notes, ran: Ran, seen: Sequence[tuple[Sight, Recording]]) -
     if count:
         source = "their training was not recorded as a whole, or they are of another network than the first"
         notes.add("left out", f"{count} of {len(ran.sights)} updates", source, "recorded")
+    if ran.unevaluated:
+        notes.add("evaluation", "not all of it", ran.unevaluated, "recorded")
     words = Counter(text for one in ran.recordings.values() for text in one.notes)
     for text, times in words.items():
         notes.add("noted", text, f"in {times} of {len(ran.recordings)} updates", "recorded")

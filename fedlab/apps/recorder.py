@@ -24,6 +24,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from fedlab.apps.contract import Optimizer, Recording, Step
+from fedlab.apps.groups import differing, settings_of
 from fedlab.apps.losses import Called, Functions, of_module
 
 LIMIT = 512 * 2**20
@@ -178,17 +179,16 @@ class Recorder:
             self._losses.append(event)
 
     def _stepping(self, optimizer: torch.optim.Optimizer, args: Any, named: Any) -> None:
-        found = Optimizer(type(optimizer).__name__, _settings(optimizer.param_groups[0]))
+        first, *others = (settings_of(group) for group in optimizer.param_groups)
+        found = Optimizer(type(optimizer).__name__, first, differing(first, others))
         if self._optimizer is None:
             self._optimizer = found
-            if len(optimizer.param_groups) > 1:
-                self._note(f"{found.name} has {len(optimizer.param_groups)} groups; settings are the first's")
         elif found.name != self._optimizer.name:
             self._note(f"{found.name} stepped as well as {self._optimizer.name}")
         else:
-            for key, first in self._optimizer.settings.items():
-                if key in found.settings and found.settings[key] != first:
-                    self._note(f"{key} of {found.name} did not stay {first}")
+            for key, value in self._optimizer.settings.items():
+                if key in found.settings and found.settings[key] != value:
+                    self._note(f"{key} of {found.name} did not stay {value}")
         before = len(self._steps)
         self._close_step()
         if self._on_step is not None:
@@ -281,19 +281,3 @@ def _tensors(found: Any) -> Iterator[Tensor]:
     elif isinstance(found, list | tuple):
         for one in found:
             yield from _tensors(one)
-
-
-def _settings(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What can be told of a group of parameters."""
-    found = {}
-    for key, value in group.items():
-        value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-        if _plain(value):
-            found[key] = value
-    return found
-
-
-def _plain(value: object) -> bool:
-    if isinstance(value, tuple):
-        return all(isinstance(one, int | float) for one in value)
-    return value is None or isinstance(value, bool | int | float | str)

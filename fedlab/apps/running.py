@@ -24,6 +24,7 @@ from fedlab.apps.flower import Books, declare, watched
 from fedlab.apps.folder import AppFolder, Value
 from fedlab.apps.grids import FrontGrid, RoundsGrid, is_training
 from fedlab.apps.loading import Apps
+from fedlab.apps.needs import advice
 from fedlab.apps.recorder import LIMIT, OnStep, Recorder
 from fedlab.errors import AppFailed, BackendError, FedlabError, UsageError
 from fedlab.progress import Progress, Quiet
@@ -89,9 +90,14 @@ def run(
                 raise _failed(error, folder, desk) from None
         finally:
             grid.close()
-    desk.check()
+    try:
+        desk.check()
+    except AppFailed as failed:
+        raise _advised(str(failed), failed.traceback, folder) from None
     _observable(observe, counted.round, "then it ended")
     told.finish(JOB, f"{counted.round} rounds")
+    if desk.unevaluated:
+        told.message(desk.unevaluated)
     sights = sorted(desk.sights, key=lambda one: (one.round, one.client))
     places = {(one.round, one.client) for one in sights}
     return Ran(
@@ -104,6 +110,7 @@ def run(
         failed=desk.failed,
         failure=desk.failure,
         output=(*apps.output, *printed.lines)[-200:],
+        unevaluated=desk.unevaluated,
     )
 
 
@@ -205,13 +212,23 @@ def _through(mod: Mod, call: Call, message: Message, context: Context) -> Messag
 
 
 def _failed(error: BaseException, folder: AppFolder, desk: Desk) -> AppFailed:
-    """What to tell of a ServerApp that raised or exited."""
+    """What to tell of a ServerApp that raised or exited; where no client had answered, of the clients."""
     when = f"in round {desk.round}" if desk.round else "before the first round"
     if isinstance(error, SystemExit):
         told = f"the ServerApp ended the process with code {exit_code(error)} {when}"
     else:
         told = f"the ServerApp failed {when}: {words(error)}"
-    if desk.failed:
-        first, _ = desk.first_failure
+    if not desk.failed:
+        return _advised(told, own_traceback(error, folder.path), folder)
+    first, trace = desk.first_failure
+    if desk.failed < desk.replies:
         told += f". {desk.failed} of {desk.replies} training replies had failed; the first: {first}"
-    return AppFailed(told, own_traceback(error, folder.path))
+        return _advised(told, own_traceback(error, folder.path), folder)
+    told = f"all {desk.replies} training replies failed; the first: {first}. Then {told}"
+    return _advised(told, trace, folder)
+
+
+def _advised(told: str, trace: str, folder: AppFolder) -> AppFailed:
+    """With what to do about it, where that is known."""
+    todo = advice(f"{told}\n{trace}", folder.dependencies)
+    return AppFailed(f"{told}.\n{todo}" if todo else told, trace)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlab.apps.contract import Recording, Sight
 from fedlab.apps.given import Adapter
+from fedlab.apps.stepping import DECOUPLED, NORMALISED, rate_of
 from fedlab.audit import KnownConfig
 from fedlab.clients.config import Mode
 
@@ -33,14 +34,16 @@ def known(recording: Recording, sight: Sight, adapter: Adapter) -> KnownConfig:
     sizes = [len(step.inputs) for step in recording.steps]
     settings = recording.optimizer.settings if recording.optimizer is not None else {}
     epochs = epochs_of(sizes, examples(sight))
+    name = recording.optimizer.name if recording.optimizer is not None else ""
+    summed, decays = name not in NORMALISED, name not in NORMALISED - DECOUPLED
     return KnownConfig(
         mode=mode_of(recording, adapter),
         batch_size=max(sizes, default=0) or None,
         local_steps=None if epochs else len(sizes) or None,
         local_epochs=epochs,
-        learning_rate=_first(adapter.learning_rate, settings, "lr"),
-        momentum=_first(adapter.momentum, settings, "momentum", 0.0),
-        weight_decay=_first(adapter.weight_decay, settings, "weight_decay", 0.0),
+        learning_rate=rate_of(recording) if adapter.learning_rate is None else adapter.learning_rate,
+        momentum=_first(adapter.momentum, settings if summed else {}, "momentum", 0.0),
+        weight_decay=_first(adapter.weight_decay, settings if decays else {}, "weight_decay", 0.0),
         sampling="shuffle",
     )
 

@@ -10,6 +10,7 @@ from fedlab.apps.contract import Recording
 from fedlab.apps.given import Adapter
 from fedlab.apps.notes import Notes
 from fedlab.apps.schedule import key_of
+from fedlab.apps.stepping import NORMALISED, SUMS, untold
 from fedlab.audit import KnownConfig
 
 CROSS_ENTROPY = {"CrossEntropyLoss", "cross_entropy"}
@@ -103,6 +104,8 @@ def of_optimizer(
         return
     settings = next(one.optimizer.settings for one in recordings if one.optimizer is not None)
     name, rate = " and ".join(names), settings.get("lr")
+    if settings.get("maximize"):
+        notes.obstacles.append(f"clients step uphill ({name} with maximize): no attack here looks that way")
     told = [f"learning rate {rate:g}"] if isinstance(rate, int | float) else []
     told += [
         f"{word} {settings[key]:g}"
@@ -115,10 +118,19 @@ def of_optimizer(
         f"; the run config says {key} = {configuration[key]}" if key else ""
     )
     notes.add("optimizer", ", ".join([name, *told]), source, "checked" if key else "recorded")
-    if set(names) != {"SGD"}:
+    if len(names) > 1 or not set(names) <= {SUMS} | NORMALISED:
         notes.obstacles.append(
             f"clients step with {name}: what they send is no sum of gradients, and none of the attacks here"
             " inverts it. That it protects is not shown by this: nothing was measured"
+        )
+        return
+    if name in NORMALISED:
+        source = f"a first step of {name} is one size wherever the gradient is not zero"
+        notes.add("update tells", "the signs of a gradient, hardly its sizes", source, "recorded")
+    if clauses := untold(recordings):
+        notes.doubts.append(
+            f"clients step with {', and with '.join(clauses)}. Who reckons with it may recover more than is"
+            " shown here"
         )
 
 

@@ -27,7 +27,7 @@ import torch
 from fedlab.audit.acting_noise import NAME as NOISE
 from fedlab.audit.acting_noise import noise
 from fedlab.audit.acting_sign import Sign
-from fedlab.audit.acting_values import SIGNS, quantisation, sign, sparsity
+from fedlab.audit.acting_values import QUANTISATION, SIGNS, SPARSITY, quantisation, sign, sparsity
 from fedlab.audit.observation import Observation
 from fedlab.errors import UsageError
 from fedlab.tasks import State
@@ -47,7 +47,8 @@ def signs(observations: Sequence[Observation], *, plain: bool = True) -> tuple[S
         observations: updates of one network, by as many clients and rounds as there are; three or more
             clients of one round tell most. The order does not matter.
         plain: whether clients are known to step with SGD. Adam and its like move all coordinates alike,
-            small gradients and large ones, which leaves the traces of noise and of signs.
+            small gradients and large ones, which leaves the traces of noise, of signs, of a lattice and of
+            small entries left out.
 
     Raises:
         UsageError: no observation, or such of different networks.
@@ -72,7 +73,7 @@ def signs(observations: Sequence[Observation], *, plain: bool = True) -> tuple[S
 
 def _excused(one: Sign) -> Sign:
     """A trace that an adaptive optimizer leaves as well."""
-    if not (one.acts and one.name in (NOISE, SIGNS)):
+    if not (one.acts and one.name in (NOISE, SIGNS, SPARSITY, QUANTISATION)):
         return one
     words = (
         f"{one.words}; but clients are not known to step with plain SGD, and Adam leaves this trace as well"

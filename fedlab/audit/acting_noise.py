@@ -69,6 +69,8 @@ class Floor:
         rows: how many move no more than noise of that level would explain.
         between_rows, between_clients: their mean squared cosines, beyond those of independent ones; None
             where there is no pair.
+        error: standard error of the latter, were clients independent: a squared cosine in s dimensions
+            varies by about √2/s. With few rows of two or three clients it is too large to tell.
     """
 
     level: float
@@ -76,12 +78,18 @@ class Floor:
     rows: int
     between_rows: float | None
     between_clients: float | None
+    error: float
+
+    @property
+    def alike(self) -> bool:
+        """Whether rows move alike and apart from each other, as with noise."""
+        apart = (self.between_rows, self.between_clients)
+        return self.rows >= FEWEST and all(one is not None and one <= SHARED for one in apart)
 
     @property
     def noisy(self) -> bool:
         """Whether only noise moves so."""
-        apart = (self.between_rows, self.between_clients)
-        return self.rows >= FEWEST and all(one is not None and one <= SHARED for one in apart)
+        return self.alike and self.error <= SHARED
 
 
 def noise(observations: Sequence[Observation]) -> Sign:
@@ -100,9 +108,15 @@ def noise(observations: Sequence[Observation]) -> Sign:
     if found.level > 4 * error and found.noisy:
         words = (
             f"the {found.rows} quietest rows all move by {found.level:.3g} ({part:.2g} of a typical"
-            " movement), independently of each other and between clients, as noise does"
+            f" movement), independently of each other and between {len(observations)} updates, as noise does"
         )
         return Sign(NAME, True, part, words)
+    if found.level > 4 * error and found.alike:
+        words = (
+            f"the {found.rows} quietest rows all move by {found.level:.3g} ({part:.2g} of a typical movement),"
+            f" as noise does; {len(observations)} updates are too few to tell whether by chance"
+        )
+        return Sign(NAME, None, part, words)
     if part <= LITTLE:
         words = f"some rows move by {part:.2g} of a typical movement or less: noise, if any, is no larger"
         return Sign(NAME, False, part, words)
@@ -121,7 +135,7 @@ def floor(observations: Sequence[Observation]) -> Floor | None:
     level = min(float(rows.moves.min()) for rows in all_rows)
     squares = [value.double().square() for one in observations for value in one.update.values()]
     typical = math.sqrt(sum(float(v.sum()) for v in squares) / sum(v.numel() for v in squares))
-    count, between_rows, between_clients = 0, [], []
+    count, between_rows, between_clients, spread = 0, [], [], 0.0
     for rows in all_rows:
         chance = SPREAD / math.sqrt(2 * rows.size * len(observations))
         quiet = rows.moves <= level * (1 + chance)
@@ -130,7 +144,10 @@ def floor(observations: Sequence[Observation]) -> Floor | None:
         directions = values / values.norm(dim=2, keepdim=True).clamp_min(1e-300)
         between_rows.append(_shared(directions, rows.size))
         between_clients.append(_shared(directions.transpose(0, 1), rows.size))
-    return Floor(level, typical, count, _mean(between_rows), _mean(between_clients))
+        spread += between_clients[-1].numel() / 2 * 2.0 / rows.size**2  # each pair is there twice
+    pairs = sum(one.numel() for one in between_clients) / 2
+    error = math.sqrt(spread) / pairs if pairs else math.inf
+    return Floor(level, typical, count, _mean(between_rows), _mean(between_clients), error)
 
 
 def _rows(observations: Sequence[Observation]) -> Iterator[Rows]:

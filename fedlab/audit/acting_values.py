@@ -19,7 +19,7 @@ from torch import Tensor
 from fedlab.audit.acting_sign import Sign, rounding
 from fedlab.audit.observation import Observation
 
-SIGNS = "signs only"
+SPARSITY, SIGNS, QUANTISATION = "sparsity", "signs only", "quantisation"
 ENTRIES = 64
 """Numbers that a weight must have left to be judged."""
 MANY_ZEROS = 0.05
@@ -38,7 +38,7 @@ FEW, MANY = 0.5, 0.9
 
 def sparsity(observations: Sequence[Observation]) -> Sign:
     """Whether coordinates were left out; the figure is the share of zeros where row and column move."""
-    name = "sparsity"
+    name = SPARSITY
     if not observations:
         return Sign(name, None, None, "no update to judge")
     zeros = judged = left_out = 0
@@ -85,7 +85,7 @@ def sign(observations: Sequence[Observation]) -> Sign:
 
 def quantisation(observations: Sequence[Observation]) -> Sign:
     """Whether magnitudes are few; the figure is the share of distinct ones."""
-    name = "quantisation"
+    name = QUANTISATION
     entries = few = 0
     ratios = []
     for one in observations:

@@ -23,7 +23,7 @@ def summary(data: dict[str, Any]) -> Any:
     for column in table.columns:
         column.justify = "right" if column.header in ("accuracy", "ε", *numbers) else "left"
     guarantees = {key(row): row for row in data["guarantees"]}
-    for trained in data["utility"]:
+    for trained in _trained(data):
         epsilon = guarantees.get(key(trained), {}).get("epsilon")
         first = [
             *(str(trained["strategy"]) for _ in strategies),
@@ -33,11 +33,23 @@ def summary(data: dict[str, Any]) -> Any:
             "none" if epsilon is None else rounded_up(epsilon),
         ]
         rows = [row for row in data["attacks"] if key(row) == key(trained)]
-        for row in rows or [{}]:
+        for row in rows:
             attack, *scores = _scores(row)
             table.add_row(*first, attack, *(str(row.get("threat_label") or "") for _ in threats), *scores)
             first = [""] * len(first)
+        if not rows:
+            told = "not attacked" if (data.get("app") or {}).get("obstacles") else "no attacks"
+            table.add_row(*first, told, *(["", "", ""] + [""] * len(threats)))
     return table
+
+
+def _trained(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was trained, each once: with its accuracy, or without one where none was measured."""
+    from fedlab.report.reading import key
+
+    measured = {key(row): row for row in data["utility"]}
+    others = {key(cell): {**cell, "accuracy": None} for cell in data["run"]["cells"]}
+    return [*measured.values(), *(row for place, row in others.items() if place not in measured)]
 
 
 def membership(data: dict[str, Any]) -> Any | None:
@@ -124,15 +136,17 @@ def _ratio(found: dict[str, Any] | None) -> str:
 
 
 def _scores(row: dict[str, Any]) -> list[str]:
-    if not row:
-        return ["no attacks", "", "", ""]
     null = row.get("control") or {}
+    reading = str(row.get("reading", "–"))
+    if row.get("label_accuracy") is not None and row.get("level") == "labels":
+        by_chance = _number(null.get("label_accuracy"), ".0%")
+        reading = f"labels: {_number(row['label_accuracy'], '.0%')} (null {by_chance})"
     return [
         str(row["attack"]),
         _number(row.get("psnr_median"), ".1f"),
         _number(null.get("psnr_median"), ".1f"),
         # Without a score, the row says why: it failed, or had no victim, or declined.
-        _number(row.get("fraction_recovered"), ".0%", missing=str(row.get("reading", "–"))),
+        _number(row.get("fraction_recovered"), ".0%", missing=reading),
     ]
 
 

@@ -251,6 +251,14 @@ def test_what_adam_leaves_as_well_is_no_trace_of_a_mechanism(case: str) -> None:
     assert found.acts is None and "Adam" in found.words
 
 
+@pytest.mark.parametrize("net", ["mlp", "cnn"])
+def test_one_step_of_adam_is_no_mechanism(net: str) -> None:
+    """It leaves one magnitude wherever a gradient is: signs, a lattice, and no small entries."""
+    before, gradients = updates(net, 8, 1)
+    observations = seen(before, gradients, every(lambda value, _: 1e-2 * value / (value.abs() + 1e-8)))
+    assert acting(observations) and not any(one.acts for one in signs(observations, plain=False))
+
+
 def test_nan_that_a_guard_of_ours_turned_away_was_not_stopped_by_the_app() -> None:
     observations = seen(*updates("mlp", 16, 4))
     *_, quiet = as_json(observations)["signs"]

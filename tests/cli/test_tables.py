@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedlab.cli.tables import makespan, pace
+from fedlab.cli.tables import makespan, pace, summary
 
 
 def fleet(**rows: dict[str, Any]) -> dict[str, Any]:
@@ -83,3 +83,22 @@ def test_several_tasks_are_told_by_when_the_last_one_met_its_target() -> None:
     assert lines[1] == "fedast 20 s 30 s 30 s 60%".split()
     assert lines[2] == "slow 20 s not reached not reached".split()
     assert makespan({"tasks": []}) is None
+
+
+CELL = {"strategy": "", "defense": "none", "client_mode": "train"}
+
+
+def app_report(**rows: Any) -> dict[str, Any]:
+    return {"run": {"cells": [CELL]}, "utility": [], "guarantees": [], "attacks": [], **rows}
+
+
+def test_what_measures_no_accuracy_has_a_row_all_the_same() -> None:
+    assert printed(app_report(), summary)[1] == "none train – none no attacks".split()
+    told = app_report(app={"obstacles": ["why"]})
+    assert printed(told, summary)[1] == "none train – none not attacked".split()
+
+
+def test_labels_that_were_named_stand_beside_those_of_the_null_control() -> None:
+    row = {**CELL, "attack": "label-recovery", "level": "labels", "label_accuracy": 0.625}
+    data = app_report(attacks=[{**row, "control": {"label_accuracy": 0.4}}])
+    assert printed(data, summary)[1] == "none train – none label-recovery – – labels: 62% (null 40%)".split()
