@@ -41,16 +41,18 @@ def watch(*, quiet: bool = False, console: Console | None = None) -> Iterator[Pr
     console = console or Console(stderr=True, highlight=False)
     if quiet:
         yield Quiet()
-    elif console.is_terminal and not console.is_dumb_terminal and _redraws(console.file):
+    elif redraws(console):
         with Live(console) as live:
             yield live
     else:
         yield Plain(console.file)
 
 
-def _redraws(stream: IO[str]) -> bool:
+def redraws(console: Console) -> bool:
     """Whether lines can be drawn over: `FORCE_COLOR` makes a log colourful, and no terminal of it."""
-    return stream.isatty() or not os.environ.get("FORCE_COLOR")
+    if not console.is_terminal or console.is_dumb_terminal:
+        return False
+    return console.file.isatty() or not os.environ.get("FORCE_COLOR")
 
 
 class Plain:

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedlab import files
@@ -16,6 +16,8 @@ PROGRAM = (sys.executable, "-P", "-m", "fedlab.cli.leashed")
 """What a cell runs."""
 LONGEST_ERROR = 2000
 """Characters of an error that are kept."""
+LAST = 4000
+"""Bytes of a log in which the last line is looked for."""
 
 
 class Child:
@@ -24,7 +26,7 @@ class Child:
     It minds signals for itself: Ctrl-C in the terminal reaches only us. If we are killed, its leash breaks.
     """
 
-    def __init__(self, words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, words: Sequence[str], log: Path, environment: dict[str, str]) -> None:
         self.log = log
         files.write_text(log, "")
         with log.open("wb") as output:
@@ -34,7 +36,7 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **environment},
+                env={name: text for name, text in os.environ.items() if name != "FORCE_COLOR"} | environment,
             )
 
     def ended(self) -> int | None:
@@ -55,11 +57,24 @@ class Child:
         self._end_group()
         self._reaped()
 
+    def said(self) -> str:
+        """The last line that it printed; none before it has begun, when it only says what it reads."""
+        lines = self._printed(LAST).splitlines()
+        return lines[-1] if len(lines) > 1 else ""
+
     def error(self) -> str:
         """What it said last: its error, if it told of one."""
-        with contextlib.suppress(OSError):
-            text = self.log.read_bytes().decode(errors="replace").strip()
-            return text[max(0, text.rfind("error: ")) :].removeprefix("error: ")[:LONGEST_ERROR]
+        text = self._printed()
+        if (place := text.rfind("error: ")) >= 0:
+            return text[place:].removeprefix("error: ")[:LONGEST_ERROR]
+        return text[-LONGEST_ERROR:]
+
+    def _printed(self, last: int | None = None) -> str:
+        """What is in its log, or at its end."""
+        with contextlib.suppress(OSError), self.log.open("rb") as file:
+            if last is not None:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - last))
+            return file.read().decode(errors="replace").strip()
         return ""
 
     def _end_group(self) -> None:

@@ -117,7 +117,10 @@ def _proceed(
                 work.all(stop)
         except KeyboardInterrupt:
             stop.asked = True
-        report = build(directory.path)
+        try:
+            report = build(directory.path)
+        except KeyboardInterrupt:  # whoever goes on builds it
+            stop.asked = True
         if stop.asked:
             raise Interrupted(
                 f"stopped by the user. To go on from there: fedlab resume {directory.path}"
@@ -171,9 +174,9 @@ class _Work:
     def stopping(self) -> None:
         """Say what the first Ctrl-C does."""
         if self.running:
-            self.view.message(
-                f"stopping: {len(self.running)} cells finish their round; press Ctrl-C again to stop at once"
-            )
+            many = len(self.running)
+            who = "a cell finishes its round" if many == 1 else f"{many} cells finish their round"
+            self.view.message(f"stopping: {who}; press Ctrl-C again to stop at once")
 
     def _start(self, todo: deque[Cell]) -> None:
         """As many of the next cells as there is room for."""
@@ -195,13 +198,14 @@ class _Work:
             if self.directory.status(cell) == "finished":  # by that process
                 self.view.end(cell.name, "finished", self._note(cell))
                 continue
-            words = [*self.directory.words(cell), *self.more, "--quiet"]
+            words = [*self.directory.words(cell), *self.more]
             words += ["--force"] if self.force and words[0] == "resume" else []
             self.directory.event("started", cell=cell.name)
             # A cell without Ray computes in one thread; what it is made of would take all cores.
             alone = {} if "OMP_NUM_THREADS" in os.environ or takes.cores > 1 else {"OMP_NUM_THREADS": "1"}
-            self.running[cell.name] = Child(words, self.directory.log(cell), alone), cell, takes
-            self.view.start(cell.name)
+            child = Child(words, self.directory.log(cell), alone)
+            self.running[cell.name] = child, cell, takes
+            self.view.start(cell.name, child.said)
 
     def _runtime(self, cell: Cell) -> Any:
         return (load(cell.scenario, self.overrides) if self.overrides else cell.scenario).runtime
@@ -246,11 +250,16 @@ class _Work:
         until = time.monotonic() + GRACE
         try:
             while self.running and time.monotonic() < until:
-                for name, (child, cell, _) in list(self.running.items()):
+                for name, (child, _, _) in list(self.running.items()):
                     if child.ended() is not None:
-                        del self.running[name]
-                        self.directory.event("interrupted", cell=cell.name)
+                        self._cut_off(name)
                 time.sleep(BEAT)
         finally:
-            for child, _, _ in self.running.values():
+            for name, (child, _, _) in list(self.running.items()):
                 child.kill()
+                self._cut_off(name)
+
+    def _cut_off(self, name: str) -> None:
+        del self.running[name]
+        self.directory.event("interrupted", cell=name)
+        self.view.end(name, "interrupted", "")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import mean
 from typing import IO, Protocol
 
 from rich.console import Console, Group
@@ -17,10 +19,12 @@ from rich.live import Live as Redrawn
 from rich.table import Table
 from rich.text import Text
 
-from fedlab.terminal import duration, one_line
+from fedlab.terminal import duration, one_line, redraws
 
 SPARE = 6
 """Lines of the terminal that the table leaves free."""
+CLOCK, GAP = len("59:59 min"), 2
+"""Columns of the terminal that a time takes, and that lie between two columns of the table."""
 MARKS = {"finished": ("✓", "+", "green"), "failed": ("✗", "x", "red"), "interrupted": ("‖", "=", "yellow")}
 
 
@@ -30,8 +34,8 @@ class View(Protocol):
     def begin(self, cells: Sequence[str], done: int) -> None:
         """These cells are to run; `done` were finished before."""
 
-    def start(self, cell: str) -> None:
-        """A cell's process runs."""
+    def start(self, cell: str, said: Callable[[], str]) -> None:
+        """A cell's process runs; `said` gives the last line that it has printed."""
 
     def end(self, cell: str, word: str, note: str) -> None:
         """A cell ended: `word` is its status, `note` what came of it."""
@@ -48,7 +52,7 @@ class Silent:
 
     def begin(self, cells: Sequence[str], done: int) -> None: ...
 
-    def start(self, cell: str) -> None: ...
+    def start(self, cell: str, said: Callable[[], str]) -> None: ...
 
     def end(self, cell: str, word: str, note: str) -> None: ...
 
@@ -68,7 +72,7 @@ class Lines:
         self.total, self.done = len(cells) + done, done
         self.message(_beginning(len(cells), done))
 
-    def start(self, cell: str) -> None:
+    def start(self, cell: str, said: Callable[[], str]) -> None:
         self.message(f"{cell}: started")
 
     def end(self, cell: str, word: str, note: str) -> None:
@@ -83,9 +87,11 @@ class Lines:
 
 @dataclass
 class _Line:
+    """A cell: of one that runs, `time` is when it began, and else how long it took."""
+
     word: str
-    since: float
-    note: str = ""
+    time: float
+    note: Callable[[], str]
 
 
 class Board:
@@ -95,7 +101,7 @@ class Board:
         self.console = console
         self.unicode = console.encoding.lower().startswith("utf")
         self.lines: dict[str, _Line] = {}
-        self.total, self.before, self.began = 0, 0, time.monotonic()
+        self.total, self.before = 0, 0
         self.live = Redrawn(console=console, auto_refresh=False, transient=True)
         self.drawn = 0.0
 
@@ -105,19 +111,22 @@ class Board:
 
     def __exit__(self, *exception: object) -> None:
         self.live.stop()
+        if self.lines:
+            self.message(self._left().plain)
 
     def begin(self, cells: Sequence[str], done: int) -> None:
-        self.total, self.before, self.began = len(cells) + done, done, time.monotonic()
+        self.total, self.before = len(cells) + done, done
         self.message(_beginning(len(cells), done))
 
-    def start(self, cell: str) -> None:
+    def start(self, cell: str, said: Callable[[], str]) -> None:
         self.lines.pop(cell, None)
-        self.lines[cell] = _Line("running", time.monotonic())
+        self.lines[cell] = _Line("running", time.monotonic(), said)
         self._draw()
 
     def end(self, cell: str, word: str, note: str) -> None:
-        line = self.lines.pop(cell, _Line(word, time.monotonic()))
-        self.lines[cell] = _Line(word, time.monotonic() - line.since, note)
+        now = time.monotonic()
+        line = self.lines.pop(cell, None)
+        self.lines[cell] = _Line(word, now - line.time if line else 0.0, lambda: note)
         self._draw()
 
     def message(self, text: str) -> None:
@@ -137,32 +146,46 @@ class Board:
         running = [cell for cell, line in self.lines.items() if line.word == "running"]
         ended = [cell for cell in self.lines if cell not in running]
         shown = ended[-max(room - len(running), 1) :] + running[:room]
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for title in ("", "cell", "time", "result"):
-            table.add_column(title, no_wrap=True, overflow="ellipsis")
+        table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+        for title, width in zip(("", "cell", "time", "result"), self._widths(shown), strict=True):
+            table.add_column(title, no_wrap=True, overflow="ellipsis", width=width)
         for cell in shown:
             line = self.lines[cell]
-            seconds = line.since if line.word != "running" else time.monotonic() - line.since
+            seconds = line.time if line.word != "running" else time.monotonic() - line.time
             *marks, colour = MARKS.get(line.word, ("·", ".", "cyan"))
             mark = marks[0 if self.unicode else 1]
             table.add_row(
                 Text(mark, style=colour),
                 Text(one_line(cell)),
                 Text(duration(round(seconds))),
-                Text(one_line(line.note or line.word), style="" if line.note else "dim"),
+                Text(one_line(line.note() or line.word), style="dim" if line.word == "running" else ""),
             )
-        return Group(table, self._left(len(running)))
+        return Group(table, self._left())
 
-    def _left(self, running: int) -> Text:
-        ended = [line for line in self.lines.values() if line.word != "running"]
-        finished = sum(line.word == "finished" for line in ended)
-        failed = sum(line.word == "failed" for line in ended)
-        words = [f"{self.before + finished} of {self.total} finished", f"{running} running"]
-        words += [f"{failed} failed"] if failed else []
-        if ended and (left := self.total - self.before - len(ended)):
-            pace = (time.monotonic() - self.began) / len(ended)
-            words.append(f"about {duration(round(pace * left))} left")
+    def _widths(self, cells: Sequence[str]) -> tuple[int, int, int, int]:
+        """Of the columns: a narrow terminal cuts names and results, and nothing else."""
+        free = max(self.console.width - 1 - CLOCK - 3 * GAP - 1, 2)
+        name = min(max((len(cell) for cell in cells), default=4), max(free // 2, 1))
+        return 1, name, CLOCK, free - name
+
+    def _left(self) -> Text:
+        """How many stand how, and how long the rest may take."""
+        counts = Counter(line.word for line in self.lines.values())
+        words = [f"{self.before + counts['finished']} of {self.total} finished"]
+        words += [f"{counts[word]} {word}" for word in ("running", "failed", "interrupted") if counts[word]]
+        if (seconds := self._seconds_left()) is not None:
+            words.append(f"about {duration(round(seconds))} left")
         return Text(", ".join(words), style="dim")
+
+    def _seconds_left(self) -> float | None:
+        """As if all cells took as long as those that are finished."""
+        took = [line.time for line in self.lines.values() if line.word == "finished"]
+        running = [line.time for line in self.lines.values() if line.word == "running"]
+        if not took or not running:
+            return None
+        each, now = mean(took), time.monotonic()
+        waiting = self.total - self.before - len(self.lines)
+        return (waiting * each + sum(max(each - (now - began), 0.0) for began in running)) / len(running)
 
 
 def _beginning(cells: int, done: int) -> str:
@@ -176,7 +199,7 @@ def watch(*, quiet: bool = False, console: Console | None = None) -> Iterator[Vi
     console = console or Console(stderr=True, highlight=False)
     if quiet:
         yield Silent()
-    elif console.is_terminal and not console.is_dumb_terminal:
+    elif redraws(console):
         with Board(console) as board:
             yield board
     else:

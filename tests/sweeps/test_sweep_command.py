@@ -13,7 +13,9 @@ import tomli_w
 from rich.console import Console
 
 from fedlab.cli import main
-from fedlab.sweeps.view import Board, Lines
+from fedlab.sweeps import children
+from fedlab.sweeps.children import LONGEST_ERROR, Child
+from fedlab.sweeps.view import Board, Lines, watch
 from tests.sweeps.conftest import tables
 
 
@@ -120,29 +122,87 @@ def test_a_cell_ends_when_the_hand_that_holds_it_lets_go(tmp_path: Path) -> None
     assert cell.wait(timeout=60) != 0
 
 
-def test_a_table_that_fits_the_terminal() -> None:
-    console = Console(file=io.StringIO(), width=100, height=12, force_terminal=True)
-    board = Board(console)
+@pytest.mark.parametrize(
+    ("printed", "said", "error"),
+    [
+        ("", "", ""),
+        ("reading tiny.toml\n", "", "reading tiny.toml"),
+        ("reading tiny.toml\ntrain none: 40 of 400\n", "train none: 40 of 400", None),
+        (f"reading\n{'x' * 9000}\nerror: no data\nfetch it\n", "fetch it", "no data\nfetch it"),
+        (f"reading\n{'x' * 9000}\nKilled\n", "Killed", "x" * (LONGEST_ERROR - 7) + "\nKilled"),
+    ],
+)
+def test_what_a_cell_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, said: str, error: str | None
+) -> None:
+    echo = "import sys; sys.stderr.write(sys.argv[1])"
+    monkeypatch.setattr(children, "PROGRAM", (sys.executable, "-S", "-c", echo))
+    child = Child([printed], tmp_path / "log", {})
+    child.process.wait()
+    assert child.said() == said
+    assert error is None or child.error() == error
+    child.kill()
+
+
+def told(board: Board, width: int) -> list[str]:
+    shown = Console(file=io.StringIO(), width=width, record=True)
+    shown.print(board.table())
+    return shown.export_text().splitlines()
+
+
+@pytest.mark.parametrize("width", [100, 40])
+def test_a_table_that_fits_the_terminal(width: int) -> None:
+    board = Board(Console(file=io.StringIO(), width=width, height=12, force_terminal=True))
     cells = [f"seed-{seed}" for seed in range(20)]
     board.begin(cells, done=4)
     for cell in cells[:10]:
-        board.start(cell)
+        board.start(cell, lambda: f"train none: 10 of {400 if width == 100 else 'x' * width}")
     for cell in cells[:8]:
         board.end(cell, "failed" if cell == "seed-3" else "finished", "accuracy 91.0 %")
-    shown = Console(file=io.StringIO(), width=100, record=True)
-    shown.print(board.table())
-    lines = shown.export_text().splitlines()
-    assert len(lines) <= 12
-    assert any("seed-9" in line and "running" in line for line in lines)
+    lines = told(board, width)
+    assert len(lines) <= 12 and all(len(line) <= width for line in lines)
+    assert any("seed-9" in line and "0 s" in line and "train none: 10" in line for line in lines)
     assert any("seed-7" in line and "accuracy 91.0 %" in line for line in lines)
-    assert lines[-1].startswith("11 of 24 finished, 2 running, 1 failed, about")
+    assert " ".join(lines).find("11 of 24 finished, 2 running, 1 failed") > 0
+
+
+def test_what_is_left_is_guessed_from_cells_that_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("fedlab.sweeps.view.time.monotonic", lambda: clock[0])
+    board = Board(Console(file=io.StringIO(), width=100, height=12, force_terminal=True))
+    board.begin([f"seed-{seed}" for seed in range(6)], done=0)
+    for cell in ("seed-0", "seed-1", "seed-2"):
+        board.start(cell, str)
+    board.end("seed-0", "failed", "at once")  # which says nothing of how long a cell takes
+    assert "left" not in told(board, 100)[-1]
+    clock[0] = 60.0
+    board.end("seed-1", "finished", "")
+    board.start("seed-3", str)
+    clock[0] = 80.0
+    # Two wait, 60 s each; one of the two at work is late, the other has 40 s to go: 160 s for two at a time.
+    assert told(board, 100)[-1].endswith("1 of 6 finished, 2 running, 1 failed, about 1:20 min left")
+
+
+def test_the_board_leaves_a_line_behind() -> None:
+    console = Console(file=io.StringIO(), width=100, height=12, force_terminal=True, record=True)
+    with Board(console) as board:
+        board.begin(["a", "b"], done=0)
+        board.start("a", str)
+        board.end("a", "interrupted", "")
+    assert console.export_text().splitlines()[-1] == "0 of 2 finished, 1 interrupted"
+
+
+def test_a_colourful_log_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with watch(console=Console(file=io.StringIO(), force_terminal=True)) as view:
+        assert isinstance(view, Lines)
 
 
 def test_plain_lines_carry_no_clock() -> None:
     stream = io.StringIO()
     lines = Lines(stream)
     lines.begin(["a", "b"], done=1)
-    lines.start("a")
+    lines.start("a", str)
     lines.end("a", "finished", "accuracy 91.0 %")
     lines.end("b", "failed", "no data\nat all")
     assert stream.getvalue().splitlines() == [

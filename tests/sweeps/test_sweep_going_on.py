@@ -139,7 +139,7 @@ def test_no_more_cells_than_cores_run_at_a_time(tmp_path: Path, monkeypatch: pyt
 
         def begin(self, cells: Any, done: int) -> None: ...
 
-        def start(self, cell: str) -> None:
+        def start(self, cell: str, said: Any) -> None:
             self.now += 1
             self.most = max(self.most, self.now)
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from fedlab.errors import Interrupted
-from fedlab.sweeps import resume, sweep
+from fedlab.sweeps import resume, running, sweep
 from tests.sweeps.conftest import tables
 from tests.sweeps.fake_cell import finished
 
@@ -111,7 +111,7 @@ def test_a_cell_that_another_process_still_works_on_waits_its_turn(tmp_path: Pat
         class View:
             def begin(self, cells: Any, done: int) -> None: ...
 
-            def start(self, cell: str) -> None:
+            def start(self, cell: str, said: Any) -> None:
                 told.append(f"started {cell}")
 
             def end(self, cell: str, word: str, note: str) -> None:
@@ -142,3 +142,15 @@ def test_a_sweep_that_is_stopped_leaves_no_process(tmp_path: Path) -> None:
     process.join()
     assert process.exitcode == 5
     assert not cells_at_work(out)
+
+
+def test_stopped_while_the_report_is_built_it_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def impatient(directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="fedlab resume"):
+        patch.setattr(running, "build", impatient)
+        sweep(tables(sweep={"seed": [1]}), out=tmp_path / "sweep")
+    assert len(resume(tmp_path / "sweep").cells("finished")) == 1
