@@ -7,8 +7,10 @@ this in a process of its own (`fedlab.apps.process`); called from Python, it hap
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from fedlab.apps.recorder import OnStep
 from fedlab.apps.running import planned, run
 from fedlab.apps.same import code_of
 from fedlab.apps.trying import Written, attacked, described, unattacked, under
-from fedlab.errors import BackendError, Interrupted
+from fedlab.errors import BackendError, Interrupted, UsageError
 from fedlab.experiment.cells import Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop, now
@@ -87,10 +89,23 @@ def audit_app(
         progress=listener,
     )
     with contextlib.chdir(home):
+        there = out is not None and Path(out).exists()
         directory = RunDirectory.create(Path(out) if out is not None else None, audit.asked.name)
     with directory.locked():
         begin(directory, audit, command)
-        return proceed(directory, audit, listener)
+        try:
+            return proceed(directory, audit, listener)
+        except UsageError:  # a mistake that showed late; nothing was found that is worth a directory
+            if not (directory.path / "observations").exists():
+                _discard(directory.path, itself=not there)
+            raise
+
+
+def _discard(path: Path, *, itself: bool) -> None:
+    """Remove what is in a run directory, and the directory `itself` where it was made for the run."""
+    shutil.rmtree(path, ignore_errors=True)
+    if not itself:
+        path.mkdir(exist_ok=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +246,8 @@ def tries_of(audit: Audit, ran: Ran, facts: Facts, progress: Progress) -> Iterat
 
     def again(changes: Mapping[str, Value], mods: Sequence[Mod], on_step: OnStep | None) -> Ran:
         nonlocal apps
-        forget(apps, audit.app)  # what an app keeps in its modules is not to leak from run to run
+        # What an app keeps in its modules is not to leak from run to run, whoever imported them.
+        forget(replace(apps, before=_installed()), audit.app)
         apps = load(audit.app, seed=audit.asked.seed)
         return run(
             apps,
@@ -252,6 +268,12 @@ def tries_of(audit: Audit, ran: Ran, facts: Facts, progress: Progress) -> Iterat
         if one.why:
             progress.message(f"not tried: {wish.label}: {one.why}")
         yield one
+
+
+def _installed() -> frozenset[str]:
+    """Names of modules that are installed: an environment in the app's folder is not the app's own code."""
+    files = {name: getattr(module, "__file__", None) or "" for name, module in list(sys.modules.items())}
+    return frozenset(name for name, file in files.items() if "site-packages" in file)
 
 
 def begin(directory: RunDirectory, audit: Audit, command: str) -> None:

@@ -111,7 +111,24 @@ def audit_app(
 
     audit = AuditReport.load(directory)
     show(audit, json=json)
+    _check_tried(directory)
     judge(audit.data)
+
+
+def _check_tried(directory: Path) -> None:
+    """Whether any of the defenses could be tried, if there were some.
+
+    Raises:
+        AppFailed: none; the report says why of each.
+    """
+    import json
+
+    from fedlab.errors import AppFailed
+
+    tried = json.loads((directory / "app.json").read_bytes()).get("tried", [])
+    if tried and all(one["status"] == "failed" for one in tried):
+        told = "\n".join(f"  {one['label']}: {one['why']}" for one in tried)
+        raise AppFailed(f"nothing of what was to be tried could be; the app as it is was audited\n{told}")
 
 
 def _rounds(text: str) -> list[int]:

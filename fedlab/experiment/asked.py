@@ -141,10 +141,28 @@ def labelled(name: str, params: Mapping[str, Any], taken: Collection[str]) -> st
     return _free(name if name not in taken else _label([name, *_words(params)]), taken)
 
 
+def divided(text: str) -> list[str]:
+    """At the commas that stand in no bracket and no quotes.
+
+    >>> divided("a=1, b=[2, 3]")
+    ['a=1', 'b=[2, 3]']
+    """
+    parts, depth, quote = [""], 0, ""
+    for letter in text:
+        if letter in "\"'" and quote in ("", letter):
+            quote = "" if quote else letter
+        depth += 0 if quote else (letter in "[{") - (letter in "]}")
+        if letter == "," and depth <= 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
 def assigned(text: str, where: str) -> dict[str, Any]:
     """`a=1,b=[2, 3]` as a table; values are TOML, and what is none is text."""
     found: dict[str, Any] = {}
-    for item in filter(None, map(str.strip, re.split(r",(?![^\[\]{}]*[\]}])", text))):
+    for item in filter(None, divided(text)):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"{where}: {item!r}; expected key=value, several divided by commas")

@@ -9,8 +9,8 @@ from typing import Any
 
 from fedlab import plugins
 from fedlab.audit import Defense
-from fedlab.errors import PluginError, ScenarioError, UnknownName, UsageError
-from fedlab.experiment.asked import assigned, labelled
+from fedlab.errors import PluginError, Problem, ScenarioError, UnknownName, UsageError
+from fedlab.experiment.asked import assigned, divided, labelled
 
 SHORT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "dropout": ("architecture", {"dropout": 0.5}),
@@ -19,7 +19,6 @@ SHORT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Names for what is asked for often."""
 AS_IT_IS = "none"
 """The defense of an app that is audited as it is."""
-_COMMA = re.compile(r",(?![^\[\]{}]*[\]}])")
 _NAME = re.compile(r"\s*[A-Za-z][\w.-]*\s*(:|$)")
 
 
@@ -72,8 +71,7 @@ def wishes(texts: Sequence[str], check: Callable[[Wish], None] = lambda wish: No
             wish = _wish(word, {one.label for one in found} | {AS_IT_IS})
             check(wish)
         except ScenarioError as error:
-            told = [f"{one.place.rpartition('.')[2]}: {one.message}" for one in error.problems]
-            mistakes.append(f"{word}: {'; '.join(told)}")
+            mistakes.append(f"{word}: {'; '.join(map(_told, error.problems))}")
         except UsageError as error:
             mistakes.append(f"{word}: {error}")
         else:
@@ -86,6 +84,12 @@ def wishes(texts: Sequence[str], check: Callable[[Wish], None] = lambda wish: No
     return found
 
 
+def _told(problem: Problem) -> str:
+    """Without the place in a scenario that nobody wrote, but for the parameter."""
+    parameter = ".".join(problem.place.split(".")[2:])
+    return f"{parameter}: {problem.message}" if parameter else problem.message
+
+
 def _divided(text: str) -> list[str]:
     """At the commas in front of names; those in front of parameters stay.
 
@@ -93,9 +97,9 @@ def _divided(text: str) -> list[str]:
     ['dropout', 'dp-sgd:noise_multiplier=1,max_grad_norm=2', 'no-bias']
     """
     found: list[str] = []
-    for part in _COMMA.split(text):
+    for part in divided(text):
         if _NAME.match(part) or not found:
-            found.append(part.strip())
+            found.append(part)
         else:
             found[-1] += f",{part}"
     return found
