@@ -86,6 +86,11 @@ ALIKE = 0.65
 Of two letters, one may be a slip."""
 
 
+def clause(text: str) -> str:
+    """A reason up to its first semicolon: what went wrong, without what to do about it."""
+    return text.partition(";")[0].strip()
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`' Did you mean "x"?'`, or nothing when no known name comes near, nor has this one as a word of it."""
     asked, names = name.casefold(), {one.casefold(): one for one in known}

@@ -13,7 +13,7 @@ from typing import Any
 from fedlab import seeds
 from fedlab.audit import Attack, Defense, Observation, ThreatModel, Victim, archive
 from fedlab.audit.membership import MembershipAttack
-from fedlab.errors import NotApplicable
+from fedlab.errors import NotApplicable, clause
 from fedlab.experiment import membership
 from fedlab.experiment.attacking import (
     AttackAnswer,
@@ -35,7 +35,6 @@ from fedlab.experiment.provenance import record_hashes
 from fedlab.experiment.questions import Questions, questions
 from fedlab.experiment.setup import Setup
 from fedlab.progress import Progress, SideBySide
-from fedlab.report.reading import clause
 from fedlab.runtime import Executor
 from fedlab.scenario import Scenario
 

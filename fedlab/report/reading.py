@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fedlab.audit.scoring import Summary
+from fedlab.errors import clause as clause
 from fedlab.glossary import LEVELS as LEVELS
 from fedlab.glossary import Level as Level
 from fedlab.ladder import UNUSED as UNUSED
@@ -100,11 +101,6 @@ def span(bounds: list[float] | None) -> str:
 def plural(count: int, one: str, many: str | None = None) -> str:
     """1 image, 2 images."""
     return f"{count} {one if count == 1 else many or one + 's'}"
-
-
-def clause(text: str) -> str:
-    """A reason up to its first semicolon: what went wrong, without what to do about it."""
-    return text.partition(";")[0].strip()
 
 
 def listed(items: list[str]) -> str:
