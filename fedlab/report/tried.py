@@ -22,7 +22,7 @@ RECOVERED = LEVELS["some"].rank
 """From this level on, images were taken."""
 
 FINDINGS = {
-    "base": "as it is",
+    "base": "",
     "stops": "stops it",
     "declined": "attack no longer applies",
     "lessens": "leaks less",
@@ -66,18 +66,20 @@ def tried(
             return _row(label, attacks, utility, costs, guarantees)
 
         plain = next((one["defense"] for one in run.cells if one["defense"] in undefended), "none")
-        base = {"label": "as it is", "name": "", "acts": "", "why": "", **row(plain), "finding": "base"}
+        base = {"label": "as it is", "name": "", "about": "", "why": "", **row(plain), "finding": "base"}
         rows = [base]
         for one in tries:
-            mine = {"label": one.label, "name": one.name, "acts": one.acts, "why": one.why, **row(one.label)}
+            about = tried_words.about(one.name, one.acts, one.params)
+            mine = {"label": one.label, "name": one.name, "about": about, "why": one.why, **row(one.label)}
             mine["guarantee"] = mine["guarantee"] or one.guarantee
             mine["finding"] = "failed" if one.failed else _finding(mine, base)
             rows.append(mine)
         for told in rows:
             told["words"] = FINDINGS[told["finding"]]
+        base["words"] = LEVELS[base["leak"]["level"]].word if base["leak"] else "not measured"
         setting = Setting(rounds, _cohort(run, found))
         lines = [
-            {"label": one.label, "finding": mine["finding"], **changes(one, setting)}
+            {"label": one.label, "about": mine["about"], **changes(one, setting)}
             for one, mine in zip(tries, rows[1:], strict=True)
             if mine["finding"] in HELPS
         ]

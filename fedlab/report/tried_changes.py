@@ -17,7 +17,7 @@ from fedlab.report import tried_mods, tried_training
 from fedlab.report.tried_code import Step, attribute, known, layer, number
 from fedlab.report.tried_entry import Layer, Network, Try
 
-RUN_CONFIG = "pyproject.toml"
+RUN_CONFIG, AROUND = "pyproject.toml", "around clients"
 
 _MOD_NOTES = (
     "The mod is for messages with one ArrayRecord, the model. Mods that stand before it in the list see what"
@@ -103,7 +103,7 @@ def _steps(one: Try, setting: Setting) -> tuple[list[Step], list[str]]:
         steps += _frozen(one.network) if one.name == "frozen-first-layer" else _layers(one.network)
         notes.append(
             "The server and the clients make the same network: change it where both get it from, and begin"
-            " with new weights."
+            " with new weights. A layer that is put into a Sequential moves the numbers of those behind it."
         )
     if one.config:
         steps.append(_run_config(one.config))
@@ -224,6 +224,18 @@ def _run_config(config: Mapping[str, tuple[Any, Any]]) -> Step:
 
 
 def _of_a_plugin(one: Try) -> tuple[list[Step], list[str]]:
-    """A defense that no lines are known of: somebody's own."""
-    note = "No lines are known for this defense. What it does stands in its class, which fedlab info names."
-    return [], [note]
+    """A defense that no lines are known of: somebody's own, or one that takes too many."""
+    if one.acts != AROUND:
+        note = (
+            "No lines are known for this defense. What it does stands in its class, which fedlab info names."
+        )
+        return [], [note]
+    code = f"""\
+from fedlab import plugins
+from flwr.clientapp import ClientApp
+
+defense = plugins.build("defenses", { ({"name": one.name, **one.params})!r})
+app = ClientApp(mods=[*defense.mods()])  # and what else stands in the brackets, such as client_fn
+"""
+    step = Step("Put the mods of the defense around the client", code, file=one.client)
+    return [step], ["fedlab, and whatever the defense comes with, must be installed where clients run."]

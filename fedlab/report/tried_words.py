@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from fedlab.report.reading import decibel, epsilon, interval, listed, percent, plural, points, protects, small
 
 Row = dict[str, Any]
+
+MEANING = {
+    "dp-sgd": "each record's part in a step bounded, and noise added to it",
+    "local-dp": "each update shortened to a bound, and noise added, before it is sent",
+    "user-dp": "noise added to the server's sums of updates",
+    "clipping": "updates shortened to a bound",
+    "noise": "noise added to each update",
+    "gradient-pruning": "the smallest numbers of each update left out",
+    "top-k": "only the largest numbers of each update sent",
+    "random-mask": "a random part of each update sent",
+    "sign": "only signs sent, with one size for all",
+    "qsgd": "each number of an update rounded to a few levels",
+    "soteria": "part of one layer's update left out",
+    "mixup": "trained on mixtures of two records",
+    "oasis": "trained on turned copies of each record, too",
+    "ats": "trained on altered records",
+    "architecture": "another network",
+    "frozen-first-layer": "the first layer not trained",
+    "precode": "a layer that draws at random before the last one",
+    "protocol": "other settings of the clients' training",
+    "stack": "several at once",
+}
+"""What a try is, for readers who do not know its name."""
 
 
 def guarantee(row: Row) -> str:
@@ -14,6 +39,16 @@ def guarantee(row: Row) -> str:
     if row["epsilon"] is not None:
         return f"ε = {epsilon(row['epsilon'])} at δ = {small(row['delta'])}, for {protects(row['unit'])}"
     return f"no formal guarantee: {row['reason']}" if row["mechanism"] else ""
+
+
+def about(name: str, acts: str, params: Mapping[str, Any]) -> str:
+    """What a try is, and how it was set."""
+    settings = ", ".join(
+        f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        for key, value in params.items()
+        if not isinstance(value, dict | list)
+    )
+    return f"{MEANING.get(name, acts)}{f' ({settings})' if settings else ''}"
 
 
 def headline(rows: list[Row]) -> str:
@@ -82,7 +117,7 @@ def price(row: Row) -> str:
         sure = "from one run, without an interval"
     else:
         low, high = bounds if cost >= 0 else (-bounds[1], -bounds[0])
-        sure = f"95 %: {interval([low, high], 100)}"
+        sure = f"95 %: {interval([low, high], 100).replace('-', '−')}"
     return f"{verb} {points(cost)} of accuracy ({sure})"
 
 

@@ -134,7 +134,7 @@ def test_text_of_an_app_is_text(tmp_path: Path) -> None:
     """Names, files and reasons may be anybody's: none becomes markup, nor a line of code."""
     tries = deepcopy(TRIES)
     tries[0]["where"] = {"client": NASTY, "server": NASTY}
-    tries[0]["acts"] = tries[2]["why"] = tries[2]["label"] = NASTY
+    tries[0]["params"]["note"] = tries[2]["why"] = tries[2]["label"] = NASTY
     changed = tries[0]["network"] = deepcopy(NO_BIAS["network"])
     changed |= {"class": NASTY, "file": NASTY}
     changed["changes"] += [{"layer": NASTY, "before": NASTY, "after": NASTY}]

@@ -491,6 +491,16 @@ def test_somebodys_own_defense_has_no_lines() -> None:
     assert found["steps"] == [] and "fedlab info" in found["notes"][0]
 
 
+def test_mods_of_a_plugin_are_asked_for_by_name() -> None:
+    (code,) = lines("model-inspection", {}, acts="around clients")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    app = names["app"]
+    assert len(app._mods) == 1
+    app.train()(client(PLAIN))
+    assert moved(asked(app)).shape == (14,)
+
+
 @pytest.mark.parametrize(
     ("name", "params"),
     [
