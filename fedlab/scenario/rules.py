@@ -164,6 +164,13 @@ def _runtime(data: dict[str, Any]) -> Iterator[Mistake]:
                 f'got "{address}"; expected "auto" or "host:port" (no ray:// address)',
             )
 
+    if runtime.get("working_dir") is not None and address is None:
+        yield (
+            ("runtime", "working_dir"),
+            "runtime.address is missing; expected both: a folder is sent to workers on a cluster, those on"
+            " this machine import whatever you can",
+        )
+
 
 def _audit(data: dict[str, Any]) -> Iterator[Mistake]:
     audit = table(data, "audit")

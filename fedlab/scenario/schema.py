@@ -145,6 +145,11 @@ class Runtime(Section):
     """How Ray lays out workers over a cluster's machines: as few as possible, or as many."""
     address: str | None = None
     """An existing Ray cluster to join ("auto", or "host:port"); a local one is started unless given."""
+    working_dir: str | None = None
+    """A folder with code of your own that a cluster's workers must import: Ray sends them a copy. Only with
+    `address`; on one machine they import whatever you can."""
+    wait: Positive = 25.0
+    """Seconds that a run waits for its first worker while others hold the cluster, before it gives up."""
     chunk: Count | None = None
     """Clients that are trained as one stacked batch; chosen from the scenario unless given."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -24,13 +23,13 @@ from ray._private import state
 
 from fedlab import QUIET
 from fedlab.errors import BackendError, UsageError
+from fedlab.runtime.ray.outlook import Outlook, endpoint, listens, outlook
 from fedlab.runtime.ray.room import Resources, fits, holdings
 
 PULSE_SECONDS = 0.25
 """How often a busy driver looks whether Ray is still there."""
 GRACE_SECONDS = 10.0
 """How long a cluster's head may be away: somebody may be restarting it."""
-JOIN_SECONDS = 20.0
 
 
 def environment() -> dict[str, str]:
@@ -52,12 +51,22 @@ class RayCluster:
 
     Args:
         address: "auto" or "host:port" of an existing cluster.
+        working_dir: a folder that Ray copies to each machine for the workers to import from.
 
     Raises:
+        UsageError: `working_dir` is no folder.
         BackendError: Ray does not start, or does not answer at `address`.
     """
 
-    def __init__(self, address: str | None = None) -> None:
+    def __init__(self, address: str | None = None, working_dir: str | None = None) -> None:
+        if working_dir is not None and not Path(working_dir).is_dir():
+            raise UsageError(
+                f'runtime.working_dir = "{working_dir}" is no folder here ({Path.cwd()}); expected one with'
+                " the code that workers are to import"
+            )
+        self._environment: dict[str, Any] = {"env_vars": environment()}
+        if working_dir is not None:
+            self._environment["working_dir"] = str(Path(working_dir).resolve())
         self._found = ray.is_initialized()
         self._started = not self._found and address is None
         self._reaper: subprocess.Popen[str] | None = None
@@ -65,7 +74,7 @@ class RayCluster:
         if not self._found:
             self._connect(address)
         atexit.register(self.close)
-        self._head = _endpoint(ray.get_runtime_context().gcs_address)
+        self._head = endpoint(ray.get_runtime_context().gcs_address)
         self._raylet = _own_raylet()
         self._looked = time.monotonic()
         self._lost: float | None = None
@@ -75,10 +84,11 @@ class RayCluster:
         options: dict[str, Any] = {
             "configure_logging": False,
             "log_to_driver": False,
-            "runtime_env": {"env_vars": environment()},
+            "runtime_env": self._environment,
         }
-        if address is not None:
-            _expect_ray(address)
+        there = None if address is None else outlook(address)  # `ray.init` may wait there for ever
+        if there is not None:
+            there.expect_same_versions()
         try:
             if address is None:
                 # "local": RAY_ADDRESS must not turn a private runtime into somebody's cluster.
@@ -91,8 +101,8 @@ class RayCluster:
             ray.shutdown()  # it may have come half-way
             if not isinstance(error, Exception):
                 raise
-            if address is not None:
-                raise BackendError(_unreachable(address, str(error))) from error
+            if there is not None:
+                raise BackendError(_not_joined(there, error)) from error
             raise BackendError(
                 f"Ray does not start: {error}. Run with --set runtime.executor=inline, or see fedlab doctor"
             ) from error
@@ -111,7 +121,7 @@ class RayCluster:
     @property
     def actor_options(self) -> dict[str, Any]:
         """What actors need in a runtime whose environment was not set here."""
-        return {"runtime_env": {"env_vars": environment()}} if self._found else {}
+        return {"runtime_env": self._environment} if self._found else {}
 
     def remember(self) -> None:
         """Tell the reaper which processes there are by now."""
@@ -137,9 +147,9 @@ class RayCluster:
         if now - self._looked < PULSE_SECONDS:
             return
         self._looked = now
-        if not _answers(self._raylet):
+        if not listens(self._raylet):
             raise BackendError(_gone("raylet", self._raylet))
-        if _answers(self._head):
+        if listens(self._head):
             self._lost = None
             return
         self._lost = self._lost or now
@@ -208,50 +218,14 @@ def _of_ray(process: psutil.Process) -> bool:
     return any(word.startswith("ray::") or f"{os.sep}ray{os.sep}" in word for word in words)
 
 
-def _endpoint(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _answers(endpoint: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(endpoint, timeout=3.0).close()
-    except OSError:
-        return False
-    return True
-
-
-def _expect_ray(address: str) -> None:
-    """Refuse an address where Ray does not answer: `ray.init` would wait there for ever.
-
-    Raises:
-        UsageError: not an address.
-        BackendError: nobody, or somebody else, is there.
-    """
-    if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "auto")
-        if address in ("auto", "local", ""):
-            return  # Ray looks for a cluster on this machine, and says at once when there is none
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or "/" in host:
-        raise UsageError(
-            f'runtime.address is "{address}"; expected "auto" or "host:port" (no ray:// address)'
-        )
-    if not _answers((host.strip("[]"), int(port))):
-        raise BackendError(_unreachable(address, "no connection"))
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
-        check = subprocess.run(command, capture_output=True, timeout=JOIN_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise BackendError(_unreachable(address, "something else than Ray answers")) from None
-    if check.returncode != 0:
-        raise BackendError(_unreachable(address, "its head is not healthy"))
-
-
-def _unreachable(address: str, why: str) -> str:
+def _not_joined(there: Outlook, error: Exception) -> str:
+    """Why a healthy cluster could not be joined, and what to do."""
+    if there.joinable:
+        return f"the Ray cluster at {there.address} cannot be joined: {error}"
     return (
-        f'no Ray cluster at runtime.address = "{address}": {why}. Start one with `ray start --head`, see'
-        " `ray status --address` for yours, or leave runtime.address out to start a local one"
+        f"this machine is no node of the Ray cluster at {there.address}, whose nodes are"
+        f" {', '.join(node.address for node in there.nodes)}. Run fedlab on one of them, or make this machine"
+        f" one that only directs: `ray start --address={there.address} --num-cpus=0`"
     )
 
 

@@ -16,9 +16,10 @@ from flwr.clientapp import ClientApp
 from fedlab.errors import UsageError
 from fedlab.runtime._flower import enter_run, lost_reply
 from fedlab.runtime.executors import Chunk, Reply, Tick
+from fedlab.runtime.ray.agreement import versions
 from fedlab.runtime.ray.cluster import RayCluster
 from fedlab.runtime.ray.placement import Place
-from fedlab.runtime.ray.pool import Lost, Pool
+from fedlab.runtime.ray.pool import PLACE_SECONDS, Lost, Pool
 from fedlab.runtime.ray.room import expect_room, own_resources
 from fedlab.runtime.ray.shipping import Sender, returned
 from fedlab.runtime.ray.worker import Board, Worker
@@ -87,6 +88,8 @@ class RayExecutor:
         address: the Ray cluster to join, "auto" or "host:port"; none starts a local one. A runtime
             that this process is connected to already is used whatever the address. What was not
             started here is left running.
+        working_dir: a folder that workers get a copy of, and import from.
+        wait: seconds to wait for room for the first worker while others hold it.
 
     Raises:
         UsageError: an argument that cannot work.
@@ -100,15 +103,18 @@ class RayExecutor:
         workers: int | Literal["auto"] = "auto",
         placement: Literal["pack", "spread"] = "pack",
         address: str | None = None,
+        working_dir: str | None = None,
+        wait: float = PLACE_SECONDS,
     ) -> None:
         _check(num_cpus, num_gpus, workers, placement)
         if address is None and not ray.is_initialized():  # a start takes seconds; what it would find is known
             expect_room([own_resources()], num_cpus, num_gpus, workers)
         self._app: list[Any] = []
         self._version = -1
+        self._versions = versions()
         self._sender = Sender(ray.put)
         self._closed = False
-        self._cluster = RayCluster(address)
+        self._cluster = RayCluster(address, working_dir)
         try:
             expect_room(self._cluster.nodes, num_cpus, num_gpus, workers)
             options = {
@@ -119,14 +125,14 @@ class RayExecutor:
             }
             actor = ray.remote(Worker).options(**options)
             self._pool: Pool[Any] = Pool(
-                self._cluster, actor.remote, self._greet, workers, num_cpus, num_gpus
+                self._cluster, actor.remote, self._greet, workers, num_cpus, num_gpus, wait
             )
         except BaseException:
             self._cluster.close()
             raise
 
     def _greet(self, actor: Any) -> Any:
-        return actor.ready.remote(self._version, self._app)
+        return actor.ready.remote(self._version, self._app, self._versions)
 
     @property
     def places(self) -> list[Place]:

@@ -24,7 +24,7 @@ from fedlab.runtime.ray.cluster import RayCluster
 from fedlab.runtime.ray.placement import Place
 
 PLACE_SECONDS = 25.0
-"""How long the pool waits, without any worker, for room for one."""
+"""How long the pool waits, without any worker, for room for one, unless it is told otherwise."""
 START_SECONDS = 300.0
 """How long it waits for a first one that has its room: imports are slow on a busy machine."""
 WAIT_SECONDS = 0.25
@@ -111,6 +111,7 @@ class Pool(Generic[W]):
         greet: asks an actor whether it is there; the result is its place.
         size: how many; "auto" follows the cluster.
         num_cpus, num_gpus: what each reserves.
+        wait: seconds that it waits, without any worker, for room for one.
     """
 
     def __init__(
@@ -121,7 +122,9 @@ class Pool(Generic[W]):
         size: int | Literal["auto"],
         num_cpus: float,
         num_gpus: float,
+        wait: float = PLACE_SECONDS,
     ) -> None:
+        self._wait = wait
         self._cluster, self._create, self._greet = cluster, create, greet
         self._size, self._needs = size, (num_cpus, num_gpus)
         self._members: list[_Member[W]] = []
@@ -203,7 +206,7 @@ class Pool(Generic[W]):
             BackendError: no worker found room, or none was ready in a very long time.
         """
         waited = _since(self._life)
-        if waited < PLACE_SECONDS or self._cluster.headless or any(m.ready for m in self._members):
+        if waited < self._wait or self._cluster.headless or any(m.ready for m in self._members):
             return
         needs = "each worker needs {:g} CPU and {:g} GPU".format(*self._needs)
         starting = self._cluster.has_room(*self._needs) or any(
@@ -212,8 +215,8 @@ class Pool(Generic[W]):
         if not starting:
             raise BackendError(
                 f"no room for a worker for {waited:.0f} seconds: {self._cluster.holdings()}, {needs}, and"
-                " somebody else holds the rest. Free the cluster, lower runtime.num_cpus or"
-                " runtime.num_gpus, or run with --set runtime.executor=inline"
+                " somebody else holds the rest. Free the cluster, raise runtime.wait, lower runtime.num_cpus"
+                " or runtime.num_gpus, or run with --set runtime.executor=inline"
             )
         if waited > START_SECONDS:
             raise BackendError(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ray
 from flwr.clientapp import ClientApp
+from ray.exceptions import RaySystemError
 
+from fedlab.errors import BackendError
 from fedlab.runtime._flower import enter_run
 from fedlab.runtime.executors import execute
+from fedlab.runtime.ray.agreement import ADVICE, expect_agreement
 from fedlab.runtime.ray.placement import Place, own_place, settle
 from fedlab.runtime.ray.shipping import Parcel, Receiver, Returned, to_return
 
@@ -30,8 +33,13 @@ class Worker:
         self._app: ClientApp | None = None
         self._version = -1
 
-    def ready(self, version: int, app: list[Any]) -> Place:
-        """Answers as soon as the worker can work: with the app, if there is one already."""
+    def ready(self, version: int, app: list[Any], directing: Mapping[str, str]) -> Place:
+        """Answers as soon as the worker can work: with the app, if there is one already.
+
+        Args:
+            directing: `agreement.versions` of who asks.
+        """
+        expect_agreement(directing, ray.util.get_node_ip_address())
         self._load(version, app)
         return own_place()
 
@@ -44,8 +52,17 @@ class Worker:
         return to_return(chunk, execute(self._app, chunk))
 
     def _load(self, version: int, app: list[Any]) -> None:
-        if version != self._version:
+        if version == self._version:
+            return
+        try:
             self._app, self._version = ray.get(app[0]), version
+        except RaySystemError as error:
+            if not isinstance(error.client_exc, ImportError):
+                raise
+            raise BackendError(
+                f"the machine {ray.util.get_node_ip_address()} of the Ray cluster cannot import what clients"
+                f" are made of: {error.client_exc}. {ADVICE}"
+            ) from None
 
     def call(self, function: Callable[..., Any], item: Any, index: int, board: Any) -> Any:
         """Call `function(item, report)` with progress posted to the board."""
