@@ -81,8 +81,33 @@ def with_deployment(data: Row, run: Run) -> Row:
     found = deployment(run)
     if found is None:
         return data | {"deployment": None}
-    verdict = data["verdict"] | {"headline": found["headline"]}
-    return data | {"deployment": found, "verdict": verdict, "limits": [NO_TRUTH, *data["limits"]]}
+    verdict = data["verdict"] | {"headline": found["headline"], "findings": []}
+    return data | {"deployment": found, "verdict": verdict, "limits": _limits(run, found, data["limits"])}
+
+
+def _limits(run: Run, found: Row, of_any_run: list[str]) -> list[str]:
+    """In place of sentences about scores, of which there are none; the last one holds for any run."""
+    status = str(run.manifest.get("status", "unknown"))
+    cut = f"This run is marked “{status}”: what follows is what was recorded until then."
+    names = [one["attack"] for one in found["attacks"]]
+    tried = (
+        f"Attacks tried: {', '.join(names)}. One that proved nothing shows that it did not, and not that no"
+        " attack could."
+    )
+    untried = "No attack was tried: this recording says nothing yet about what leaks."
+    rounds = listed(list(map(str, found["observed"])) or ["none"])
+    only = (
+        f"Only updates of the observed rounds ({rounds}) were recorded; leakage changes as training goes on."
+    )
+    doubts = [f"{text}." for text in found["doubts"]]
+    return [
+        *([] if status == "finished" else [cut]),
+        NO_TRUTH,
+        tried if names else untried,
+        *doubts,
+        only,
+        *of_any_run[-1:],
+    ]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from fedlab import plugins, seeds
 from fedlab.apps import folder as folders
 from fedlab.apps.architecture import PREFIX
-from fedlab.apps.asked import ATTACKS, toml_of
+from fedlab.apps.asked import ATTACKS, VICTIMS, toml_of
 from fedlab.apps.facts import Facts, View
 from fedlab.apps.given import given
 from fedlab.apps.loading import load
@@ -41,9 +41,6 @@ from fedlab.scenario import load as load_scenario
 from fedlab.scenario.loading import tables
 from fedlab.tasks import FunctionalModel, State
 from fedlab.tasks.task import cross_entropy
-
-VICTIMS = 8
-"""Updates that are attacked at most, drawn by the seed."""
 
 
 def attack_recording(

@@ -100,6 +100,7 @@ def described(directory: RunDirectory) -> None:
     directory.update_manifest(
         name=scenario.name,
         scenario=tomllib.loads(text),
+        dataset={"name": "the clients' own"},
         cells=[{"name": CELL, **cell.about}],
     )
 

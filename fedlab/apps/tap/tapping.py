@@ -107,7 +107,6 @@ def _begin(
     directory.update_manifest(
         name="tap",
         claim="What the server of a running deployment sees, and what it could tell of clients' records.",
-        objects={"strategy": "that of the deployed app"},
         versions=versions(),
         machine=machine(),
         seeds=[0],
