@@ -34,6 +34,7 @@ def write(run: Handed, out: Path) -> list[str]:
         BackendError: MLflow is not installed, or it or the disk refuses.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else it tells of the tables of its database
     needed("mlflow", "mlflow")
     client_of = needed("mlflow.tracking", "mlflow")
     entities = needed("mlflow.entities", "mlflow")
