@@ -100,7 +100,7 @@ class Asked:
                 "rounds": list(self.observe),
                 "victims": min(VICTIMS, cohort * len(self.observe)),
                 "include_samples": self.include_samples,
-                "adaptive": False,  # what is known of an app is its code, which its server has
+                "adaptive": bool(tries),  # of an app as it is its code is known, which its server has
             },
             "runtime": {"executor": "inline"},
         }

@@ -90,7 +90,7 @@ def _steps(one: Try, setting: Setting) -> tuple[list[Step], list[str]]:
     if one.name == "stack":
         parts = [
             replace(one, name=str(part["name"]), params={**part}, network=None, config={})
-            for part in one.params["defenses"]
+            for part in one.params["of"]
         ]
         found = [_steps(part, setting) for part in parts]
         steps = [step for some, _ in found for step in some]

@@ -481,9 +481,9 @@ def test_the_run_config_is_toml() -> None:
 
 def test_a_stack_is_the_lines_of_its_parts() -> None:
     parts = [{"name": "gradient-pruning", "ratio": 0.6}, {"name": "sign"}]
-    first, second = lines("stack", {"defenses": parts})
+    first, second = lines("stack", {"of": parts})
     assert "def prune(" in first and "def signs(" in second
-    assert any("nearest to the records" in note for note in told("stack", {"defenses": parts})["notes"])
+    assert any("nearest to the records" in note for note in told("stack", {"of": parts})["notes"])
 
 
 def test_somebodys_own_defense_has_no_lines() -> None:
@@ -512,7 +512,7 @@ def test_mods_of_a_plugin_are_asked_for_by_name() -> None:
         ("local-dp", {"noise_multiplier": 0.0}),
         ("local-dp", {"epsilon": 1.0, "delta": 7.0}),
         ("clipping", {"clip": True}),
-        ("stack", {"defenses": [{}]}),
+        ("stack", {"of": [{}]}),
     ],
 )
 def test_no_number_no_code(name: str, params: dict[str, Any]) -> None:

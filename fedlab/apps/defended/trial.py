@@ -17,6 +17,8 @@ from fedlab.apps.folder import AppFolder, Value
 from fedlab.apps.given import Adapter
 from fedlab.apps.recorder import OnStep
 from fedlab.apps.schedule import EXAMPLES
+from fedlab.audit import Defense
+from fedlab.audit.stack import Stack
 from fedlab.errors import BackendError, FedlabError, UsageError
 from fedlab.runtime.memory import out_of_memory
 
@@ -118,7 +120,7 @@ def _words(error: Exception) -> str:
 
 def _guarantee(one: Tried) -> str:
     """What is proved of what ran: nothing, and why not; "" of a defense that claims nothing."""
-    if one.seen is None or one.plan is None or not one.seen.defense.spends:
+    if one.seen is None or one.plan is None or not _spends(one.seen.defense):
         return ""
     if one.plan.acts == STEPS:
         why = "batches are the app's own, not Poisson samples of a client's records"
@@ -127,6 +129,11 @@ def _guarantee(one: Tried) -> str:
     else:
         why = "nothing proves that the app's own code sends nothing else that it computes from records"
     return f"no formal guarantee: {why}"
+
+
+def _spends(defense: Defense) -> bool:
+    """Whether it adds noise that could be accounted for."""
+    return bool(defense.spends) or (isinstance(defense, Stack) and any(map(_spends, defense.layers)))
 
 
 def _figures(ran: Ran) -> list[str]:
