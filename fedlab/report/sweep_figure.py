@@ -27,10 +27,14 @@ HEADROOM = 4.0
 
 
 def along(axes: list[Row]) -> Row | None:
-    """The axis that runs along the panels: the first of numbers, else the first, seeds last."""
+    """The axis that runs along the panels: the first of numbers, else the first, seeds last; numbers grow."""
     turned = [axis for axis in axes if len(axis["values"]) > 1] or axes
     plain = [axis for axis in turned if not _seeds(axis)]
-    return next((axis for axis in plain if axis["numbers"]), next(iter(plain or turned), None))
+    axis = next((axis for axis in plain if axis["numbers"]), next(iter(plain or turned), None))
+    if axis is None or not axis["numbers"]:
+        return axis
+    pairs = sorted(zip(axis["values"], axis["words"], strict=True), key=lambda pair: pair[0])
+    return {**axis, "values": [value for value, _ in pairs], "words": [word for _, word in pairs]}
 
 
 def series(data: Row) -> list[str]:
@@ -44,7 +48,7 @@ def panels(data: Row) -> tuple[list[tuple[str, Markup]], int]:
     axis = along(data["axes"])
     if axis is None or not any(cell["rows"] for cell in data["cells"]):
         return [], 0
-    facets = [one for one in data["axes"] if one is not axis and not _seeds(one)]
+    facets = [one for one in data["axes"] if one["key"] != axis["key"] and not _seeds(one)]
     shown = list(product(*(range(len(one["values"])) for one in facets)))
     names, top = series(data)[: len(MARKS)], _top(data)
     drawn = []

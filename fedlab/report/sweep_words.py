@@ -83,19 +83,21 @@ def headline(axes: list[Row], cells: list[Row]) -> str:
     answered = [one for one in found if one[1]["psnr_median"] is not None]
     if not answered:
         return f"{count}. No attack answered with an image: nothing was measured about reconstruction."
-    return " ".join([f"{count}.", _leaks(answered, noun), *_silent(rows, noun)])
+    measured = len(finished) == len(cells) and len(answered) == len(rows)
+    return " ".join([f"{count}.", _leaks(answered, noun, measured=measured), *_silent(rows, noun)])
 
 
-def _leaks(found: list[Found], noun: str) -> str:
-    """Of the rows for which an attack answered."""
+def _leaks(found: list[Found], noun: str, *, measured: bool) -> str:
+    """Of the rows for which an attack answered; whether these are all that the sweep was to have."""
+    which = noun if measured else f"measured {noun}"
     found = sorted(found, key=lambda one: place(one[1]))
     if len(found) == 1:
         return f"With {found[0][0]}: {_taken(found[0][1])}."
     ends = {_share(row) for _, row in found}
     if ends == {1.0}:
-        return f"Every attacked image was recovered in every {noun}, whatever was turned: {_spread(found)}."
+        return f"Every attacked image was recovered in every {which}, whatever was turned: {_spread(found)}."
     if ends == {0.0}:
-        return f"No attacked image was recovered in any {noun}: {_spread(found)}."
+        return f"No attacked image was recovered in any {which}: {_spread(found)}."
     (least, low), (most, high) = found[0], found[-1]
     return (
         f"Most leaked with {most}: {_taken(high)}{_alike(found, high, noun)};"
@@ -120,7 +122,7 @@ def _alike(found: list[Found], row: Row, noun: str) -> str:
     more = sum(_share(other) == share for _, other in found) - 1
     if not more or share not in (0.0, 1.0):
         return ""
-    return f" ({'all' if share else 'none'} in {plural(more, f'more {noun}')})"
+    return f" ({'every' if share else 'no'} image in {plural(more, f'more {noun}')})"
 
 
 def _spread(found: list[Found]) -> str:

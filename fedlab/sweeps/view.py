@@ -173,8 +173,8 @@ class Board:
         counts = Counter(line.word for line in self.lines.values())
         words = [f"{self.before + counts['finished']} of {self.total} finished"]
         words += [f"{counts[word]} {word}" for word in ("running", "failed", "interrupted") if counts[word]]
-        if (seconds := self._seconds_left()) is not None:
-            words.append(f"about {duration(round(seconds))} left")
+        if seconds := round(self._seconds_left() or 0.0):
+            words.append(f"about {duration(seconds)} left")
         return Text(", ".join(words), style="dim")
 
     def _seconds_left(self) -> float | None:

@@ -72,10 +72,16 @@ def test_one_axis_runs_along_the_panels_and_seeds_share_them(data: dict[str, Any
 
 
 def test_seeds_run_along_if_nothing_else_does() -> None:
-    axis = {"key": "seed", "values": [1, 2], "numbers": True}
-    assert along([axis]) is axis
+    axis = {"key": "seed", "values": [1, 2], "words": ["1", "2"], "numbers": True}
+    assert along([axis]) == axis | {"words": ["1", "2"]}
     words = {"key": "task.model", "values": ["mlp", "lenet"], "numbers": False}
     assert along([axis, words]) is words
+
+
+def test_numbers_grow_along_a_panel_in_whatever_order_they_were_swept() -> None:
+    axis = {"key": "a", "values": [0.1, 10, 2], "words": ["0.1", "10", "2"], "numbers": True}
+    turned = along([axis]) or {}
+    assert (turned["values"], turned["words"]) == ([0.1, 2, 10], ["0.1", "2", "10"])
 
 
 def test_text_of_a_cell_is_inert(data: dict[str, Any]) -> None:

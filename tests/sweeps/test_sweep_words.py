@@ -63,8 +63,8 @@ def test_where_nothing_was_taken_no_cell_leaked_most() -> None:
 
 def test_how_many_are_at_the_same_end() -> None:
     told = said(row(4, 90.0), row(4, 50.0), row(0, 9.0), row(2, 20.0), row(0, 8.0), row(0, 7.0))
-    assert "Most leaked with batch_size 1: " in told and "accuracy 50.0 % (all in 1 more cell);" in told
-    assert "least with batch_size 6: " in told and told.endswith("(none in 2 more cells).")
+    assert "Most leaked with batch_size 1: " in told and "accuracy 50.0 % (every image in 1 more cell);" in told
+    assert "least with batch_size 6: " in told and told.endswith("(no image in 2 more cells).")
 
 
 def test_a_cell_for_which_no_attack_answered_is_at_neither_end() -> None:
@@ -77,13 +77,26 @@ def test_a_cell_for_which_no_attack_answered_is_at_neither_end() -> None:
     assert said(row(0, None)).endswith("nothing was measured about reconstruction.")
 
 
+def test_what_was_not_measured_is_not_said_to_be_like_the_rest() -> None:
+    all_of, none_of = [row(4, 90.0), row(4, 50.0)], [row(0, 9.0), row(0, 8.0)]
+    assert "in every measured cell, whatever was turned" in said(*all_of, row(0, None))
+    assert "in any measured cell: median" in said(*none_of, row(0, None))
+    assert headline(
+        AXES,
+        [
+            {"status": "finished", "settings": {"clients.batch_size": 1}, "rows": all_of},
+            {"status": "failed", "settings": {"clients.batch_size": 2}, "rows": []},
+        ],
+    ).startswith("1 of 2 cells finished. Every attacked image was recovered in every measured row")
+
+
 def test_one_answer_is_neither_most_nor_least() -> None:
     assert said(row(4, 90.0)).startswith("1 of 1 cell finished. With batch_size 1: 4 of 4 attacked images")
 
 
 def test_rows_are_called_by_what_they_differ_in() -> None:
     told = said([row(4, 90.0), row(0, 9.0, defense="dp-sgd")], [row(4, 80.0), row(0, 8.0, defense="dp-sgd")])
-    assert "Most leaked with batch_size 1, none: " in told and "(all in 1 more row)" in told
+    assert "Most leaked with batch_size 1, none: " in told and "(every image in 1 more row)" in told
     assert "least with batch_size 2, dp-sgd: " in told
 
 
