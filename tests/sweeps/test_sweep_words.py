@@ -63,7 +63,7 @@ def test_where_nothing_was_taken_no_cell_leaked_most() -> None:
 
 def test_how_many_are_at_the_same_end() -> None:
     told = said(row(4, 90.0), row(4, 50.0), row(0, 9.0), row(2, 20.0), row(0, 8.0), row(0, 7.0))
-    assert "Most leaked with batch_size 1: " in told and "accuracy 50.0 % (every image in 1 more cell);" in told
+    assert "Most leaked with batch_size 1: " in told and "50.0 % (every image in 1 more cell);" in told
     assert "least with batch_size 6: " in told and told.endswith("(no image in 2 more cells).")
 
 
