@@ -71,7 +71,10 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
         )
     )
     prices = cost(run, utility, undefended)
-    found = verdict(attacks, utility, guarantees, undefended, run.threshold, _settings(run))
+    tries = tried(run, attacks, utility, prices, guarantees, undefended)
+    found = verdict(
+        attacks, utility, guarantees, undefended, run.threshold, _settings(run), of_baseline=tries is not None
+    )
     return {
         "schema_version": 1,
         "threshold_db": run.threshold,
@@ -83,7 +86,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
         "scope": scope(run),
         "app": app(run),
         "acting": acting(run),
-        "tried": tried(run, attacks, utility, prices, guarantees, undefended),
+        "tried": tries,
         "attacks": attacks,
         "matrix": matrix(attacks, utility, guarantees),
         "frontier": trade,

@@ -84,12 +84,18 @@ def tried(
             if mine["finding"] in HELPS
         ]
         return {
-            "headline": tried_words.headline(rows),
+            "headline": tried_words.headline(rows, rounds, _classes(run)),
             "sentences": [tried_words.sentence(one, base) for one in rows[1:]],
             "rows": rows,
             "changes": lines,
             "rounds": rounds,
         }
+
+
+def _classes(run: Run) -> int | None:
+    """Of the records, where the manifest has them."""
+    found = (run.manifest.get("dataset") or {}).get("classes")
+    return found if isinstance(found, int) and found > 1 else None
 
 
 def _cohort(run: Run, found: Row) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedlab.report.reading import decibel, epsilon, interval, listed, percent, plural, points, protects, small
 
 Row = dict[str, Any]
+
+TWICE = 2.0
+"""Times chance that an accuracy must reach before a loss of it says much."""
 
 MEANING = {
     "dp-sgd": "each record's part in a step bounded, and noise added to it",
@@ -51,8 +54,13 @@ def about(name: str, acts: str, params: Mapping[str, Any]) -> str:
     return f"{MEANING.get(name, acts)}{f' ({settings})' if settings else ''}"
 
 
-def headline(rows: list[Row]) -> str:
-    """What was found of all tries, in one or two sentences: the recommendation."""
+def headline(rows: list[Row], rounds: int, classes: int | None) -> str:
+    """What was found of all tries: the recommendation, with its evidence.
+
+    Args:
+        rows: the app as it is, then the tries.
+        rounds: that were trained; classes: of the records, None if that is not known.
+    """
     base, tries = rows[0], rows[1:]
     leak = base["leak"]
     if leak is None:
@@ -60,42 +68,54 @@ def headline(rows: list[Row]) -> str:
             "No attack answered with an image on the app as it is, so that nothing can be said of what a try"
             " takes away."
         )
-    if any(one["finding"] == "idle" for one in tries) or not leak["recovered"]:
+    if not leak["recovered"] or any(one["finding"] == "idle" for one in tries):
         return (
             f"As it is, the app gave no image away to these attacks: {leak['attack']} came furthest, with a"
             f" median of {decibel(leak['psnr_median'])} (control {decibel(leak['control'])}). There was"
-            " nothing for a try to stop; what each costs stands below."
+            " nothing for a try to stop; what each costs stands in the table."
         )
     start = (
         f"As it is, {leak['attack']} recovers {leak['recovered']} of {plural(leak['images'], 'image')}"
         f" (median {decibel(leak['psnr_median'])}, control {decibel(leak['control'])}"
         f"{', proved the only answer' if leak['certified'] else ''})."
     )
-    return f"{start} {_recommended(tries)}"
+    return " ".join([start, *_recommended(tries), *caution(base, tries, rounds, classes)])
 
 
-def _recommended(tries: list[Row]) -> str:
+def _recommended(tries: list[Row]) -> Iterator[str]:
     by: dict[str, list[Row]] = {}
     for one in tries:
         by.setdefault(one["finding"], []).append(one)
-    told = []
     if "stops" in by:
         each = "; ".join(f"{one['label']} stops it and {price(one)}" for one in by["stops"])
-        told.append(f"Of what was tried, {each}.")
+        yield f"Of what was tried, {each}."
     elif "declined" not in by:
-        told.append("Nothing of what was tried stops it.")
+        yield "Nothing of what was tried stops it."
     if "declined" in by:
-        told.append(
+        yield (
             f"Under {_names(by['declined'])} no attack of this run applies any more, which is no proof"
             " against others."
         )
     if "lessens" in by:
-        told.append(f"{_names(by['lessens'])} {_verb(by['lessens'], 'leaks', 'leak')} less.")
+        yield f"{_names(by['lessens'])} {_verb(by['lessens'], 'leaks', 'leak')} less."
     if "same" in by:
-        told.append(f"{_names(by['same'])} {_verb(by['same'], 'does', 'do')} not stop it.")
+        yield f"{_names(by['same'])} {_verb(by['same'], 'does', 'do')} not stop it."
     if unknown := by.get("failed", []) + by.get("unknown", []):
-        told.append(f"Nothing is known of {_names(unknown)}.")
-    return " ".join(told)
+        yield f"Nothing is known of {_names(unknown)}."
+
+
+def caution(base: Row, tries: list[Row], rounds: int, classes: int | None) -> Iterator[str]:
+    """How far prices are to be trusted."""
+    if base["accuracy"] is None or all(one["accuracy_cost"] is None for one in tries):
+        return
+    after = f"after {plural(rounds, 'round')}"
+    if classes and base["accuracy"] < TWICE / classes:
+        yield (
+            f"Prices say little here: {after} the app as it is has an accuracy of"
+            f" {percent(base['accuracy'], 1)}, near chance. Give it more rounds (--rounds)."
+        )
+    elif all(one["accuracy_cost_ci95"] is None for one in tries):
+        yield f"Prices are those of one run, {after}, without intervals."
 
 
 def _verb(rows: list[Row], one: str, many: str) -> str:
@@ -112,13 +132,11 @@ def price(row: Row) -> str:
     if cost is None:
         return "has an unknown price, because accuracy was not measured"
     verb = "costs" if cost >= 0 else "gains"
-    bounds = row["accuracy_cost_ci95"]
-    if bounds is None:
-        sure = "from one run, without an interval"
-    else:
+    bounds, sure = row["accuracy_cost_ci95"], ""
+    if bounds is not None:
         low, high = bounds if cost >= 0 else (-bounds[1], -bounds[0])
-        sure = f"95 %: {interval([low, high], 100).replace('-', '−')}"
-    return f"{verb} {points(cost)} of accuracy ({sure})"
+        sure = f" (95 %: {interval([low, high], 100).replace('-', '−')})"
+    return f"{verb} {points(cost)} of accuracy{sure}"
 
 
 def sentence(row: Row, base: Row) -> str:

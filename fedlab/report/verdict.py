@@ -39,8 +39,12 @@ def verdict(
     undefended: set[str],
     threshold: float,
     settings: dict[str, str],
+    *,
+    of_baseline: bool = False,
 ) -> Row:
     """{headline, findings: one per row of `guarantees`}; `settings` says what each defense was set to.
+
+    The headline is about the strongest leak, or `of_baseline` about that of undefended clients alone.
 
     Both are about the attacker of `[threat]`, who need not use what it knows of a defense; what clients
     refused is told of every attacker.
@@ -69,7 +73,9 @@ def verdict(
                 "guarantee": _guarantee(guarantee),
             }
         )
-    return {"headline": _headline(attacks, undefended, threshold), "findings": findings}
+    plain = [row for row in attacks if row["defense"] in undefended]
+    leading = plain if of_baseline and plain else attacks
+    return {"headline": _headline(leading, undefended, threshold), "findings": findings}
 
 
 def strongest_of(rows: list[Row]) -> Row | None:

@@ -171,7 +171,7 @@ def row(label: str, finding: str, **more: Any) -> dict[str, Any]:
     leak = {"attack": "cascade", "recovered": 4, "images": 4, "psnr_median": 40.0, "control": 9.0,
             "certified": [], "fraction_ci95": [0.4, 1.0]}  # fmt: skip
     found = {"label": label, "finding": finding, "leak": leak, "unanswered": [], "labels": None, "why": "",
-             "accuracy_cost": 0.02, "accuracy_cost_ci95": None}  # fmt: skip
+             "accuracy": 0.9, "accuracy_cost": 0.02, "accuracy_cost_ci95": None}  # fmt: skip
     return {**found, **more}
 
 
@@ -179,25 +179,59 @@ BASE = row("as it is", "base")
 
 
 def test_what_nothing_stops_is_said() -> None:
-    text = headline([BASE, row("a", "same"), row("b", "same"), row("c", "lessens")])
-    assert text.endswith("Nothing of what was tried stops it. c leaks less. a and b do not stop it.")
+    text = headline([BASE, row("a", "same"), row("b", "same"), row("c", "lessens")], 3, 10)
+    assert "Nothing of what was tried stops it. c leaks less. a and b do not stop it." in text
 
 
 def test_an_attack_that_declines_proves_nothing() -> None:
     silent = {"attack": "x", "level": "refused", "why": "no bias"}
     declined = row("a", "declined", leak=None, unanswered=[silent])
-    assert headline([BASE, declined]).endswith(
-        "Under a no attack of this run applies any more, which is no proof against others."
-    )
+    text = headline([BASE, declined], 3, 10)
+    assert "Under a no attack of this run applies any more, which is no proof against others." in text
     words = "a: no attack that applies answered with an image (x: no bias)."
     assert sentence(declined, BASE).startswith(words)
 
 
 def test_where_nothing_leaked_there_was_nothing_to_stop() -> None:
     leak = BASE["leak"] | {"recovered": 0, "psnr_median": 10.0}
-    text = headline([BASE | {"leak": leak}, row("a", "idle", leak=leak)])
+    text = headline([BASE | {"leak": leak}, row("a", "idle", leak=leak)], 3, 10)
     assert "gave no image away to these attacks" in text and "nothing for a try to stop" in text
-    assert headline([BASE | {"leak": None}, row("a", "unknown")]).startswith("No attack answered")
+    assert headline([BASE | {"leak": None}, row("a", "unknown")], 3, 10).startswith("No attack answered")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "bounds", "words"),
+    [
+        (
+            0.15,
+            None,
+            "Prices say little here: after 1 round the app as it is has an accuracy of 15.0 %, near chance",
+        ),
+        (0.15, [0.0, 0.1], "near chance. Give it more rounds (--rounds)."),
+        (0.9, None, "Prices are those of one run, after 1 round, without intervals."),
+        (0.9, [0.0, 0.1], "a does not stop it."),
+        (None, None, "a does not stop it."),
+    ],
+)
+def test_how_far_prices_are_to_be_trusted(
+    accuracy: float | None, bounds: list[float] | None, words: str
+) -> None:
+    cost = None if accuracy is None else 0.02
+    one = row("a", "same", accuracy_cost=cost, accuracy_cost_ci95=bounds)
+    text = headline([BASE | {"accuracy": accuracy}, one], 1, 10)
+    assert words in text and (words[0] == "P" or text.endswith(words))
+
+
+def test_the_verdict_is_about_the_app_as_it_is(run_dir: Path) -> None:
+    """And not about a try that leaks still, be it more."""
+    for one in sorted((run_dir / "attacks").glob("none-*/*.json")):
+        found = json.loads(one.read_text())
+        found["victims"] = found["control"]
+        one.write_text(json.dumps(found))
+    assert "clients under no-first-bias" in build(run_dir).data["verdict"]["headline"]
+    found = tell(run_dir, TRIES).data
+    assert "undefended clients" in found["verdict"]["headline"]
+    assert found["tried"]["headline"].startswith("As it is, the app gave no image away")
 
 
 @pytest.mark.parametrize(
@@ -205,7 +239,7 @@ def test_where_nothing_leaked_there_was_nothing_to_stop() -> None:
     [
         (0.02, [0.004, 0.036], "costs 2.0 percentage points of accuracy (95 %: 0.4 to 3.6)"),
         (-0.02, [-0.036, -0.004], "gains 2.0 percentage points of accuracy (95 %: 0.4 to 3.6)"),
-        (0.02, None, "costs 2.0 percentage points of accuracy (from one run, without an interval)"),
+        (0.02, None, "costs 2.0 percentage points of accuracy"),
         (None, None, "has an unknown price, because accuracy was not measured"),
     ],
 )

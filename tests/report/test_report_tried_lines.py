@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.client import NumPyClient
 from flwr.clientapp import ClientApp
+from flwr.common import EvaluateIns, FitIns, ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.compat.common import recorddict_compat
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -263,6 +266,40 @@ def test_flwrs_mods_break_evaluation_in_the_whole_app(plain: None) -> None:
     safe = trained(lines("local-dp", {"noise_multiplier": 1.0})[0], WEIGHTS)
     safe.evaluate()(answer)
     assert not asked(safe, kind="evaluate").has_error()
+
+
+class Legacy(NumPyClient):
+    def fit(self, parameters: Any, config: Any) -> Any:
+        return [value + 1 for value in parameters], 1, {}
+
+    def evaluate(self, parameters: Any, config: Any) -> Any:
+        return 0.5, 1, {}
+
+
+def test_clients_of_the_first_api_take_flwrs_older_mods() -> None:
+    """Of the same names, in the whole app, and strategies of the same names and settings, as notes say."""
+    import flwr.server.strategy as older
+    from flwr.client.mod import LocalDpMod, fixedclipping_mod
+
+    mod = LocalDpMod(1.0, 2.0, 1e6, 1e-5)  # hardly any noise
+    app = ClientApp(lambda context: Legacy().to_client(), mods=[mod])  # type: ignore[arg-type]
+    weights = ndarrays_to_parameters([np.zeros(4, np.float32)])
+    grid = SimulationGrid(app, 1)
+    fit = recorddict_compat.fitins_to_recorddict(FitIns(weights, {}), keep_input=True)
+    evaluate = recorddict_compat.evaluateins_to_recorddict(EvaluateIns(weights, {}), keep_input=True)
+    replies = []
+    for content, kind in ((fit, "train"), (evaluate, "evaluate")):
+        message = grid.create_message(content, kind, grid.get_node_ids()[0], "1")
+        replies += grid.send_and_receive([message])
+    found = recorddict_compat.recorddict_to_fitres(replies[0].content, keep_input=True)
+    (after,) = parameters_to_ndarrays(found.parameters)
+    np.testing.assert_allclose(after, 0.5, atol=1e-3)  # ones, clipped to length 1
+    assert recorddict_compat.recorddict_to_evaluateres(replies[1].content).loss == 0.5
+    assert fixedclipping_mod.__name__ in lines("clipping")[0]
+    for code in (lines("clipping")[1], *lines("user-dp", {"noise_multiplier": 1.0})):
+        names: dict[str, Any] = {"strategy": older.FedAvg()}
+        exec(code.replace("flwr.serverapp.strategy", "flwr.server.strategy"), names)
+        assert names["strategy"].num_sampled_clients == 4
 
 
 @pytest.mark.parametrize("params", [{"noise_multiplier": 0.7, "clip": 0.5}, {"epsilon": 8.0, "clip": 0.5}])
