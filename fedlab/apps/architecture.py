@@ -28,6 +28,14 @@ def unwrapped(network: nn.Module) -> nn.Module:
     return network
 
 
+def without_traces(network: nn.Module) -> nn.Module:
+    """`network`, which may be changed, without what Opacus hangs on its modules and parameters."""
+    if type(network).__name__ == "GradSampleModule":
+        plain: nn.Module = network.to_standard_module()  # type: ignore[operator]
+        return plain
+    return network
+
+
 def unsent(network: nn.Module, sent: Sequence[str]) -> frozenset[str]:
     """Names of learned parameters that no message carries."""
     learned = {name for name, value in network.named_parameters() if value.requires_grad}

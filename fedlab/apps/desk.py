@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from flwr.app import Message
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-
-from fedlab.apps.contract import Arrays, Sight
+from fedlab.apps.contract import Sight
 from fedlab.apps.grids import Counted, is_training
+from fedlab.apps.messages import sight_of
 from fedlab.errors import AppFailed
 
 NOT_FINITE = "not-finite"
@@ -36,7 +35,7 @@ class Desk:
         self.count(reply)
         if not reply.has_error() and (number := self._counted.round_of(message)) in self._observe:
             self.sights.append(
-                _sight(number, self._counted.client_of(message), message.content, reply.content)
+                sight_of(number, self._counted.client_of(message), message.content, reply.content)
             )
 
     def count(self, reply: Message) -> None:
@@ -89,32 +88,3 @@ class Desk:
 def _last_line(text: str) -> str:
     """Of a traceback, the error itself."""
     return text.rstrip().split("\n")[-1] or "without a word"
-
-
-def _sight(number: int, client: int, sent: RecordDict, answered: RecordDict) -> Sight:
-    first = next((name for name, one in sent.items() if isinstance(one, ArrayRecord)), "")
-    before = _arrays(sent, first)
-    names = [name for name, one in answered.items() if isinstance(one, ArrayRecord)]
-    after = _arrays(answered, first if first in names else next(iter(names), ""))
-    return Sight(number, client, before, after, told=_scalars(sent), metrics=_scalars(answered))
-
-
-def _arrays(content: RecordDict, first: str) -> Arrays:
-    """Arrays by name; those of other records than the first as "record/name"."""
-    found = {}
-    for record_name, record in content.items():
-        if isinstance(record, ArrayRecord):
-            for name, array in record.items():
-                if array.data:
-                    found[name if record_name == first else f"{record_name}/{name}"] = array.numpy()
-    return found
-
-
-def _scalars(content: RecordDict) -> dict[str, Any]:
-    return {
-        key: value
-        for record in content.values()
-        if isinstance(record, ConfigRecord | MetricRecord)
-        for key, value in record.items()
-        if isinstance(value, bool | int | float | str)
-    }

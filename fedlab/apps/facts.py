@@ -23,17 +23,21 @@ from fedlab.apps.looking import (
     find_outputs,
     find_pixels,
     find_shape,
+    noted,
     set_aside,
     unfit,
 )
+from fedlab.apps.messages import paired
 from fedlab.apps.notes import Fact, Notes
 from fedlab.apps.pixels import PixelRange
 from fedlab.apps.schedule import known, mode_of
 from fedlab.apps.spoken import of_batches, of_loss, of_optimizer, of_sizes
 from fedlab.apps.stepping import disclosed
+from fedlab.apps.unseen import of_messages, why
 from fedlab.audit import Disclosure, KnownConfig
 from fedlab.audit.disclosure import NOTHING
 from fedlab.clients.config import Mode
+from fedlab.errors import MissingFacts
 
 Key = tuple[int, int]
 
@@ -103,15 +107,23 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
     modes = Counter(mode_of(one, adapter) for one in recordings)
     mode: Mode = modes.most_common(1)[0][0] if modes else "train"
     told = {(sight.round, sight.client): known(one, sight, adapter) for sight, one in seen}
-    set_aside(notes, ran, seen)
     if not seen:
-        notes.obstacles.append(
-            "no client was seen to train a torch network from beginning to end: what was not recorded can be"
-            " neither modelled nor scored"
-        )
+        of_messages(notes, ran)
+        noted(notes, ran)
+        notes.obstacles.append(why(ran))
         return Facts(notes.facts, mode, told, None, notes.obstacles, notes.doubts)
+    set_aside(notes, ran, seen)
+    noted(notes, ran)
     sight, recording = seen[0]
-    network, naming = find_network(notes, seen, adapter)
+    try:
+        network, naming = find_network(notes, seen, adapter)
+        outputs = find_outputs(recording, network)
+    except MissingFacts:
+        of_loss(notes, recordings, adapter)
+        of_optimizer(notes, recordings, adapter, ran.configuration)
+        if not notes.obstacles:
+            raise
+        return Facts(notes.facts, mode, told, None, notes.obstacles, notes.doubts)  # asked for nothing
     personal = unsent(network, list(naming.names.values()))
     if personal:
         notes.add(
@@ -123,7 +135,6 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
     of_loss(notes, recordings, adapter)
     shape = find_shape(notes, recordings, adapter)
     pixels = find_pixels(notes, recordings, adapter, shape)
-    outputs = find_outputs(recording, network)
     classes = outputs[0] if len(outputs) == 1 else 0
     check_labels(notes, recordings, outputs)
     words = "training" if mode == "train" else "evaluation"
@@ -144,8 +155,8 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
         classes,
         disclosed(recordings),
     )
-    if why := unfit(view.network, shape, mode):
-        notes.obstacles.append(why)
+    if unable := unfit(view.network, shape, mode):
+        notes.obstacles.append(unable)
     return Facts(notes.facts, mode, told, None if notes.obstacles else view, notes.obstacles, notes.doubts)
 
 
@@ -156,9 +167,10 @@ def watched(ran: Ran) -> list[tuple[Sight, Recording]]:
         recording = ran.recordings.get((sight.round, sight.client))
         if recording is None or recording.network is None or not recording.steps or recording.dropped:
             continue
-        if sight.before.keys() != sight.after.keys() or not sight.before:
+        both = paired(sight)
+        if not both.before:
             continue
         first = found[0][1].network if found else None
         if first is None or first.state_dict().keys() == recording.network.state_dict().keys():
-            found.append((sight, recording))
+            found.append((both, recording))
     return found

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.apps.architecture import unwrapped
-from fedlab.apps.contract import Ran, Recording, Sight
+from fedlab.apps.contract import Arrays, Ran, Recording, Sight
 from fedlab.apps.given import Adapter
+from fedlab.apps.messages import told, whole
 from fedlab.apps.missing import ADAPTER, RANGE, SHAPE, missing
 from fedlab.apps.naming import Naming, match
 from fedlab.apps.notes import Notes
@@ -39,13 +40,15 @@ def find_network(
     sure: Surety = "stated" if said else "recorded"
     count = sum(value.numel() for value in network.parameters())
     notes.add("network", f"{type(network).__name__}, {count:,} parameters", source, sure)
-    naming = match(sight.before, network.state_dict(), adapter.names)
+    state = network.state_dict()
+    naming = match(sight.before, state, adapter.names)
+    if naming is None and (model := _first_record(sight.before)):
+        naming = match(model, state, adapter.names)
     if naming is None:
-        arrays = [f"{key} {tuple(value.shape)}" for key, value in sight.before.items()]
-        tensors = [f"{key} {tuple(value.shape)}" for key, value in network.state_dict().items()]
+        tensors = {key: value.numpy() for key, value in state.items()}
         raise missing(
             f"the arrays of a message cannot be matched with the tensors of {type(network).__name__}:"
-            f" sent are {_some(arrays)}; the network has {_some(tensors)}",
+            f" sent are {told(sight.before)}; the network has {told(tensors)}",
             ADAPTER,
         )
     equal = "; before its first step a client held the very numbers that were sent"
@@ -59,8 +62,10 @@ def find_network(
     return network, naming
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f", ... ({len(names)} in all)" if len(names) > 6 else "")
+def _first_record(arrays: Arrays) -> Arrays:
+    """Without the arrays of other records (a control variate, say), if there are any."""
+    own = {key: value for key, value in arrays.items() if "/" not in key}
+    return own if 0 < len(own) < len(arrays) else {}
 
 
 def find_shape(
@@ -95,11 +100,34 @@ def find_shape(
 
 
 def set_aside(notes: Notes, ran: Ran, seen: Sequence[tuple[Sight, Recording]]) -> None:
-    """Which updates are not looked at, and what the recorder has to say of any."""
+    """Which updates are not looked at, and which arrays."""
     count = len(ran.sights) - len(seen)
     if count:
         source = "their training was not recorded as a whole, or they are of another network than the first"
         notes.add("left out", f"{count} of {len(ran.sights)} updates", source, "recorded")
+    looked = {(sight.round, sight.client): sight for sight, _ in seen}
+    for one in ran.sights:
+        mine = looked.get((one.round, one.client))
+        if mine is not None and not whole(one):
+            counts = f"{len(one.before)} that were sent and {len(one.after)} that came back"
+            value = f"{len(mine.before)} arrays of {counts}"
+            source = f"those that came back as they were sent; others: {told(_others(one, mine), 3)}"
+            notes.add("answers", value, source, "recorded")
+            break
+
+
+def _others(sight: Sight, mine: Sight) -> Arrays:
+    """Arrays of a message or its answer that have no counterpart."""
+    return {
+        key: value
+        for arrays in (sight.before, sight.after)
+        for key, value in arrays.items()
+        if key not in mine.before
+    }
+
+
+def noted(notes: Notes, ran: Ran) -> None:
+    """What the recorder has to say of any update, and what went wrong beside training."""
     if ran.unevaluated:
         notes.add("evaluation", "not all of it", ran.unevaluated, "recorded")
     words = Counter(text for one in ran.recordings.values() for text in one.notes)

@@ -69,9 +69,16 @@ def _installing(module: str, dependencies: Sequence[str]) -> str:
     wanted = canonicalize_name(OTHERWISE.get(module, module))
     absent = [one for one in dependencies if _name(one) and not _there(one)]
     named = [one for one in absent if _name(one) in (wanted, canonicalize_name(module))]
-    lines = [*named, *(one for one in absent if one not in named)] if named else [wanted, *absent]
-    words = shlex.join([sys.executable, "-m", "pip", "install", *lines])
-    return f"Install what the app needs where fedlab is installed: {words}"
+    if not named and module in OTHERWISE:
+        named = [wanted]
+    words = shlex.join(
+        [sys.executable, "-m", "pip", "install", *named, *(o for o in absent if o not in named)]
+    )
+    if named:
+        return f"Install what the app needs where fedlab is installed: {words}"
+    # Somebody else's package may have the name of a module that is nobody's.
+    found = f"; others that it asks for are not here either: {words}" if absent else ""
+    return f"The app's pyproject.toml asks for no package {module}: install it as its authors say{found}"
 
 
 def _name(dependency: str) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedlab.apps.architecture import PREFIX
 from fedlab.apps.contract import Arrays, Ran, Sight
 from fedlab.apps.facts import Key, View, watched
+from fedlab.apps.messages import paired
 from fedlab.apps.schedule import examples
 from fedlab.audit import KnownConfig, Observation
 from fedlab.tasks import Dataset, FunctionalModel, State, Task
@@ -120,10 +121,10 @@ def _named(arrays: Arrays, view: View, held: State) -> State:
 
 def bare(sight: Sight, told: KnownConfig) -> Observation:
     """An update by the names of its message, where no network is known: for who looks at numbers alone."""
+    sight = paired(sight)
     both = {
         key: (torch.tensor(np.asarray(value)), torch.tensor(np.asarray(sight.after[key])))
         for key, value in sight.before.items()
-        if key in sight.after
     }
     learned = {key: pair for key, pair in both.items() if pair[0].is_floating_point()}
     rest = {key: pair for key, pair in both.items() if key not in learned}

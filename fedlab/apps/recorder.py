@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from fedlab.apps.architecture import without_traces
 from fedlab.apps.contract import Optimizer, Recording, Step
 from fedlab.apps.groups import differing, settings_of
 from fedlab.apps.losses import Called, Functions, of_module
@@ -163,7 +164,7 @@ class Recorder:
         if known is not None and known[0] == stamp:
             return
         try:
-            copied: nn.Module | None = copy.deepcopy(module).cpu()
+            copied: nn.Module | None = without_traces(copy.deepcopy(module).cpu())
         except Exception as error:  # a tensor amid a graph, a lock, a file: whatever modules carry
             copied = None
             self._note(f"{type(module).__name__} cannot be copied: {error}")

@@ -1,8 +1,8 @@
 """An app's run on our Grid, seen from the server's side and recorded on the clients'.
 
-The Grid is `TappedGrid(GuardedGrid(SimulationGrid))`. The guard asks for no metric and no norm, since
-neither FedAvg nor a strategy of one's own must: it turns away what is not finite, or fits no array that was
-sent. Clients are recorded in the rounds that are observed and nowhere else.
+The Grid is `TappedGrid(GuardedGrid(SimulationGrid))`. The guard turns away what is no number, and nothing
+else: whether other arrays may come back than were sent, the app's own strategy says. Clients are recorded in
+the rounds that are observed and nowhere else.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from fedlab.errors import AppFailed, BackendError, FedlabError, UsageError
 from fedlab.progress import Progress, Quiet
 from fedlab.runtime import GuardedGrid, SimulationGrid, TappedGrid
 from fedlab.runtime._flower import RUN_ID, SUPERLINK_NODE_ID, error_reply
+from fedlab.runtime.guard.declared import Kind
 from fedlab.runtime.memory import out_of_memory
 
 JOB = "run the app"
+FINITE: frozenset[Kind] = frozenset({"not-finite"})
+"""What the guard minds."""
 Call = Callable[[Message, Context], Message]
 
 
@@ -75,7 +78,7 @@ def run(
     )
     clients.round_of = counted.round_of
     desk = Desk(counted, frozenset(observe))
-    guarded = GuardedGrid(counted, max_norm=math.inf, weight=None)
+    guarded = GuardedGrid(counted, max_norm=math.inf, weight=None, only=FINITE)
     grid = FrontGrid(TappedGrid(guarded, desk.see), supernodes)
     context = Context(RUN_ID, SUPERLINK_NODE_ID, {}, RecordDict(), dict(config))
     with bounded(printed, folder.path, seeds.derive(seed, "server")), watched(books, supernodes):

@@ -143,19 +143,17 @@ def test_a_server_that_raises_or_exits(tmp_path: Path) -> None:
         ran(app(tmp_path / "d", "idle", server_before="return"))
 
 
-def test_other_keys_than_were_sent_are_turned_away(tmp_path: Path) -> None:
+def test_what_other_keys_than_were_sent_mean_the_apps_strategy_says(tmp_path: Path) -> None:
+    """Flower's averages them if all clients agree; in the next round these clients miss a key."""
     after = (
         "arrays = ArrayRecord({'w2': arrays['weight'], 'bias': arrays['bias']}) if partition < %d else arrays"
     )
-    found = ran(app(tmp_path / "a", "one_wrong", client_after=after % 1), observe=(2,))
-    assert found.failure.startswith("keys: missing arrays: 'weight'") and [
-        one.client for one in found.sights
-    ] == [1, 2]
-    with pytest.raises(
-        AppFailed, match=r"all \d training replies failed; the first: keys: missing"
-    ) as caught:
-        ran(app(tmp_path / "b", "all_wrong", client_after=after % 9))
-    assert caught.value.traceback == ""
+    with pytest.raises(AppFailed, match="in round 1: InconsistentMessageReplies: All ArrayRecords must have"):
+        ran(app(tmp_path / "a", "one_wrong", client_after=after % 1))
+    found = ran(app(tmp_path / "b", "all_other", client_after=after % 9), rounds=1)
+    assert (found.failed, list(found.sights[0].after)) == (0, ["w2", "bias"])
+    later = ran(app(tmp_path / "c", "all_later", client_after=after % 9), rounds=2)
+    assert (later.failed, later.replies) == (3, 6) and 'Missing key(s) in state_dict: "weight"' in later.failure
 
 
 @pytest.mark.parametrize("make", [app, legacy])

@@ -144,6 +144,18 @@ def update_flaw(sent: Sent, content: RecordDict, *, max_norm: float) -> Flaw | N
     return _values_flaw(records, sent.records, max_norm)
 
 
+def values_flaw(content: RecordDict) -> Flaw | None:
+    """What is wrong with the numbers of an answer, whatever its arrays are called: those that can be read."""
+    for name, record in content.items():
+        if not isinstance(record, ArrayRecord):
+            continue
+        read = {key: one for key, one in record.items() if is_view(one) or forged(name, key, one) is None}
+        flaw = _values_flaw({name: ArrayRecord(read)}, {}, math.inf) if read else None
+        if flaw is not None:
+            return flaw
+    return None
+
+
 def _uplink_flaw(
     expected: Mapping[str, Expected], record: ArrayRecord | None, max_norm: float
 ) -> Flaw | None:

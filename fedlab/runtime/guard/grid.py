@@ -14,7 +14,7 @@ name) need the whole round: they hold in `send_and_receive`, not in single pulls
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from flwr.app import ArrayRecord, Error, Message, RecordDict
@@ -24,7 +24,16 @@ from fedlab.errors import UsageError
 from fedlab.runtime.arrays import SERVER
 from fedlab.runtime.copies import Identity, identity, own_arrays
 from fedlab.runtime.guard.declared import Flaw, Kind
-from fedlab.runtime.guard.flaws import Layout, Sent, differences, layout, steps_flaw, update_flaw, weight_flaw
+from fedlab.runtime.guard.flaws import (
+    Layout,
+    Sent,
+    differences,
+    layout,
+    steps_flaw,
+    update_flaw,
+    values_flaw,
+    weight_flaw,
+)
 from fedlab.runtime.wrapped import WrappedGrid, gather
 
 Rejected = Callable[[Message | None, Message, Kind, str], None]
@@ -64,6 +73,8 @@ class GuardedGrid(WrappedGrid):
             them than one (a record "uplink"): the arrays of that record, as `slot/parameter`. They may be
             none; None is for Flower's own strategies, to which those names mean nothing.
         rejected: hears of each reply that is turned away; one of the kind "quorum" is valid.
+        only: kinds of flaws in a reply for which it is turned away; all unless given. For strategies of which
+            nothing is known: Flower's own take any arrays, if all clients name them alike.
 
     Raises:
         UsageError: max_norm or quorum out of range.
@@ -78,6 +89,7 @@ class GuardedGrid(WrappedGrid):
         weight: str | None = "num-examples",
         uplinks: Sequence[str] | None = None,
         rejected: Rejected | None = None,
+        only: Collection[Kind] | None = None,
     ) -> None:
         super().__init__(grid)
         if not max_norm > 0.0:
@@ -85,7 +97,7 @@ class GuardedGrid(WrappedGrid):
         if quorum < 1:
             raise UsageError(f"a quorum must be >= 1, got {quorum}")
         self.max_norm, self.quorum, self.weight, self.rejected = max_norm, quorum, weight, rejected
-        self.uplinks = uplinks
+        self.uplinks, self.only = uplinks, only
         self._open: dict[str, _Open] = {}
         self._closed: OrderedDict[str, Kind] = OrderedDict()
         self._types: dict[tuple[str, str], frozenset[str]] = {}
@@ -184,15 +196,22 @@ class GuardedGrid(WrappedGrid):
         found = None
         if sent is not None:
             found = update_flaw(sent, reply.content, max_norm=self.max_norm)
+            if found is not None and not self._minded(found.kind):
+                found = values_flaw(reply.content)
         if found is None and self.weight is not None and _category(message) != "query":
             found = weight_flaw(reply.content, self.weight)
             if found is None and sent is not None and self.uplinks is not None:
                 found = steps_flaw(reply.content)
-        return found
+        return found if found is not None and self._minded(found.kind) else None
+
+    def _minded(self, kind: Kind) -> bool:
+        return self.only is None or kind in self.only
 
     def _agreeing(self, asked: dict[str, Message], replies: list[Message]) -> list[Message]:
         """Turn away whose records and metrics are not named as those of most others; of as many, as those
         that call the arrays what the server calls them; then, as those of the lowest node."""
+        if not self._minded("keys"):
+            return replies
         groups: dict[str, dict[int, Layout]] = {}
         for index, reply in enumerate(replies):
             if not reply.has_error() and _category(reply) != "query":
