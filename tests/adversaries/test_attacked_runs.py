@@ -180,14 +180,6 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None
     assert crashes.result(tmp_path / "cut") == crashes.result(tmp_path / "whole")
 
 
-@pytest.mark.ray
-def test_on_ray_the_bits_are_those_of_this_process(tmp_path: Path) -> None:
-    fedlab.run(mixed(), out=tmp_path / "inline")
-    fedlab.run(mixed(runtime={"executor": "ray", "workers": 2}), out=tmp_path / "ray")
-    for name in ("metrics.json", "truth/none-train-s3.json"):
-        assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "inline" / name).read_bytes()
-
-
 @pytest.mark.parametrize(
     "adversary, message",
     [

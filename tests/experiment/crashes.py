@@ -53,7 +53,7 @@ def quick_scenario(**changes: Any) -> dict[str, Any]:
 def quick_plugins(patch: pytest.MonkeyPatch) -> None:
     """Look the entry points up once, and draw no page: what is compared is report.json."""
     patch.setattr(plugins, "_entries", functools.cache(plugins._entries))
-    patch.setattr(importlib.import_module("fedlab.report.build"), "render", lambda data, gallery: "")
+    patch.setattr(importlib.import_module("fedlab.report.build"), "render", lambda *parts: "")
 
 
 class Steps:

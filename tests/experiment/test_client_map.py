@@ -118,15 +118,6 @@ def test_the_report_draws_it(finished: Path) -> None:
     assert 'id="map"' in (finished / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("pageless")
-def test_inline_and_ray_give_the_same_bits(tmp_path: Path) -> None:
-    short = {"task.model.dropout": [0.0, 0.5]}
-    fedlab.run(scenario(short), out=tmp_path / "inline")
-    fedlab.run(scenario(short, runtime={"executor": "ray", "workers": 2}), out=tmp_path / "ray")
-    assert (tmp_path / "ray/map.json").read_bytes() == (tmp_path / "inline/map.json").read_bytes()
-
-
 @pytest.fixture
 def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without figures a run is twice as fast."""

@@ -1,4 +1,4 @@
-"""Everything that draws or rounds, at once: the same bits in this process, on one worker and on two."""
+"""Everything that draws or rounds, at once; on Ray, too: tests/runtime/test_same_bits_on_ray.py."""
 
 from __future__ import annotations
 
@@ -50,15 +50,6 @@ def left_by(out: Path, **runtime: object) -> dict[str, object]:
         "privacy": [path.read_bytes() for path in sorted((out / "privacy").iterdir())],
         "truth": [path.read_bytes() for path in sorted((out / "truth").iterdir())],
     }
-
-
-@pytest.mark.ray
-def test_everything_at_once_has_the_same_bits_everywhere(tmp_path: Path) -> None:
-    here = left_by(tmp_path / "inline", executor="inline")
-    metrics = json.loads((tmp_path / "inline" / "metrics.json").read_text())["cells"]
-    assert all(cell["failures"] > 0 for cell in metrics.values()), "some device fell silent"
-    for workers in (1, 2):
-        assert left_by(tmp_path / f"ray{workers}", executor="ray", workers=workers) == here
 
 
 @pytest.mark.parametrize("guarded", [True, False])

@@ -61,20 +61,6 @@ def test_a_killed_run_ends_with_the_same_bits(
         assert crashes.result(copy) == whole, copy
 
 
-@pytest.mark.ray
-def test_on_ray_as_inline(tmp_path: Path) -> None:
-    found = []
-    for executor in ("inline", "ray"):
-        for name in ("hyperfl", "pfedhn-pc"):
-            out = tmp_path / f"{name}-{executor}"
-            fedlab.run(
-                scenario(RULES[name], runtime={"executor": executor, "workers": 2, "chunk": 2}), out=out
-            )
-            manifest = json.loads((out / "manifest.json").read_text())
-            found.append((metrics(out), [cell["weights_sha256"] for cell in manifest["cells"]]))
-    assert found[:2] == found[2:]
-
-
 @pytest.mark.parametrize("name", RULES)
 def test_clients_say_how_good_their_models_are(name: str, tmp_path: Path) -> None:
     """Accuracy is their mean, weighted by records; it takes no virtual time: four rounds of a second."""

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -352,30 +351,3 @@ def test_a_privacy_journal_that_was_altered_is_refused(tmp_path: Path) -> None:
     journal.write_text("".join([lines[0], "{}\n", *lines[1:]]))
     with pytest.raises(DataError, match="what this run has spent cannot be told"):
         fedlab.resume(out)
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    """One Ray for both directions."""
-    from fedlab.runtime.ray.cluster import RayCluster
-
-    started = RayCluster()
-    yield
-    started.close()
-
-
-@pytest.mark.ray
-def test_begun_here_and_ended_on_ray_and_the_other_way_round(
-    whole: Path, tmp_path: Path, cluster: None
-) -> None:
-    here, ray = "runtime.executor=inline", "runtime.executor=ray"
-    for begun, ended in ((here, ray), (ray, here)):
-        out = tmp_path / begun
-        with pytest.raises(Interrupted):
-            settings = load(crashes.quick_scenario(), [begun, "runtime.workers=2"])
-            fedlab.run(settings, out=out, progress=stop_at("train dp-sgd", 3))
-        fedlab.resume(out, overrides=[ended])
-        mine, theirs = crashes.result(out), crashes.result(whole)
-        for found in (mine, theirs):  # the report names the scenario, which differs
-            del found["scenario.toml"], found["report.json"]
-        assert mine == theirs

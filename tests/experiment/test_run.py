@@ -89,15 +89,6 @@ def test_observations_hold_what_trained_the_model(finished: Path) -> None:
     assert len({o.client for o in seen[:4]}) == 4 and all(o.norm() > 0 for o in seen)
 
 
-@pytest.mark.ray
-def test_inline_and_ray_give_the_same_bits(finished: Path, tmp_path: Path) -> None:
-    fedlab.run(scenario(runtime={"executor": "ray", "workers": 2}), out=tmp_path / "ray")
-    for name in ("weights_sha256", "chunk_size"):
-        assert load(tmp_path / "ray/manifest.json")[name] == load(finished / "manifest.json")[name]
-    for name in ("metrics.json", "attacks/none-train-s3/linear-layer.json"):
-        assert (tmp_path / "ray" / name).read_bytes() == (finished / name).read_bytes()
-
-
 def test_modes_and_seeds_are_cells_of_their_own(tmp_path: Path) -> None:
     clients = {"count": 5, "batch_size": 1, "local_steps": 1, "mode": ["train", "eval"]}
     changes = {"clients": clients, "seeds": [1, 2], "defenses": [{"name": "none"}]}

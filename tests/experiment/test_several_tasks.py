@@ -124,21 +124,6 @@ def test_a_kill_at_any_moment_loses_no_bit(killed: tuple[Path, list[Path]]) -> N
         assert crashes.result(copy) == whole, copy
 
 
-@pytest.mark.ray
-def test_it_has_the_same_bits_on_one_worker_and_on_two(
-    killed: tuple[Path, list[Path]], tmp_path: Path
-) -> None:
-    whole = crashes.result(killed[0])
-    for workers in (1, 2):
-        out = tmp_path / f"ray{workers}"
-        fedlab.run(SCENARIO | {"runtime": {"executor": "ray", "workers": workers}}, out=out)
-        found = crashes.result(out)
-        same = {"metrics.json", "weights_sha256", "cells"} | {
-            name for name in whole if name.startswith("models/")
-        }
-        assert {name: found[name] for name in same} == {name: whole[name] for name in same}
-
-
 def test_tasks_draw_from_branches_of_their_own() -> None:
     """Two tasks that differ in their labels alone begin with other weights; records are divided alike."""
     twins = [{"label": label, "dataset": "digits", "model": "mlp"} for label in ("one", "other")]

@@ -127,6 +127,22 @@ class KillingCohort(CohortApp):
         return replies
 
 
+class KillingThird(CohortApp):
+    """Takes its worker down with the third cohort that any of them gets, once."""
+
+    def __init__(self, *arguments: Any, folder: Path, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.folder = folder
+
+    def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
+        count = len(list(self.folder.iterdir()))
+        if count < 3:
+            (self.folder / str(count)).touch()
+            if count == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().run_cohort(messages, contexts)
+
+
 class Starved(ClientApp):
     """Asks for more memory than there is."""
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flwr.app import Context, Message
+from flwr.app import Message
 
 from fedlab.clients import ClientConfig
 from fedlab.clients.app import CohortApp
 from fedlab.clients.rules.scaffold import Scaffold
 from fedlab.errors import DataError
-from fedlab.runtime import Executor, GuardedGrid, RayExecutor, SimulationGrid, TappedGrid
+from fedlab.runtime import Executor, GuardedGrid, SimulationGrid, TappedGrid
 from fedlab.runtime.arrays import array_record, tensors
 from fedlab.runtime.devices import SimulatedFleet
 from fedlab.runtime.executors import InlineExecutor
@@ -36,29 +33,13 @@ FLEET = SimulatedFleet(5, time=[1.0, 1.0, 2.0, 0.5, 5.0], dropout=0.1)
 ROUNDS = 9
 
 
-class Killer(CohortApp):
-    """Takes its worker down with the third cohort that any of them gets, once."""
-
-    flag: Path
-
-    def run_cohort(self, messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
-        counts = sorted(self.flag.iterdir())
-        if len(counts) < 3:
-            (self.flag / str(len(counts))).touch()
-            if len(counts) == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return super().run_cohort(messages, contexts)
-
-
 class Scene:
     """Five clients with SCAFFOLD, dropout and batch norm; FedBuff with Adam behind a guard and a tap."""
 
-    def __init__(self, executor: Executor | None = None, killing: Path | None = None) -> None:
+    def __init__(self, executor: Executor | None = None, make: Callable[..., CohortApp] = CohortApp) -> None:
         task, rule = small_task(), Scaffold()
         config = ClientConfig(batch_size=4, local_epochs=1, learning_rate=0.05)
-        app = (Killer if killing else CohortApp)(task, owners(task), rule, config, SEED)
-        if isinstance(app, Killer) and killing is not None:
-            app.flag = killing
+        app = make(task, owners(task), rule, config, SEED)
         self.grid = SimulationGrid(app, FLEET, executor or InlineExecutor(), seed=SEED, chunk=2)
         model = task.model(SEED)
         self.strategy = server(
@@ -165,16 +146,3 @@ def test_the_state_of_another_algorithm_is_refused() -> None:
     scene.strategy.__class__ = Other
     with pytest.raises(DataError, match="comes from another algorithm than fedbuff"):
         Scene().strategy.restore(scene.strategy.snapshot())
-
-
-@pytest.mark.ray
-def test_inline_and_one_worker_and_two_of_which_one_is_killed_give_the_same_bits(
-    whole: tuple[list[State], dict[str, Any]], tmp_path: Path
-) -> None:
-    for workers, killing in ((1, None), (2, tmp_path)):
-        executor = RayExecutor(workers=workers)
-        try:
-            assert same(Scene(executor, killing).path(ROUNDS), whole[0]), f"{workers} workers"
-        finally:
-            executor.close()
-    assert len(list(tmp_path.iterdir())) == 3, "a worker was killed"
