@@ -15,8 +15,8 @@ def claims(data: dict[str, Any]) -> Any | None:
     found = data.get("deployment")
     if found is None:
         return None
-    table = grid("attack", "update", "images", "labels", "residual", "null", "certificate")
-    for column in ("images", "residual", "null"):
+    table = grid("attack", "update", "images", "labels", "residual", "null", "replayed", "certificate")
+    for column in ("images", "residual", "null", "replayed"):
         next(one for one in table.columns if one.header == column).justify = "right"
     for one in found["attacks"]:
         name = one["attack"]
@@ -29,12 +29,19 @@ def claims(data: dict[str, Any]) -> Any | None:
                 labels if len(labels) <= LABELS else f"{labels[:LABELS]}...",
                 _number(row["residual"]),
                 _number(row["null_residual"]),
-                "refused" if row["refusal"] else "unique" if row["unique"] else "none",
+                _number(row["replayed"]),
+                _proved(row),
             )
             name = ""
         if not one["victims"]:
-            table.add_row(name, (one["error"] or "no answer").partition(";")[0], *[""] * 5)
+            table.add_row(name, (one["error"] or "no answer").partition(";")[0], *[""] * 6)
     return table
+
+
+def _proved(row: dict[str, Any]) -> str:
+    if row["refusal"]:
+        return "no answer"
+    return "unique" if row["holds"] else "unique, images do not fit" if row["unique"] else "none"
 
 
 def _number(value: float | None) -> str:

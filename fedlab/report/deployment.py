@@ -18,6 +18,8 @@ from fedlab.report.rundir import Run, malformed, parse_json
 NAME, FACTS, KIND = "deployment.json", "facts.json", "claims"
 """The recording, what is known of the app, and the kind of an answer without a score."""
 UNIQUE = "unique"
+EXPLAINED = 0.05
+"""Replays that differ by more than this part of the update do not explain it, whatever rounding does."""
 NO_TRUTH = (
     "Recorded on a deployment: nobody here knows the clients' records, so that nothing below is a score. A"
     " residual says how well an answer explains an update, a certificate that no other answer does, and"
@@ -169,7 +171,8 @@ def _attack(one: Mapping[str, Any]) -> Row:
 def _victim(answer: Mapping[str, Any]) -> Row:
     certificates = [dict(found) for found in answer.get("certificates") or []]
     told = [str(found["text"]) for found in certificates if found["verdict"] != "not applicable"]
-    labels = answer.get("labels")
+    labels, replay = answer.get("labels"), _number(answer.get("replayed"))
+    unique = any(found["verdict"] == UNIQUE for found in certificates)
     return {
         "round": int(answer["round"]),
         "client": int(answer["client"]),
@@ -177,7 +180,9 @@ def _victim(answer: Mapping[str, Any]) -> Row:
         "labels": None if labels is None else [int(label) for label in labels],
         "residual": _number(answer.get("residual")),
         "refusal": None if answer.get("refusal") is None else str(answer["refusal"]),
-        "unique": any(found["verdict"] == UNIQUE for found in certificates),
+        "replayed": replay,
+        "unique": unique,
+        "holds": unique and bool(answer.get("images")) and (replay is None or replay <= EXPLAINED),
         "certificate": "; ".join(told) or None,
         "not_applicable": [str(f["text"]) for f in certificates if f["verdict"] == "not applicable"],
     }
@@ -193,15 +198,19 @@ def _headline(attacks: list[Row], updates: int) -> str:
     proved: dict[tuple[int, int], str] = {}
     for one in attacks:
         for row in one["victims"]:
-            if row["unique"] and row["images"]:
+            if row["holds"]:
                 proved.setdefault((row["round"], row["client"]), one["attack"])
     if not victims:
         return f"{first} No attack gave an answer."
     if not proved:
-        return (
-            f"{first} For none of {plural(len(victims), 'attacked update')} is an answer proved to be the"
-            " only one. What residuals and controls say stands below; there is no score."
-        )
+        none = f"none of {plural(len(victims), 'attacked update')}"
+        told = f"{first} For {none} is an answer proved to be the only"
+        if any(row["unique"] for one in attacks for row in one["victims"]):
+            return (
+                f"{told} one that explains it: what networks were fed is proved, and the images that are made"
+                " of it do not fit. Is the range of the pixels right?"
+            )
+        return f"{told} one. What residuals and controls say stands below; there is no score."
     names = listed(sorted(set(proved.values())))
     return (
         f"{first} For {len(proved)} of {plural(len(victims), 'attacked update')} the records that {names}"

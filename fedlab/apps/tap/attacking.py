@@ -21,10 +21,11 @@ from fedlab.apps.architecture import PREFIX
 from fedlab.apps.asked import ATTACKS, VICTIMS, toml_of
 from fedlab.apps.facts import Facts, View
 from fedlab.apps.given import given
-from fedlab.apps.loading import load
+from fedlab.apps.loading import forget, load
 from fedlab.apps.tap import CELL
 from fedlab.apps.tap.facts import infer
 from fedlab.apps.tap.recording import Recording, scenario_of
+from fedlab.apps.tap.replayed import replayed
 from fedlab.audit import Attack, KnownConfig, Observation, Reconstruction, ThreatModel, Victim
 from fedlab.errors import MissingFacts, UsageError
 from fedlab.experiment.asked import attack_entry
@@ -83,6 +84,8 @@ def attack_recording(
             raise MissingFacts(
                 f"{error}\n\nThe recording is kept: fedlab attack {directory.path} --app {app}"
             ) from None
+        finally:
+            forget(apps, folder)
         _write_facts(directory, facts)
         for text in facts.obstacles:
             listener.message(f"not attacked: {text}")
@@ -226,12 +229,12 @@ def _claims(job: AttackJob, answer: AttackAnswer, plugin: str) -> dict[str, Any]
         "threat_label": "",
         "error": answer.error,
         "failed": answer.failed,
-        "victims": _claimed(answer.victims, job.observations),
-        "control": _claimed(answer.control, job.observations),
+        "victims": _claimed(answer.victims, job),
+        "control": _claimed(answer.control, job),
     }
 
 
-def _claimed(answers: Sequence[Reconstruction], seen: Sequence[Observation]) -> list[dict[str, Any]]:
+def _claimed(answers: Sequence[Reconstruction], job: AttackJob) -> list[dict[str, Any]]:
     return [
         clean(
             {
@@ -240,12 +243,13 @@ def _claimed(answers: Sequence[Reconstruction], seen: Sequence[Observation]) -> 
                 "images": 0 if one.images is None else len(one.images),
                 "labels": None if one.labels is None else one.labels.tolist(),
                 "residual": one.residual,
+                "replayed": replayed(one, place, job.victim),
                 "refusal": one.refusal,
                 "certificates": [found.to_dict() for found in one.certificates],
                 "details": dict(one.details),
             }
         )
-        for one, place in zip(answers, seen, strict=bool(answers))
+        for one, place in zip(answers, job.observations, strict=bool(answers))
     ]
 
 

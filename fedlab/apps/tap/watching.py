@@ -7,6 +7,7 @@ Whatever goes wrong here is noted and ends the recording, and never the run.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -84,6 +85,8 @@ class Watch:
                 self.fault = f"{type(error).__name__}: {error}"[:1000]
                 self._open.clear()
                 self._tell(kind="fault", text=self.fault)
+                with contextlib.suppress(Exception):  # the disk may be what is at fault
+                    self._write()
 
     def _note(self, sent: Sequence[tuple[str, Message]]) -> None:
         training = [(i, message) for i, message in sent if is_training(message)]
@@ -118,12 +121,20 @@ class Watch:
             elif not one.before or not _fits(one.before, one.after):
                 self._empty += 1
             else:
-                good.append(bare(one, KnownConfig()))
-                self._arrays = self._arrays or list(one.before)
-                about = {"told": _strict(one.told), "metrics": _strict(one.metrics)}
-                self._kept.append({"round": one.round, "client": one.client, **about})
+                good.append(one)
         if good:
-            archive.add(self.directory / "observations" / CELL, good)
+            seen = [bare(one, KnownConfig()) for one in good]
+            archive.add(self.directory / "observations" / CELL, seen)
+            self._arrays = self._arrays or list(good[0].before)
+            self._kept += [
+                {
+                    "round": one.round,
+                    "client": one.client,
+                    "told": _strict(one.told),
+                    "metrics": _strict(one.metrics),
+                }
+                for one in good
+            ]
 
     def _write(self) -> None:
         """Everything but the tensors, whole at any time."""
