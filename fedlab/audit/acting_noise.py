@@ -113,8 +113,8 @@ def noise(observations: Sequence[Observation]) -> Sign:
         return Sign(NAME, True, part, words)
     if found.level > 4 * error and found.alike:
         words = (
-            f"the {found.rows} quietest rows all move by {found.level:.3g} ({part:.2g} of a typical movement),"
-            f" as noise does; {len(observations)} updates are too few to tell whether by chance"
+            f"the {found.rows} quietest rows all move by {found.level:.3g} ({part:.2g} of a typical"
+            f" movement), as noise does; {len(observations)} updates are too few to tell whether by chance"
         )
         return Sign(NAME, None, part, words)
     if part <= LITTLE:

@@ -26,6 +26,8 @@ MANY_ZEROS = 0.05
 """Share of zeros without a cause from which they are looked into."""
 GAP = 0.05
 """The smallest magnitude over the median one from which small ones were left out."""
+FINE = 40.0
+"""Typical movement over rounding up to which rounding alone makes such zeros, and such a gap above them."""
 EVEN = 2.0
 """Variance of the zeros per row over the binomial one up to which they are random."""
 ONE_MAGNITUDE = 0.99
@@ -41,15 +43,21 @@ def sparsity(observations: Sequence[Observation]) -> Sign:
     name = SPARSITY
     if not observations:
         return Sign(name, None, None, "no update to judge")
-    zeros = judged = left_out = 0
+    zeros = judged = left_out = rough = 0
     for one in observations:
-        for value in one.update.values():
+        for key, value in one.update.items():
             if value.dim() < 2 or value.numel() < ENTRIES or not bool(value.any()):
+                continue
+            if float(value[value != 0].abs().median()) <= FINE * rounding(one.before[key]):
+                rough += 1
                 continue
             alive = _alive(value)
             judged += alive.numel()
             zeros += int((alive == 0).sum())
             left_out += alive.numel() if _pruned(alive) or _masked(alive) else 0
+    if not judged and rough:
+        words = "the updates are hardly larger than their rounding, which makes zeros as well"
+        return Sign(name, None, None, words)
     if not judged:
         return Sign(name, None, None, f"no weight has {ENTRIES} coordinates, so zeros say nothing")
     share = zeros / judged
@@ -75,7 +83,7 @@ def sign(observations: Sequence[Observation]) -> Sign:
             limit = max(rounding(value) for value in one.before.values())
             shares.append(float(((sizes - middle).abs() <= 1e-4 * middle + 2 * limit).double().mean()))
     if not shares:
-        return Sign(name, None, None, "the updates are hardly larger than their rounding")
+        return Sign(name, None, None, f"no update has {ENTRIES} numbers well above their rounding")
     share = sum(shares) / len(shares)
     if share >= ONE_MAGNITUDE:
         words = f"{share:.1%} of what moves has one magnitude: signs are sent, or it was one step of Adam"

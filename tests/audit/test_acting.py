@@ -251,6 +251,16 @@ def test_what_adam_leaves_as_well_is_no_trace_of_a_mechanism(case: str) -> None:
     assert found.acts is None and "Adam" in found.words
 
 
+def test_zeros_that_rounding_made_are_no_sparsity() -> None:
+    """Weights of 0.1 are 7e-9 apart: of changes of 2e-8, a sixth is rounded to nothing."""
+    before, sent = updates("mlp", 16, 4)
+    tiny = [{name: value * (2e-8 / value.abs().mean()) for name, value in one.items()} for one in sent]
+    observations = seen(before, tiny)
+    assert any(bool((value == 0).any()) for value in observations[0].update.values())
+    found = told(observations)["sparsity"]
+    assert found.acts is None and "rounding" in found.words
+
+
 @pytest.mark.parametrize("net", ["mlp", "cnn"])
 def test_one_step_of_adam_is_no_mechanism(net: str) -> None:
     """It leaves one magnitude wherever a gradient is: signs, a lattice, and no small entries."""
