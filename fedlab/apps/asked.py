@@ -22,7 +22,12 @@ from fedlab.experiment.asked import attack_entry
 from fedlab.scenario import Scenario, load
 from fedlab.scenario.loading import tables
 
-ATTACKS = ("cascade:iterations=200", "inverting-gradients:iterations=200", "label-recovery")
+ITERATIONS = 200
+ATTACKS = (
+    f"cascade:iterations={ITERATIONS}",
+    f"inverting-gradients:iterations={ITERATIONS}",
+    "label-recovery",
+)
 """What is tried unless something else is asked for: minutes on two cores."""
 SUPERNODES = 10
 VICTIMS = 4

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from fedlab import plugins
-from fedlab.apps.asked import Asked, toml_of, training_of
+from fedlab.apps.asked import ITERATIONS, Asked, toml_of, training_of
 from fedlab.apps.contract import Ran
 from fedlab.apps.defended.plan import Seen
 from fedlab.apps.defended.trial import Tried
@@ -232,8 +232,15 @@ def _setup(scenario: Scenario, trained: Trained) -> Setup:
         model=trained.model,
         objects={},
         again=_never,
-        adaptive={label: plugins.build("attacks", {"name": name}) for label, name in added.items()},
+        adaptive={label: plugins.build("attacks", _brief(name)) for label, name in added.items()},
     )
+
+
+def _brief(name: str) -> dict[str, Any]:
+    """An attack that knows a defense, with as much time as those that run unless others are asked for."""
+    own = {one.name: one.default for one in plugins.parameters("attacks", name)}
+    longer = isinstance(own.get("iterations"), int) and own["iterations"] > ITERATIONS
+    return {"name": name, **({"iterations": ITERATIONS} if longer else {})}
 
 
 def _never(scenario: Scenario) -> NoReturn:
