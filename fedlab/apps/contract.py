@@ -101,6 +101,7 @@ class Ran:
         rounds: of training that took place.
         replies: training replies in all; failed: how many of them were errors, and the first one's words.
         output: what the app printed, its last 200 lines.
+        masked: replies of which the server sees a sum alone, with others.
         unevaluated: how many evaluations of clients failed, and why; "" if none did.
     """
 
@@ -114,3 +115,4 @@ class Ran:
     failure: str
     output: Sequence[str]
     unevaluated: str = ""
+    masked: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import Message
 
 from fedlab.apps.contract import Sight
+from fedlab.apps.flower import MASKED, masks
 from fedlab.apps.grids import Counted, is_training
 from fedlab.apps.messages import sight_of
 from fedlab.errors import AppFailed
@@ -23,7 +24,7 @@ class Desk:
     def __init__(self, counted: Counted, observe: frozenset[int]) -> None:
         self._counted, self._observe = counted, observe
         self.sights: list[Sight] = []
-        self.replies = self.failed = 0
+        self.replies = self.failed = self.masked = 0
         self.failure = ""
         self._evaluated = self._unevaluated = 0
         self._unevaluated_why = ""
@@ -32,8 +33,13 @@ class Desk:
         if not is_training(message):
             self._evaluation(message, reply)
             return
+        stage = masks(message)
+        if stage and stage != MASKED:  # keys and shares
+            return
         self.count(reply)
-        if not reply.has_error() and (number := self._counted.round_of(message)) in self._observe:
+        if stage and not reply.has_error():
+            self.masked += 1
+        elif not reply.has_error() and (number := self._counted.round_of(message)) in self._observe:
             self.sights.append(
                 sight_of(number, self._counted.client_of(message), message.content, reply.content)
             )

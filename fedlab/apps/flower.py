@@ -5,6 +5,8 @@
 * The older server asks each client in a thread of its own and takes the answers as they come, in the order
   of a set: here one after the other, in the order of the sample, or no run could be repeated.
 * It waits a day for clients that will never be there: here that is an error.
+* Secure aggregation (SecAgg+) asks each client four times a round, and sums of masked numbers are all that
+  its server sees: `masks` tells its messages.
 * Its arrays declare neither shape nor type: `declare` reads both from their bytes.
 """
 
@@ -18,13 +20,17 @@ from typing import Any
 from unittest import mock
 
 import flwr.server.server as legacy
-from flwr.app import ArrayRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key, Stage
 from flwr.server.client_manager import SimpleClientManager
 from flwr.server.history import History
 from flwr.serverapp.strategy import Result
 from numpy.lib import format as npy
 
 from fedlab.errors import UsageError
+
+MASKED = Stage.COLLECT_MASKED_VECTORS
+"""The stage in which clients train."""
 
 
 class Books:
@@ -77,6 +83,12 @@ def declare(content: RecordDict) -> None:
             except Exception:  # whatever numpy's parser makes of other bytes: the guard tells
                 continue
             array.shape, array.dtype = shape, str(dtype)
+
+
+def masks(message: Message) -> str:
+    """The stage of SecAgg+ that a message belongs to; "" if it is no message of SecAgg+."""
+    record = message.content.get(RECORD_KEY_CONFIGS) if message.has_content() else None
+    return str(record.get(Key.STAGE, "")) if isinstance(record, ConfigRecord) else ""
 
 
 def _noting(original: Callable[..., None], kept: list[Any]) -> Callable[..., None]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from flwr.app import ConfigRecord, Message
+from flwr.common.secure_aggregation.secaggplus_constants import Stage
 from flwr.serverapp import Grid
 
-from fedlab.apps.flower import declare, too_few
+from fedlab.apps.flower import declare, masks, too_few
 from fedlab.runtime import client_of
 from fedlab.runtime._flower import RunNotRunningException
 from fedlab.runtime.wrapped import WrappedGrid
@@ -82,8 +83,9 @@ class Counted(Protocol):
 class Rounds:
     """Counts the rounds of training in what goes out and comes in.
 
-    Whoever is asked again is asked in a new round. So is everybody after an answer has come back, unless the
-    messages say to which round they belong, by their group or a "server-round" in their configuration.
+    Whoever is asked again is asked in a new round, save in a later stage of secure aggregation. So is
+    everybody after an answer has come back, unless the messages say to which round they belong, by their group
+    or a "server-round" in their configuration.
 
     Args:
         began: told the number of each round as it begins.
@@ -107,7 +109,8 @@ class Rounds:
             if is_training(message):
                 node, hint = message.metadata.dst_node_id, _hint(message)
                 other = hint != self._hint if hint is not None else self._answered
-                if not self.round or other or node in self._asked:
+                again = node in self._asked and masks(message) in ("", Stage.SETUP)
+                if not self.round or other or again:
                     self._next(hint)
                 self._asked.add(node)
                 self._rounds[message_id] = self.round

@@ -20,7 +20,7 @@ from fedlab import seeds
 from fedlab.apps.bounds import Printed, bounded, exit_code, own_traceback, words
 from fedlab.apps.contract import Ran, Recording
 from fedlab.apps.desk import Desk
-from fedlab.apps.flower import Books, declare, watched
+from fedlab.apps.flower import MASKED, Books, declare, masks, watched
 from fedlab.apps.folder import AppFolder, Value
 from fedlab.apps.grids import FrontGrid, RoundsGrid, is_training
 from fedlab.apps.loading import Apps
@@ -114,6 +114,7 @@ def run(
         failure=desk.failure,
         output=(*apps.output, *printed.lines)[-200:],
         unevaluated=desk.unevaluated,
+        masked=desk.masked,
     )
 
 
@@ -203,6 +204,8 @@ class _Clients(ClientApp):
                 return self._app(message, context)
             with Recorder(LIMIT, self._on_step):  # of a round that nobody looks at nothing is kept
                 return self._app(message, context)
+        if masks(message) not in ("", MASKED):
+            return self._app(message, context)
         with Recorder(self._left, self._on_step) as recorder:
             answer = self._app(message, context)
         self._left -= recorder.kept

@@ -31,6 +31,12 @@ def of_messages(notes: Notes, ran: Ran) -> None:
 
 def why(ran: Ran) -> str:
     """Why no update can be attacked, in a sentence."""
+    if ran.masked:
+        return (
+            f"clients mask their updates (SecAgg+, {ran.masked} replies): the server sees their sum and no"
+            " client's own, and attacks on sums are not run on apps. A sum of few clients, or of clients of"
+            " whom the server knows some, may give away nearly as much"
+        )
     recordings = list(ran.recordings.values())
     if any(one.steps and not one.dropped and one.network is not None for one in recordings):
         first = next((one for one in ran.sights if not paired(one).before), None)
