@@ -84,8 +84,8 @@ class Rounds:
     """Counts the rounds of training in what goes out and comes in.
 
     Whoever is asked again is asked in a new round, save in a later stage of secure aggregation. So is
-    everybody after an answer has come back, unless the messages say to which round they belong, by their group
-    or a "server-round" in their configuration.
+    everybody after an answer has come back, unless the messages say to which round they belong, by their
+    group or a "server-round" in their configuration.
 
     Args:
         began: told the number of each round as it begins.

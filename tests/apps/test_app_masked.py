@@ -10,9 +10,10 @@ from fedlab.apps.facts import infer
 from fedlab.apps.folder import AppFolder
 from fedlab.apps.given import Adapter
 
-MODS = (
-    "from flwr.client.mod import secaggplus_mod\napp = ClientApp(client_fn=client_fn, mods=[secaggplus_mod])"
-)
+MODS = """
+from flwr.client.mod import secaggplus_mod
+app = ClientApp(client_fn=client_fn, mods=[secaggplus_mod])
+"""
 SERVER = """
 from flwr.common import ndarrays_to_parameters
 from flwr.server import LegacyContext, ServerConfig
