@@ -19,12 +19,11 @@ PAGES = [ROOT / "docs" / "audit-app.md", ROOT / "docs" / "how-to" / "stop-a-leak
 
 def asked(page: Path) -> list[list[str]]:
     """What each command of a page gives to --try."""
-    lines = [
-        line.strip() for line in page.read_text().splitlines() if line.strip().startswith("fedlab audit-app")
-    ]
-    words = [shlex.split(line) for line in lines]
-    found = [[after for one, after in zip(some, some[1:], strict=False) if one == "--try"] for some in words]
-    return [some for some in found if some]
+    found = []
+    for command in re.findall(r"^ *(fedlab audit-app .*)$", page.read_text(), re.M):
+        words = pairwise(shlex.split(command))
+        found.append([after for one, after in words if one == "--try"])
+    return [texts for texts in found if texts]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
