@@ -1,92 +1,206 @@
-"""Makes docs/gallery.md: short runs of shipped scenarios, the headline and figures of each report.
+"""Makes docs/gallery.md and docs/gallery/*.html: short runs, what their reports say first, and all of it.
 
-    python docs/hooks/gallery.py
+    python docs/hooks/gallery.py [NAME...]
 
-takes some minutes. What is shown comes from the displays of `AuditReport`; the page holds each command.
+takes some minutes; with names, only those are made again. Each entry is a command that a reader can give in
+the folder of this repository. What the page shows comes from the displays of `AuditReport`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from fedlab.report import AuditReport
     from fedlab.report.notebook import Display
 
-PAGE = Path(__file__).resolve().parent.parent / "gallery.md"
-Entry = tuple[str, tuple[str, ...], str, "Callable[[AuditReport], list[Display]]"]
-INLINE = "runtime.executor=inline"
-ENTRIES: list[Entry] = [
-    (
+ROOT = Path(__file__).resolve().parent.parent.parent
+PAGE = ROOT / "docs" / "gallery.md"
+REPORTS = PAGE.with_suffix("")
+LARGEST = 10**6
+"""Bytes of one report."""
+
+
+class Entry(NamedTuple):
+    """One report.
+
+    Attributes:
+        command: what makes it, after `fedlab`; words: what to see in it; shown: figures on the page itself.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    words: str
+    shown: Callable[[AuditReport], list[Display]] = lambda report: []
+
+
+def _set(*settings: str) -> Iterator[str]:
+    for one in ("runtime.executor=inline", *settings):
+        yield from ("--set", one)
+
+
+ENTRIES = [
+    Entry(
         "quickstart",
         (
-            INLINE,
-            "strategy.rounds=10",
-            "audit.victims=4",
-            "audit.adaptive=false",
-            "attacks.cascade.iterations=30",
-            "attacks.dropout-inversion.iterations=60",
-            "attacks.inverting-gradients.iterations=60",
-            "privacy.check=false",
+            "run",
+            "quickstart",
+            *_set(
+                "strategy.rounds=10",
+                "audit.victims=4",
+                "audit.adaptive=false",
+                "attacks.cascade.iterations=30",
+                "attacks.dropout-inversion.iterations=60",
+                "attacks.inverting-gradients.iterations=60",
+                "privacy.check=false",
+            ),
         ),
         "One record per step, dropout live: reconstructions beneath the originals, with their controls;"
         " and what each defense leaves to the strongest attack, at which accuracy.",
         lambda report: [report.gallery(defense="none"), report.frontier()],
     ),
-    (
+    Entry(
+        "defenses",
+        (
+            "run",
+            "audit",
+            *_set(
+                "strategy.rounds=20",
+                "audit.victims=4",
+                'clients.mode=["train"]',
+                "attacks.cascade.iterations=40",
+                "attacks.inverting-gradients.iterations=40",
+                "privacy.canaries.count=200",
+            ),
+        ),
+        "Seven defenses side by side, each against attackers who know it: the table of every attack against"
+        " every defense, which ε is proved of which, and what it costs in accuracy.",
+        lambda report: [report.frontier()],
+    ),
+    Entry(
+        "flower-app",
+        (
+            "audit-app",
+            "examples/pytorch-cnn",
+            "--rounds",
+            "10",
+            "--num-supernodes",
+            "4",
+            "--run-config",
+            'model="mlp" batch-size=1 max-steps=1',
+            "--attack",
+            "cascade:iterations=30",
+            "--try",
+            "no-bias,dropout,dp-sgd",
+            "--include-samples",
+        ),
+        "A Flower app that knows nothing of fedlab: what was found out about it and how surely, the records"
+        " that its clients gave away, what three changes would alter, and the lines that make them.",
+        lambda report: [report.gallery(defense="none")],
+    ),
+    Entry(
+        "sweep",
+        (
+            "sweep",
+            "quickstart",
+            "--sweep",
+            "clients.batch_size=1,2,4",
+            "--sweep",
+            "task.model.width=32,128",
+            *_set(
+                "strategy.rounds=10",
+                "audit.victims=4",
+                "audit.adaptive=false",
+                "attacks.cascade.iterations=30",
+                "attacks.dropout-inversion.iterations=30",
+                "attacks.inverting-gradients.iterations=30",
+                "privacy.check=false",
+            ),
+        ),
+        "One scenario at six settings: what leaks as batches and networks grow, a row per cell, the axes as"
+        " facets.",
+    ),
+    Entry(
         "papaya",
-        (INLINE, "strategy.target.loss=1.2"),
+        ("run", "papaya", *_set("strategy.target.loss=1.2")),
         "Two servers on one fleet: how much sooner the one that waits for nobody gets to the same loss.",
         lambda report: [report.curve("loss", against="seconds")],
     ),
 ]
 HEAD = """# Gallery
 
-What reports look like, from short runs of shipped scenarios: the first sentence of each, and some of its
-figures. The whole report has more, and says how far its evidence reaches. Runs as short as these show what a
-report *shows*; they are no evidence about a defense. (Made by `docs/hooks/gallery.py`.)
+What reports look like, from short runs: the first sentence of each, some of its figures, and the whole
+report, one file that needs nothing else. Runs as short as these show what a report *shows*; they are no
+evidence about a defense. (Made by `docs/hooks/gallery.py`, from the folder of the repository.)
 """
 
 
-def command(name: str, settings: tuple[str, ...]) -> str:
-    """What a reader types for the same run."""
-    return shlex.join(["fedlab", "run", name, *(part for one in settings for part in ("--set", one))])
-
-
-def section(name: str, settings: tuple[str, ...], words: str, markup: str, headline: str) -> str:
+def section(entry: Entry, headline: str, markup: str) -> str:
     """One entry of the page."""
-    return f"## {name}\n\n{words}\n\n```\n{command(name, settings)}\n```\n\n> {headline}\n\n{markup}\n"
+    command = shlex.join(["fedlab", *entry.command])
+    whole = f"[The whole report](gallery/{entry.name}.html)"
+    parts = [f"## {entry.name}", f"{entry.words} {whole}.", f"```\n{command}\n```", f"> {headline}", markup]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def page(reports: dict[str, AuditReport]) -> str:
-    """The whole page, from a report per entry."""
-    parts = [HEAD]
-    for name, settings, words, choose in ENTRIES:
-        markup = "\n\n".join(display._repr_html_() for display in choose(reports[name]))
-        parts.append(section(name, settings, words, markup, reports[name].data["verdict"]["headline"]))
+def page(sections: list[str]) -> str:
+    """The whole page."""
     # The style is the same everywhere: once on a page is enough.
-    first, style, rest = "\n".join(parts).partition("</style>\n")
+    first, style, rest = "\n".join([HEAD, *sections]).partition("</style>\n")
     return first + style + re.sub(r"<style>.*?</style>\n", "", rest, flags=re.DOTALL)
 
 
-def main() -> None:
-    """Run what is shown, and write the page."""
-    import fedlab
-    from fedlab.scenario import load
+def made(entry: Entry, out: Path) -> str:
+    """Give the command and keep its report; the entry's section.
 
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        reports = {name: fedlab.run(load(name, settings), out=name) for name, settings, _, _ in ENTRIES}
-        PAGE.write_text(page(reports), encoding="utf-8")
+    Raises:
+        SystemExit: the command failed, or its report is too large.
+    """
+    from fedlab.cli.app import execute
+    from fedlab.report import AuditReport
+
+    code = execute([*entry.command, "--out", str(out), "--quiet"])
+    if code:
+        sys.exit(f"{entry.name}: exit code {code}")
+    report = (out / "report.html").read_bytes()
+    if len(report) > LARGEST:
+        sys.exit(f"{entry.name}: a report of {len(report)} bytes; expected at most {LARGEST}")
+    REPORTS.mkdir(exist_ok=True)
+    (REPORTS / f"{entry.name}.html").write_bytes(report)
+    data = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    if "headline" in data:  # a sweep has no displays
+        return section(entry, data["headline"], "")
+    shown = entry.shown(AuditReport.load(out))
+    markup = "\n\n".join(display._repr_html_() for display in shown)
+    return section(entry, data["verdict"]["headline"], markup)
+
+
+def kept(entry: Entry) -> str:
+    """The entry's section as it stands on the page."""
+    found = re.search(rf"^## {entry.name}\n.*?(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), re.M | re.S)
+    return found[0] if found else ""
+
+
+def main(names: list[str]) -> None:
+    """Make what is asked for, or all, and write the page."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(ROOT):
+        sections = [
+            made(entry, Path(folder) / entry.name) if not names or entry.name in names else kept(entry)
+            for entry in ENTRIES
+        ]
+    PAGE.write_text(page(sections), encoding="utf-8")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    main()
+    main(sys.argv[1:])
