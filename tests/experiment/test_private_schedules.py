@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,16 @@ from fedlab.clients import ClientConfig
 from fedlab.errors import UsageError
 from fedlab.experiment.assembly import federated
 from fedlab.scenario import Scenario
+from tests.experiment import crashes
 
 ASYNC = {"name": "fedbuff", "options": {"concurrency": 6, "staleness": "polynomial"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pageless() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        crashes.quick_plugins(patch)
+        yield
 
 
 def scenario(
@@ -33,7 +42,7 @@ def scenario(
         "devices": {"time": {"name": "half-normal", "scale": 10.0}},
         "defenses": defenses,
         "attacks": [{"name": "linear-layer"}] if attacked else [],
-        "audit": {"rounds": [1, 3], "victims": 2},
+        "audit": {"rounds": [1, 3], "victims": 2, "adaptive": False},
         "runtime": {"executor": "inline"},
     }
 
