@@ -9,7 +9,7 @@ import pytest
 from fedlab.scenario.schema import Runtime
 from fedlab.sweeps.room import Room, taken, turns
 
-WHOLE = Room(8, 1.0)
+WHOLE = Room(8, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,15 @@ WHOLE = Room(8, 1.0)
         ({"workers": 3, "num_cpus": 0.5}, Room(2)),
         ({"workers": 3, "num_cpus": 2.0}, Room(6)),
         ({"workers": 30}, Room(8)),  # which runs alone, and as fast as it can
-        ({"workers": "auto", "address": "auto"}, Room(1)),
+        ({"workers": "auto", "address": "h:1"}, Room(1, cluster=1.0)),
+        ({"workers": 3, "address": "h:1"}, Room(1, cluster=0.25)),  # of a cluster that holds 12
+        ({"workers": 30, "address": "h:1"}, Room(1, cluster=1.0)),
         ({"executor": "inline", "num_gpus": 0.25}, Room(1, 0.25)),
         ({"workers": 2, "num_gpus": 1.0}, Room(2, 1.0)),
     ],
 )
-def test_what_a_cell_takes(runtime: dict[str, Any], room: Room) -> None:
+def test_what_a_cell_takes(runtime: dict[str, Any], room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedlab.sweeps.room._workers", lambda *asked: 12)
     assert taken(Runtime.model_validate(runtime), WHOLE) == room
 
 

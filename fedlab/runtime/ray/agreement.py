@@ -6,6 +6,7 @@ another way: the run would not be the one that the report describes, and nobody 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib import metadata
 
@@ -40,4 +41,20 @@ def expect_agreement(directing: Mapping[str, str], machine: str) -> None:
             f"the machine {machine} of the Ray cluster has {told}; every machine must compute with the"
             " versions of the one where fedlab was started, or results depend on who computed them. Install"
             " those there, and start its node again"
+        )
+
+
+def expect_import(death: BaseException) -> None:
+    """Refuse a machine on which workers die because fedlab does not import: Ray tells it in a traceback.
+
+    Raises:
+        BackendError: that is what `death` says.
+    """
+    told = str(death).strip()
+    if "failed to import on the worker" in told:
+        where = re.search(r"\bip=([^,\s)]+)", told)
+        raise BackendError(
+            f"the machine {where[1] if where else '(unnamed)'} of the Ray cluster cannot import fedlab:"
+            f" {told.splitlines()[-1].strip()}. Install fedlab there, for the Python that its node was started"
+            " with, and start the node again"
         )

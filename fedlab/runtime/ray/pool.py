@@ -19,6 +19,7 @@ from ray import exceptions as lost
 
 from fedlab.errors import BackendError, FedlabError
 from fedlab.runtime.memory import out_of_memory
+from fedlab.runtime.ray.agreement import expect_import
 from fedlab.runtime.ray.breaker import RETRIES, Breaker
 from fedlab.runtime.ray.cluster import RayCluster
 from fedlab.runtime.ray.placement import Place
@@ -230,6 +231,7 @@ class Pool(Generic[W]):
     ) -> Iterator[tuple[W, Any]]:
         """Replace the worker; give its task another try, try its parts, or give up."""
         self._drop(member)
+        expect_import(error)
         self._resized = float("-inf")
         for other in self._members:  # the rest of its node may be gone, too: nobody is to blame for that
             if other.ready and other.task is None:
