@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +14,7 @@ import typer
 from fedlab import plugins
 from fedlab.cli.completion import attacks, datasets, defenses, models, trainings
 from fedlab.cli.output import plain, stderr
+from fedlab.cli.questions import ask, asked, bundled
 from fedlab.cli.starter import OWN, TRAINING, Choices, text
 from fedlab.errors import BackendError, UnknownName, UsageError
 from fedlab.ladder import LADDER
@@ -70,7 +71,7 @@ def init(
         "seed": seed,
     }
     given = {key: value for key, value in flags.items() if value is not None}
-    asking = not yes and sys.stdin.isatty()
+    asking = not yes and asks()
     chosen = completed(given, ask if asking else None)
     if not asking and not given and not yes:
         stderr().print(
@@ -81,7 +82,14 @@ def init(
             soft_wrap=True,
         )
     written = text(chosen)
-    _check(written, file)
+    try:
+        _check(written, file)
+    except UsageError:
+        if asking:
+            console = stderr()
+            console.print("these answers do not go together; to change one of them:", markup=False)
+            console.print(f"  {_command(file, chosen, force=force)}", markup=False, soft_wrap=True)
+        raise
     try:
         file.write_text(written, encoding="utf-8")
     except OSError as error:
@@ -90,6 +98,11 @@ def init(
     plain(f"{file} is written. Next:")
     plain(f"  fedlab run {name} --dry-run    # what it will take")
     plain(f"  fedlab run {name}")
+
+
+def asks() -> bool:
+    """Whether somebody sits there to be asked."""
+    return sys.stdin.isatty()
 
 
 def completed(given: Mapping[str, object], ask: Callable[[str, str], str] | None) -> Choices:
@@ -105,7 +118,7 @@ def completed(given: Mapping[str, object], ask: Callable[[str, str], str] | None
     base = Choices()
     chosen = dict(given)
     if ask is not None:
-        _asked(chosen, ask, base)
+        chosen |= asked(chosen, ask, base, _pixels)
     for key, kind in (("dataset", "datasets"), ("model", "models")):
         _known(kind, [str(chosen.get(key, getattr(base, key)))])
     if chosen.get("training", base.training) not in TRAINING:
@@ -131,55 +144,6 @@ def completed(given: Mapping[str, object], ask: Callable[[str, str], str] | None
     )
 
 
-def ask(question: str, default: str) -> str:
-    """One line from the terminal."""
-    return str(typer.prompt(question, default=default, err=True))
-
-
-def _asked(chosen: dict[str, object], ask: Callable[[str, str], str], base: Choices) -> None:
-    """Ask what is not given; an answer that nothing has is told, and asked again."""
-    if "dataset" not in chosen and "model" not in chosen:
-        sets, nets = _bundled("datasets"), _bundled("models")
-        words = _answer(
-            f"1/4 Data set ({', '.join(sets)}) and model ({', '.join(nets)})",
-            f"{base.dataset} {base.model}",
-            [*sets, *nets],
-            ask,
-        )
-        for key, names in (("dataset", sets), ("model", nets)):
-            if named := [one for one in words if one in names]:
-                chosen[key] = named[-1]
-    if "training" not in chosen:
-        told = "; ".join(f"{name}: {meaning}" for name, meaning in TRAINING.items())
-        chosen["training"] = _answer(f"2/4 How do clients train? {told}", base.training, TRAINING, ask)[-1]
-    if "defenses" not in chosen:
-        names = _bundled("defenses")
-        chosen["defenses"] = tuple(
-            _answer(f"3/4 Defenses ({', '.join(names)})", " ".join(base.defenses), names, ask)
-        )
-    if "attacks" not in chosen:
-        names = _bundled("attacks")
-        question = f"4/4 Attacks ({', '.join(names)}), and what the attacker knows ({', '.join(LADDER)})"
-        words = _answer(question, f"{' '.join(base.attacks)} {base.threat}", [*names, *LADDER], ask)
-        chosen["attacks"] = tuple(one for one in words if one in names) or base.attacks
-        if levels := [one for one in words if one in LADDER]:
-            chosen.setdefault("threat", levels[-1])
-
-
-def _answer(question: str, default: str, known: Collection[str], ask: Callable[[str, str], str]) -> list[str]:
-    while True:
-        words = ask(question, default).replace(",", " ").split()
-        wrong = [one for one in words if one not in known]
-        if words and not wrong:
-            return words
-        told = str(UnknownName("choice", wrong[0], known)) if wrong else "expected a name"
-        stderr().print(told, markup=False, soft_wrap=True)
-
-
-def _bundled(kind: str) -> list[str]:
-    return [name for name in plugins.names(kind) if name not in OWN]
-
-
 def _known(kind: str, names: Sequence[str]) -> None:
     for name in names:
         if name in OWN:
@@ -188,7 +152,7 @@ def _known(kind: str, names: Sequence[str]) -> None:
                 f" by hand, as `fedlab info {kind}/{name}` shows"
             )
         if name not in plugins.names(kind):
-            raise UnknownName(plugins.singular(kind), name, _bundled(kind))
+            raise UnknownName(plugins.singular(kind), name, bundled(kind))
 
 
 def _needs_data(name: str) -> bool:
@@ -212,3 +176,12 @@ def _check(written: str, file: Path) -> None:
     from fedlab.scenario import load, source
 
     load(source.parse(written, str(file)))
+
+
+def _command(file: Path, chosen: Choices, *, force: bool) -> str:
+    """The command that takes these choices without asking."""
+    words = ["fedlab", "init", str(file), "--dataset", chosen.dataset, "--model", chosen.model]
+    words += ["--training", chosen.training, "--threat", chosen.threat]
+    words += [word for name in chosen.defenses for word in ("--defense", name)]
+    words += [word for name in chosen.attacks for word in ("--attack", name)]
+    return shlex.join([*words, "--yes", *(["--force"] if force else [])])

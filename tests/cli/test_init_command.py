@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
+import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from fedlab import plugins
 from fedlab.cli import init as init_module
 from fedlab.cli.init import completed
-from fedlab.cli.starter import OWN, TRAINING, text
+from fedlab.cli.starter import OWN, TRAINING, Choices, text
 from fedlab.errors import UnknownName, UsageError
 from fedlab.scenario import load
 
@@ -102,22 +108,102 @@ def test_it_never_writes_over_a_file_unless_forced(fedlab: Any, tmp_path: Path) 
     assert fedlab("init", tmp_path / "no" / "a.toml", "--yes").code == 6
 
 
-def test_four_questions_are_asked_and_wrong_answers_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
-    answers: Iterator[str] = iter(
-        ["photos lenet", "fedavg", "none topk", "none, top-k", "inverting-gradients oracle"]
-    )
-    asked: list[str] = []
+def answered(*answers: str) -> tuple[Callable[[str, str], str], list[str]]:
+    """Somebody who answers so, and the list of what was asked; "" takes the default."""
+    rest, asked = iter(answers), list[str]()
 
     def ask(question: str, default: str) -> str:
         asked.append(question)
-        return next(answers)
+        return next(rest) or default
 
+    return ask, asked
+
+
+def test_four_questions_are_asked_and_wrong_answers_asked_again(capsys: pytest.CaptureFixture[str]) -> None:
+    ask, asked = answered("photos lenet", "fedavg", "none topk", "none, top-k", "inverting-gradients oracle")
     found = completed({"rounds": 3}, ask)
     assert (found.dataset, found.model, found.training) == ("photos", "lenet", "fedavg")
     assert found.defenses == ("none", "top-k") and found.attacks == ("inverting-gradients",)
     assert (found.threat, found.rounds) == ("oracle", 3)
-    assert [one[:3] for one in asked] == ["1/4", "2/4", "3/4", "3/4", "4/4"]
-    assert 'Did you mean "top-k"' in capsys.readouterr().err
+    assert asked == ["1/4", "2/4", "3/4", "3/4", "4/4"]
+    told = capsys.readouterr().err
+    assert 'there is no "topk". Did you mean "top-k"?' in told
+    assert told.count("gradient-pruning") == 1  # the names are shown once, not after each slip
+
+
+@pytest.mark.parametrize(
+    ("slip", "told"),
+    [
+        ("digits photos", "got digits and photos; expected one of them"),
+        ("mlp lenet", "got mlp and lenet; expected one of them"),
+        (
+            "digitz mpl",
+            'there is no "digitz". Did you mean "digits"?\nthere is no "mpl". Did you mean "mlp"?',
+        ),
+        (", ,", "expected a name"),
+    ],
+)
+def test_an_answer_that_cannot_be_is_told(slip: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ask, asked = answered(slip, "", "", "", "")
+    assert completed({}, ask) == Choices() and asked == ["1/4", "1/4", "2/4", "3/4", "4/4"]
+    assert told in capsys.readouterr().err
+
+
+def test_no_attack_is_an_answer() -> None:
+    ask, _ = answered("", "", "", "none")
+    assert completed({}, ask).attacks == ()
+    ask, _ = answered("", "", "", "oracle")
+    assert completed({}, ask) == replace(Choices(), threat="oracle")
+
+
+def test_attacks_are_not_asked_for_where_none_can_be_scored(capsys: pytest.CaptureFixture[str]) -> None:
+    ask, asked = answered("gaussians softmax", "", "")
+    assert completed({}, ask).attacks == () and asked == ["1/4", "2/4", "3/4"]
+    assert "the records of gaussians are not" in capsys.readouterr().err
+
+
+def test_answers_that_do_not_go_together_come_back_as_a_command(
+    fedlab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, _ = answered("digits softmax", "", "frozen-first-layer", "")
+    monkeypatch.setattr(init_module, "ask", ask)
+    monkeypatch.setattr(init_module, "asks", lambda: True)
+    file = tmp_path / "a.toml"
+    answer = fedlab("init", file)
+    assert answer.code == 2 and not file.exists() and "deeper network" in answer.err
+    (command,) = [line.split() for line in answer.err.splitlines() if line.startswith("  fedlab init")]
+    better = ["mlp" if word == "softmax" else word for word in command[1:]]
+    assert fedlab(*better).code == 0 and load(file).defenses[0].name == "frozen-first-layer"
+
+
+def test_a_terminal_that_is_closed_writes_nothing(tmp_path: Path) -> None:
+    """Ctrl-D, on a terminal of its own, as a person has it."""
+    ours, theirs = os.openpty()
+    code = "from fedlab.cli import main; main(['init'])"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=theirs, stdout=theirs, stderr=theirs, cwd=tmp_path
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # the other end is gone
+        while read := os.read(ours, 4096):
+            before, said = said, said + read
+            if b"1/4 [digits mlp]" in said and b"1/4 [digits mlp]" not in before:
+                os.write(ours, b"\x04")
+    os.close(ours)
+    assert (child.wait(), list(tmp_path.iterdir())) == (5, [])
+    assert said.decode().splitlines()[-2:] == ["nothing was written", "stopped"]
+
+
+def test_ctrl_c_writes_nothing(fedlab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*_: object, **__: object) -> str:
+        raise typer.Abort  # as click has it
+
+    monkeypatch.setattr(typer, "prompt", pressed)
+    monkeypatch.setattr(init_module, "asks", lambda: True)
+    answer = fedlab("init", tmp_path / "a.toml")
+    assert answer.code == 5 and answer.err.endswith("\nnothing was written\nstopped\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_flags_say_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
