@@ -54,6 +54,7 @@ def scenario(tmp_path: Path) -> Path:
 
 
 DATA: dict[str, Any] = {
+    "run": {"cells": []},
     "attacks": [
         {
             "attack": "linear-layer",

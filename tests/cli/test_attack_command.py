@@ -86,7 +86,12 @@ def test_what_is_no_run_is_refused(fedlab: Any, tmp_path: Path) -> None:
 def test_threats_have_a_column_where_there_are_several() -> None:
     row = {"attack": "linear-layer", "defense": "none", "client_mode": "train", "control": {}}
     trained = {"defense": "none", "client_mode": "train", "accuracy": 0.5}
-    data: dict[str, Any] = {"attacks": [row], "utility": [trained], "guarantees": []}
+    data: dict[str, Any] = {
+        "run": {"cells": []},
+        "attacks": [row],
+        "utility": [trained],
+        "guarantees": [],
+    }
     assert "threat" not in [column.header for column in summary(data).columns]
     data["attacks"] = [row, row | {"threat_label": "oracle"}]
     (column,) = [one for one in summary(data).columns if one.header == "threat"]

@@ -112,7 +112,7 @@ def test_report_of_a_run_that_did_not_end_says_so_on_stderr(
 ) -> None:
     from fedlab import report
 
-    data = {"run": {"status": status}, "attacks": [], "utility": [], "guarantees": []}
+    data = {"run": {"status": status, "cells": []}, "attacks": [], "utility": [], "guarantees": []}
     audit = types.SimpleNamespace(directory=tmp_path, html=tmp_path / "report.html", data=data)
     monkeypatch.setattr(report, "build", lambda directory, fail_on: audit)
     answer = fedlab("report", tmp_path)
