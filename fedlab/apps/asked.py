@@ -85,13 +85,14 @@ class Asked:
         rounds: int = 0,
         cohort: int | None = None,
         tries: Sequence[Wish] = (),
+        adaptive: bool = False,
     ) -> Scenario:
         """The audit as a scenario.
 
         Args:
             training: what is known of the clients' training, by key of `[clients]`.
             rounds: that took place; cohort: clients in one of them, all unless given.
-            tries: defenses beside the app as it is.
+            tries: defenses beside the app as it is; adaptive: whether they meet attacks that know them.
         """
         cohort = min(cohort or self.clients, self.clients)
         data: dict[str, Any] = {
@@ -105,7 +106,7 @@ class Asked:
                 "rounds": list(self.observe),
                 "victims": min(VICTIMS, cohort * len(self.observe)),
                 "include_samples": self.include_samples,
-                "adaptive": bool(tries),  # of an app as it is its code is known, which its server has
+                "adaptive": adaptive,
             },
             "runtime": {"executor": "inline"},
         }

@@ -279,9 +279,11 @@ def _installed() -> frozenset[str]:
 def begin(directory: RunDirectory, audit: Audit, command: str) -> None:
     """Write down what is asked, before the app runs."""
     app, asked = audit.app, audit.asked
+    labels = ", ".join(one.label for one in asked.wishes())
+    how = f"as it is and under {labels}" if labels else "as it is"
     directory.update_manifest(
         name=asked.name,
-        claim=f"What the Flower app {app.name} tells its server about its clients' records, as it is.",
+        claim=f"What the Flower app {app.name} tells its server about its clients' records, {how}.",
         objects={"strategy": f"that of {app.name}"},
         versions=versions(),
         machine=machine(),

@@ -88,6 +88,8 @@ def described(
 
 def scenario_of(asked: Asked, ran: Ran, facts: Facts, tries: Sequence[Tried] = ()) -> Scenario:
     """The audit as a scenario, with the defenses that the app ran under; nothing is written."""
+    # What is known of an app as it is, is its code, which its server has: nobody is unaware of that.
+    plain = facts.view is None or not facts.view.disclosure
     return asked.scenario(
         facts.mode,
         training_of(ran, facts),
@@ -95,6 +97,7 @@ def scenario_of(asked: Asked, ran: Ran, facts: Facts, tries: Sequence[Tried] = (
         rounds=ran.rounds,
         cohort=_cohort(ran),
         tries=[one.wish for one in tries if one.seen is not None],
+        adaptive=plain and any(one.seen is not None for one in tries),
     )
 
 

@@ -71,7 +71,9 @@ def alone(words: str, **options: Any) -> tuple[Ran, Ran]:
 def updates(ran: Ran) -> list[np.ndarray]:
     """What clients sent less what they got, flat."""
     return [
-        np.concatenate([(one.after[key] - one.before[key]).ravel() for key in one.before])
+        np.concatenate(
+            [(one.after[key].astype(float) - one.before[key].astype(float)).ravel() for key in one.before]
+        )
         for one in ran.sights
     ]
 
@@ -214,26 +216,52 @@ class TestSteps:
 
     def test_an_app_that_goes_on_after_an_error_is_not_taken_for_defended(self, tmp_path: Path) -> None:
         """The optimizer also steps a layer that is no part of the network; the app catches what comes."""
-        package = "stubborn_try_app"
-        source = (CNN / "pytorch_cnn" / "task.py").read_text()
-        stubborn = source.replace(
-            "            optimizer.step()\n",
-            "            try:\n                optimizer.step()\n            except Exception:\n"
-            "                pass\n",
-        ).replace(
-            "torch.optim.SGD(model.parameters(), lr=lr)",
-            "torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(1))], lr=lr)",
-        )
-        files = {file.name: file.read_text() for file in (CNN / "pytorch_cnn").glob("*.py")}
-        folder = tmp_path / package
-        (folder / package).mkdir(parents=True)
-        for name, text in {**files, "task.py": stubborn}.items():
-            (folder / package / name).write_text(text.replace("pytorch_cnn", package))
-        (folder / "pyproject.toml").write_text(
-            (CNN / "pyproject.toml").read_text().replace("pytorch_cnn", package)
-        )
-        _, (one,) = under("dp-sgd", path=folder)
+        stubborn = {
+            "            optimizer.step()\n": "            try:\n                optimizer.step()\n"
+            "            except Exception:\n                pass\n",
+            "torch.optim.SGD(model.parameters(), lr=lr)": "torch.optim.SGD([*model.parameters(),"
+            " nn.Parameter(torch.zeros(1))], lr=lr)",
+        }
+        _, (one,) = under("dp-sgd", path=varied(tmp_path, "stubborn_try_app", stubborn))
         assert one.seen is None and "no part of the recorded network" in one.why
+
+    def test_gradients_that_add_up_are_those_of_one_batch(self, tmp_path: Path) -> None:
+        """Two halves of a batch, whose losses are halved: the gradient is that of the whole."""
+        halves = {
+            "            loss = criterion(model(images), labels)\n            loss.backward()\n": (
+                "            for x, y in zip(images.chunk(2), labels.chunk(2)):\n"
+                "                loss = criterion(model(x), y) / 2\n                loss.backward()\n"
+            )
+        }
+        folder = varied(tmp_path, "halving_try_app", halves)
+        plain, private = alone("dp-sgd:noise_multiplier=0.0,max_grad_norm=1e6", path=folder)
+        for one, other in zip(plain.sights, private.sights, strict=True):
+            assert close(one.after, other.after)
+
+    def test_what_the_app_adds_to_its_steps_is_said_to_be_left_out(self, tmp_path: Path) -> None:
+        clip = {
+            "            optimizer.step()\n": "            torch.nn.utils.clip_grad_norm_(model.parameters(),"
+            " 0.01)\n            optimizer.step()\n"
+        }
+        folder = varied(tmp_path, "clipping_try_app", clip)
+        _, (one, other) = under("dp-sgd,clipping", path=folder)
+        told = opened(folder, progress=Quiet()).app
+        assert "left out" in one.to_dict(told)["notes"][0] and other.to_dict(told)["notes"] == []
+
+
+def varied(folder: Path, package: str, edits: Mapping[str, str]) -> Path:
+    """The example app with another task.py, under a name of its own."""
+    (folder / package).mkdir(parents=True)
+    for file in (CNN / "pytorch_cnn").glob("*.py"):
+        text = file.read_text().replace("pytorch_cnn", package)
+        for old, new in edits.items() if file.name == "task.py" else ():
+            assert old in text
+            text = text.replace(old, new)
+        (folder / package / file.name).write_text(text)
+    (folder / "pyproject.toml").write_text(
+        (CNN / "pyproject.toml").read_text().replace("pytorch_cnn", package)
+    )
+    return folder
 
 
 class TestNetwork:
@@ -298,10 +326,11 @@ class TestNetwork:
 
     def test_dropped_inputs_are_those_of_the_layer(self) -> None:
         """With rate p a kept input counts 1 / (1 − p): a linear layer of ones sums 2 times those kept."""
-        network = nn.Sequential(nn.Linear(1, 1000), nn.Linear(1000, 1, bias=False))
-        nn.init.constant_(network[0].weight, 0.0)
-        nn.init.ones_(network[0].bias)  # type: ignore[arg-type]
-        nn.init.ones_(network[1].weight)  # type: ignore[arg-type]
+        first, last = nn.Linear(1, 1000), nn.Linear(1000, 1, bias=False)
+        nn.init.zeros_(first.weight)
+        nn.init.ones_(first.bias)
+        nn.init.ones_(last.weight)
+        network = nn.Sequential(first, last)
         make_room(network, 0.5)
         total = float(network.train()(torch.ones(1, 1)).detach())
         assert total % 2.0 == 0.0 and abs(total - 1000.0) < 5.0 * np.sqrt(1000.0)

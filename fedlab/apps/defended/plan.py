@@ -25,6 +25,7 @@ from fedlab.apps.defended.stepping import Stepping
 from fedlab.apps.defended.wishes import Wish
 from fedlab.apps.facts import Facts, watched
 from fedlab.apps.folder import Value
+from fedlab.apps.replay import compare
 from fedlab.apps.schedule import examples
 from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
@@ -53,6 +54,7 @@ class Plan:
         acts: where, in words; where in several places, where the most of it is done.
         surgery: on its networks; actor: in its clients; around: its strategy; mods: around its clients.
         wanted: fields of `ClientConfig` to be set; config: the run config's keys that do.
+        notes: what of the app's own training is not under it, in sentences.
     """
 
     acts: str
@@ -62,6 +64,7 @@ class Plan:
     mods: Sequence[Mod]
     wanted: Mapping[str, Any]
     config: Mapping[str, Value]
+    notes: Sequence[str] = ()
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -122,7 +125,21 @@ def plan(wish: Wish, first: Seen, clients: int, folder: Path, seed: int) -> Plan
     acts = next((place for place, there in places.items() if there), "")
     if not acts:
         raise UsageError(f"as it is set, {wish.label} changes nothing of this app")
-    return Plan(acts, surgery, actor, around, mods, wanted, keys)
+    notes = _left_out(first) if acts == STEPS else []
+    return Plan(acts, surgery, actor, around, mods, wanted, keys, notes)
+
+
+def _left_out(first: Seen) -> list[str]:
+    """What the app adds to its own steps, if it does: steps that are computed anew are without it."""
+    if first.facts.view is None:
+        return []
+    sight, recording = watched(first.ran)[0]
+    found = compare(recording, sight.before, sight.after, first.facts.view.names)
+    if found.distance is None or found.agrees:
+        return []
+    return [
+        f"{found.words}; a clip or a penalty of the app's own is left out where its steps are computed anew"
+    ]
 
 
 def client_config(first: Seen) -> ClientConfig:

@@ -59,6 +59,7 @@ class Tried:
             "status": TRIED if self.seen else FAILED,
             "why": self.why,
             "guarantee": _guarantee(self),
+            "notes": list(self.plan.notes) if self.plan else [],
             "network": {
                 "class": type(surgery.network).__name__,
                 "file": _within(app.path, source[0]) if source else None,
