@@ -12,6 +12,16 @@ from fedlab.report.rundir import Run, malformed, parse_json
 NAME = "acting.json"
 FINITE = "only finite numbers"
 """Not told as a rule, and no mechanism that clients would miss."""
+MEANING = {
+    "norm bound": "updates are shortened to a bound, so that no client has too large a part",
+    "noise": "random numbers are added to an update before it is sent",
+    "sparsity": "most numbers of an update are left out",
+    "signs only": "of each number only its sign is sent",
+    "quantisation": "numbers are rounded to a few values",
+    "sums only": "the server sees sums over clients, and no single update",
+    FINITE: "updates with numbers that are none are stopped before they are averaged",
+}
+"""What a mechanism does, for readers who build none."""
 VERDICTS = {True: "acts", False: "no trace", None: "cannot be told"}
 
 
@@ -36,6 +46,7 @@ def _row(one: dict[str, Any]) -> dict[str, Any]:
     acts, figure = one["acts"], one["figure"]
     return {
         "name": str(one["name"]),
+        "meaning": MEANING.get(str(one["name"]), ""),
         "acts": acts,
         "verdict": VERDICTS[acts],
         "figure": None if figure is None else float(figure),

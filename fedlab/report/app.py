@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedlab.report.reading import listed, plural
 from fedlab.report.rundir import Run, malformed, parse_json
 
 NAME = "app.json"
@@ -17,6 +18,25 @@ SURETY = {
     "assumed": "may be wrong",
 }
 """How sure a fact is, the surest first."""
+MEANING = {
+    "network": "what clients train",
+    "names": "whether each part of a message is known for a part of the network",
+    "loss": "what training makes small",
+    "input": "the size of a record, as the network takes it",
+    "pixels": "which numbers stand for black and for white",
+    "classes": "answers that the network chooses among",
+    "client mode": "how clients run the network while they train",
+    "records used": "records behind one attacked update",
+    "batch size": "records of one step",
+    "local steps": "steps of a client in one round",
+    "local epochs": "times that a client goes through its records in one round",
+    "optimizer": "how a step is made",
+    "update": "whether what was recorded gives the update that was sent",
+    "evaluation": "where the accuracy comes from",
+    "stays with the clients": "parts of the network that are never sent",
+    "clients also tell": "figures that clients send beside their update",
+}
+"""Of facts, for readers who do not train networks."""
 LINES = 200
 """Of the app's output at most."""
 
@@ -29,7 +49,9 @@ def app(run: Run) -> dict[str, Any] | None:
     found = parse_json(path.read_bytes(), path)
     with malformed(NAME):
         facts = [
-            {key: str(one[key]) for key in ("name", "value", "source", "sure")} for one in found["facts"]
+            {key: str(one[key]) for key in ("name", "value", "source", "sure")}
+            | {"meaning": MEANING.get(str(one["name"]), "")}
+            for one in found["facts"]
         ]
         return {
             "name": str(found["name"]),
@@ -42,6 +64,7 @@ def app(run: Run) -> dict[str, Any] | None:
             "failure": str(found["failure"]),
             "metrics": found["metrics"],
             "facts": facts,
+            "sureness": _sureness([one["sure"] for one in facts]),
             "obstacles": [str(one) for one in found["obstacles"]],
             "doubts": [str(one) for one in found.get("doubts", [])],
             "output": [str(one) for one in found["output"]][-LINES:],
@@ -49,3 +72,11 @@ def app(run: Run) -> dict[str, Any] | None:
                 key: words for key, words in SURETY.items() if any(one["sure"] == key for one in facts)
             },
         }
+
+
+def _sureness(sure: list[str]) -> str:
+    """How far the facts are to be trusted, in a sentence."""
+    counts = [f"{sure.count(key)} {key}" for key in SURETY if key in sure]
+    if not counts:
+        return ""
+    return f"{plural(len(sure), 'fact')}: {listed(counts)}{'' if 'assumed' in sure else '; none assumed'}."

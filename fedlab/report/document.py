@@ -32,7 +32,7 @@ from fedlab.report.rows import attack_rows, guarantee_rows, utility_rows
 from fedlab.report.rundir import Run, malformed
 from fedlab.report.scope import scope
 from fedlab.report.tasks import task_rows
-from fedlab.report.tried import tried
+from fedlab.report.tried import tried, with_reasons
 from fedlab.report.verdict import verdict
 
 _DATASET = ("name", "source", "licence", "sha256", "synthetic", "train", "test", "classes")
@@ -50,7 +50,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
     undefended = undefended_labels(run)
     attacks = attack_rows(run)
     utility = utility_rows(run, undefended)
-    guarantees = guarantee_rows(run)
+    guarantees = with_reasons(run, guarantee_rows(run))
     membership = membership_rows(run)
     checks = check_rows(run, guarantees)
     pairs = adaptive(run, attacks)

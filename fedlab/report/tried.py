@@ -21,6 +21,8 @@ Row = dict[str, Any]
 RECOVERED = LEVELS["some"].rank
 """From this level on, images were taken."""
 
+NONE = "no formal guarantee: "
+
 FINDINGS = {
     "base": "",
     "stops": "stops it",
@@ -90,6 +92,19 @@ def tried(
             "changes": lines,
             "rounds": rounds,
         }
+
+
+def with_reasons(run: Run, guarantees: list[Row]) -> list[Row]:
+    """Guarantees with the reason that the app's run found for want of one; an ε stays what it is."""
+    path = run.file(NAME)
+    found = parse_json(path.read_bytes(), path) if path.is_file() else {}
+    with malformed(NAME):
+        tries = [Try.of(one) for one in found.get("tried") or []]
+    said = {one.label: one.guarantee.removeprefix(NONE) for one in tries if one.guarantee.startswith(NONE)}
+    return [
+        row | {"reason": said[row["defense"]]} if row["epsilon"] is None and row["defense"] in said else row
+        for row in guarantees
+    ]
 
 
 def _classes(run: Run) -> int | None:

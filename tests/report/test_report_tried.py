@@ -222,6 +222,31 @@ def test_how_far_prices_are_to_be_trusted(
     assert words in text and (words[0] == "P" or text.endswith(words))
 
 
+def test_why_nothing_is_proved_is_told_where_guarantees_are(run_dir: Path) -> None:
+    """And never takes the place of an ε that an accountant gave."""
+    why = "no formal guarantee: clients also send <b>"
+    tries = [entry("dp-sgd", guarantee=why), entry("no-first-bias", "architecture", guarantee=why)]
+    rows = {row["defense"]: row for row in tell(run_dir, tries).data["guarantees"]}
+    assert rows["no-first-bias"]["reason"] == "clients also send <b>"
+    assert rows["dp-sgd"]["epsilon"] == 7.8412 and rows["dp-sgd"]["reason"] is None
+    page = (run_dir / "report.html").read_text()
+    assert "clients also send &lt;b&gt;" in page and "send <b>" not in page
+
+
+def test_facts_and_mechanisms_have_a_meaning_for_everybody(run_dir: Path) -> None:
+    facts = [
+        {"name": "loss", "value": "v", "source": "s", "sure": "recorded"},
+        {"name": "x<y", "value": "v", "source": "s", "sure": "recorded"},
+        {"name": "input", "value": "v", "source": "s", "sure": "checked"},
+    ]
+    (run_dir / "app.json").write_text(json.dumps({**APP, "facts": facts}))
+    report = build(run_dir)
+    app = report.data["app"]
+    assert app["sureness"] == "3 facts: 1 checked and 2 recorded; none assumed."
+    assert [bool(one["meaning"]) for one in app["facts"]] == [True, False, True]
+    assert "what training makes small" in report.html.read_text()
+
+
 def test_the_verdict_is_about_the_app_as_it_is(run_dir: Path) -> None:
     """And not about a try that leaks still, be it more."""
     for one in sorted((run_dir / "attacks").glob("none-*/*.json")):

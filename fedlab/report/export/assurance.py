@@ -64,7 +64,8 @@ def threats(data: Row) -> Iterator[str]:
 def about(data: Row) -> Iterator[str]:
     run, dataset = data["run"], data["run"]["dataset"]
     yield "## What was run"
-    records = f"{dataset['train']} training and {dataset['test']} test records"
+    tested = "" if dataset["test"] is None else f" and {dataset['test']} test"
+    records = f"{dataset['train']} training{tested} records"
     modes = sorted({mode_word(one["client_mode"]) for one in run["cells"]})
     yield facts(
         [
