@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint type arrows docs pages bench bench-runtime bench-async bench-attacks bench-defenses bench-gpu map reproduce reproduce-full data clean
+.PHONY: help install demo test test-slow test-cluster lint type arrows docs pages bench bench-runtime bench-async bench-attacks bench-defenses bench-gpu map reproduce reproduce-full data clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: $(READY) ## run all tests, a file at a time on each of two cores
 
 test-slow: $(READY) ## run the reproductions that take minutes
 	@$(BIN)/python -m pytest -m slow
+
+test-cluster: $(READY) ## run what needs Ray clusters of several nodes, on this machine: minutes
+	@$(BIN)/python -m pytest -m cluster
 
 lint: $(READY) ## check style (ruff)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
