@@ -68,11 +68,20 @@ def tried(
             return _row(label, attacks, utility, costs, guarantees)
 
         plain = next((one["defense"] for one in run.cells if one["defense"] in undefended), "none")
-        base = {"label": "as it is", "name": "", "about": "", "why": "", **row(plain), "finding": "base"}
+        base = {
+            "label": "as it is",
+            "name": "",
+            "about": "",
+            "why": "",
+            "notes": [],
+            **row(plain),
+            "finding": "base",
+        }
         rows = [base]
         for one in tries:
             about = tried_words.about(one.name, one.acts, one.params)
-            mine = {"label": one.label, "name": one.name, "about": about, "why": one.why, **row(one.label)}
+            mine = {"label": one.label, "name": one.name, "about": about, "why": one.why}
+            mine |= {"notes": list(one.notes), **row(one.label)}
             mine["guarantee"] = mine["guarantee"] or one.guarantee
             mine["finding"] = "failed" if one.failed else _finding(mine, base)
             rows.append(mine)

@@ -42,6 +42,7 @@ class Try:
         acts: on what: updates, network, run config, ...
         why: reason of what failed; guarantee: in words, or "".
         config: run-config key -> (before, after).
+        notes: what of the app's own training was not under it.
         client, server: files of the ClientApp and the ServerApp, as the app calls them.
     """
 
@@ -54,6 +55,7 @@ class Try:
     guarantee: str
     network: Network | None
     config: Mapping[str, tuple[Any, Any]]
+    notes: tuple[str, ...]
     client: str
     server: str
 
@@ -71,6 +73,7 @@ class Try:
             guarantee=str(found.get("guarantee") or ""),
             network=_network(found.get("network")),
             config={str(key): _pair(value) for key, value in (found.get("config") or {}).items()},
+            notes=tuple(str(one) for one in found.get("notes") or ()),
             client=_line(where.get("client")),
             server=_line(where.get("server")),
         )

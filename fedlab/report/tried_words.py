@@ -161,7 +161,8 @@ def sentence(row: Row, base: Row) -> str:
         "idle": "had nothing to stop",
         "unknown": "cannot be compared",
     }[finding]
-    return f"{label} {verdict}: {evidence}. It {price(row)}.{_labels(row, base)}"
+    notes = "".join(f" Note: {note}." for note in row["notes"])
+    return f"{label} {verdict}: {evidence}. It {price(row)}.{_labels(row, base)}{notes}"
 
 
 def _up_to(leak: Row) -> str:

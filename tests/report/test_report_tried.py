@@ -52,7 +52,7 @@ def entry(label: str, name: str | None = None, **more: Any) -> dict[str, Any]:
 
 NO_BIAS = deepcopy(next(one for one in SAMPLE if one["label"] == "no-bias")) | {"label": "no-first-bias"}
 TRIES = [
-    entry("dp-sgd", params={"noise_multiplier": 1.0}, acts="clients' steps"),
+    entry("dp-sgd", params={"noise_multiplier": 1.0}, acts="clients' steps", notes=["a clip is left out"]),
     NO_BIAS,
     entry("soteria", status="failed", why="no layer fc9\nexpected: fc1", acts="clients' steps"),
 ]
@@ -102,6 +102,7 @@ def test_the_headline_recommends_what_stops_it_with_its_price(told: AuditReport)
         text,
     )
     sentences = told.data["tried"]["sentences"]
+    assert sentences[0].endswith(" Note: a clip is left out.")
     assert "0 of 8 images recovered (95 %: at most 37 %)" in sentences[0]  # 1 - 0.025^(1/8) = 0.369
     assert sentences[2] == "soteria could not be tried: no layer fc9\nexpected: fc1"
 
@@ -110,7 +111,7 @@ def test_only_for_what_helps_the_lines_are_shown(told: AuditReport) -> None:
     (change,) = told.data["tried"]["changes"]
     assert change["label"] == "dp-sgd" and "make_private(" in change["steps"][0]["code"]
     page = told.html.read_text()
-    assert "PrivacyEngine().make_private(" in page and "fc9" in page
+    assert "PrivacyEngine().make_private(" in page and "fc9" in page and "a clip is left out" in page
     assert page.index('id="tried"') < page.index('id="scope"') and 'href="#tried"' in page
 
 
@@ -170,7 +171,7 @@ def test_a_damaged_list_is_named(run_dir: Path, broken: list[Any]) -> None:
 def row(label: str, finding: str, **more: Any) -> dict[str, Any]:
     leak = {"attack": "cascade", "recovered": 4, "images": 4, "psnr_median": 40.0, "control": 9.0,
             "certified": [], "fraction_ci95": [0.4, 1.0]}  # fmt: skip
-    found = {"label": label, "finding": finding, "leak": leak, "unanswered": [], "labels": None, "why": "",
+    found = {"label": label, "finding": finding, "leak": leak, "unanswered": [], "labels": None, "why": "", "notes": [],
              "accuracy": 0.9, "accuracy_cost": 0.02, "accuracy_cost_ci95": None}  # fmt: skip
     return {**found, **more}
 
