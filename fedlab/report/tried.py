@@ -6,6 +6,7 @@ try is a defense like any other. Runs without it have no such section.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fedlab.report import tried_words
@@ -68,20 +69,11 @@ def tried(
             return _row(label, attacks, utility, costs, guarantees)
 
         plain = next((one["defense"] for one in run.cells if one["defense"] in undefended), "none")
-        base = {
-            "label": "as it is",
-            "name": "",
-            "about": "",
-            "why": "",
-            "notes": [],
-            **row(plain),
-            "finding": "base",
-        }
+        base = _about("as it is", "", "", "", ()) | row(plain) | {"finding": "base"}
         rows = [base]
         for one in tries:
-            about = tried_words.about(one.name, one.acts, one.params)
-            mine = {"label": one.label, "name": one.name, "about": about, "why": one.why}
-            mine |= {"notes": list(one.notes), **row(one.label)}
+            words = tried_words.about(one.name, one.acts, one.params)
+            mine = _about(one.label, one.name, words, one.why, one.notes) | row(one.label)
             mine["guarantee"] = mine["guarantee"] or one.guarantee
             mine["finding"] = "failed" if one.failed else _finding(mine, base)
             rows.append(mine)
@@ -101,6 +93,10 @@ def tried(
             "changes": lines,
             "rounds": rounds,
         }
+
+
+def _about(label: str, name: str, about: str, why: str, notes: Sequence[str]) -> Row:
+    return {"label": label, "name": name, "about": about, "why": why, "notes": list(notes)}
 
 
 def with_reasons(run: Run, guarantees: list[Row]) -> list[Row]:

@@ -171,8 +171,8 @@ def test_a_damaged_list_is_named(run_dir: Path, broken: list[Any]) -> None:
 def row(label: str, finding: str, **more: Any) -> dict[str, Any]:
     leak = {"attack": "cascade", "recovered": 4, "images": 4, "psnr_median": 40.0, "control": 9.0,
             "certified": [], "fraction_ci95": [0.4, 1.0]}  # fmt: skip
-    found = {"label": label, "finding": finding, "leak": leak, "unanswered": [], "labels": None, "why": "", "notes": [],
-             "accuracy": 0.9, "accuracy_cost": 0.02, "accuracy_cost_ci95": None}  # fmt: skip
+    found = {"label": label, "finding": finding, "leak": leak, "unanswered": [], "labels": None, "why": "",
+             "notes": [], "accuracy": 0.9, "accuracy_cost": 0.02, "accuracy_cost_ci95": None}  # fmt: skip
     return {**found, **more}
 
 
