@@ -44,6 +44,13 @@ def expect_agreement(directing: Mapping[str, str], machine: str) -> None:
         )
 
 
+def module_missing(error: BaseException) -> str:
+    """What to tell the user if Ray failed because code is missing where it was to run; "" if not."""
+    found = re.search(r"No module named '[^']+'", str(error))
+    told = f"a machine of the Ray cluster cannot import what is to run there: {found[0]}. " if found else ""
+    return told and told + ADVICE
+
+
 def expect_import(death: BaseException) -> None:
     """Refuse a machine on which workers die because fedlab does not import: Ray tells it in a traceback.
 
@@ -55,6 +62,6 @@ def expect_import(death: BaseException) -> None:
         where = re.search(r"\bip=([^,\s)]+)", told)
         raise BackendError(
             f"the machine {where[1] if where else '(unnamed)'} of the Ray cluster cannot import fedlab:"
-            f" {told.splitlines()[-1].strip()}. Install fedlab there, for the Python that its node was started"
-            " with, and start the node again"
+            f" {told.splitlines()[-1].strip()}. Install fedlab there, for the Python that its node was"
+            " started with, and start the node again"
         )

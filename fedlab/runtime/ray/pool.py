@@ -19,7 +19,7 @@ from ray import exceptions as lost
 
 from fedlab.errors import BackendError, FedlabError
 from fedlab.runtime.memory import out_of_memory
-from fedlab.runtime.ray.agreement import expect_import
+from fedlab.runtime.ray.agreement import expect_import, module_missing
 from fedlab.runtime.ray.breaker import RETRIES, Breaker
 from fedlab.runtime.ray.cluster import RayCluster
 from fedlab.runtime.ray.placement import Place
@@ -311,7 +311,7 @@ def _failure(error: BaseException) -> BackendError:
     if out_of_memory(error):
         advice = "lower runtime.chunk or runtime.workers"
         return BackendError(f"out of memory in a worker: {_line(error)}. Please {advice}")
-    return BackendError(f"Ray failed: {_line(error)}")
+    return BackendError(module_missing(error) or f"Ray failed: {_line(error)}")
 
 
 def _cause(error: Any) -> BaseException:
