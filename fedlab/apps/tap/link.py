@@ -141,7 +141,7 @@ class Link:
         return Task(found.token, str(found.task.run_id))
 
     def _unreached(self, error: httpx.TransportError) -> BackendError | UsageError:
-        place, text = self.address.place, str(error) or type(error).__name__
+        place, text = self.address.place, str(error).rstrip(".") or type(error).__name__
         if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout):
             return self._stranger(f"it took the question and was silent for {self.seconds:g} seconds")
         if "CERTIFICATE_VERIFY_FAILED" in text:
