@@ -7,6 +7,9 @@ import json
 import math
 import re
 import shlex
+import textwrap
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +39,7 @@ RUN = [
 PAGES = [*RUN, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+ANCHOR = re.compile(r"\[[^\]]*\]\(([^)#\s]*)#([^)\s]+)\)")
 FENCE = re.compile(r"^ *```(.*?)\n(.*?)^ *```$", re.M | re.S)
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
@@ -75,6 +79,35 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         if "://" not in target and not target.startswith("mailto:"):
             there = (page.parent / target).resolve()
             assert there.exists() or there in made, f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *DOCS], ids=str)
+def test_links_into_pages_lead_to_a_heading(page: Path) -> None:
+    for target, place in ANCHOR.findall(page.read_text()):
+        there = (page.parent / target).resolve() if target else page
+        if "://" not in target and there.exists():  # what is generated is checked by `make docs`
+            assert place in anchors(there.read_text()), f"{page.name} links to {target}#{place}"
+
+
+def anchors(text: str) -> set[str]:
+    """Ids of a page's headings, as mkdocs makes them."""
+    toc = pytest.importorskip("markdown.extensions.toc")
+    found: set[str] = set()
+    for heading in re.findall(r"^#+ +(.*?) *#*$", FENCE.sub("", text), re.M):
+        words = re.sub(r"<[^>]*>|[`*]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading))
+        found.add(toc.unique(toc.slugify(words, "-"), found))
+    return found
+
+
+@pytest.mark.parametrize("page", [*sorted(ROOT.glob("*.md")), *DOCS], ids=str)
+def test_blocks_are_of_their_language(page: Path) -> None:
+    readers: dict[str, Callable[[str], object]] = {
+        "python": lambda block: compile(block, page.name, "exec"),
+        "toml": tomllib.loads,
+        "json": json.loads,
+    }
+    for language, block in FENCE.findall(page.read_text()):
+        readers.get(language, str)(textwrap.dedent(block))
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
