@@ -115,6 +115,8 @@ up = 20.0
         ("runtime", {"address": "foo:70000"}, "runtime.address", 'expected "auto" or "host:port"'),
         ("runtime", {"address": "ray://foo:1"}, "runtime.address", 'expected "auto" or "host:port"'),
         ("runtime", {"placement": "heap"}, "runtime.placement", '"pack" or "spread"'),
+        ("runtime", {"working_dir": "."}, "runtime.working_dir", "runtime.address is missing"),
+        ("runtime", {"wait": 0.0}, "runtime.wait", "> 0"),
     ],
 )
 def test_one_bad_value(table: str, key: dict[str, Any], place: str, message: str) -> None:
