@@ -85,7 +85,7 @@ class Asked:
         rounds: int = 0,
         cohort: int | None = None,
         tries: Sequence[Wish] = (),
-        adaptive: bool = False,
+        adaptive: bool = True,
     ) -> Scenario:
         """The audit as a scenario.
 

@@ -97,7 +97,7 @@ def scenario_of(asked: Asked, ran: Ran, facts: Facts, tries: Sequence[Tried] = (
         rounds=ran.rounds,
         cohort=_cohort(ran),
         tries=[one.wish for one in tries if one.seen is not None],
-        adaptive=plain and any(one.seen is not None for one in tries),
+        adaptive=plain,
     )
 
 

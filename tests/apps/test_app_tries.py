@@ -561,6 +561,7 @@ class TestOneAfterTheOther:
             one["defense"]: one["recovered"] for one in report.data["attacks"] if one["attack"] == "cascade"
         }
         assert rows == {"none": 3, "clipping": 3, "no-bias": 0, "dp-sgd": 0}
+        assert report.data["attacks"][0]["certificates"][-1]["unique"] == 3
         accuracies = {one["defense"]: one["accuracy"] for one in report.data["utility"]}
         assert accuracies.keys() == rows.keys() and None not in accuracies.values()
         told = json.loads((report.directory / "app.json").read_text())["tried"]
