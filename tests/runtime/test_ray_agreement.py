@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from ray.exceptions import RaySystemError
 
-from fedlab.errors import BackendError
+from fedlab.errors import BackendError, UsageError
+from fedlab.runtime.ray import outlook as outlooks
 from fedlab.runtime.ray.agreement import expect_agreement, expect_import, versions
+from fedlab.runtime.ray.cluster import _not_joined
+from fedlab.runtime.ray.outlook import Node, Outlook, outlook
 from fedlab.runtime.ray.pool import _failure
 
 FAKE = """The actor died because of an error raised in its creation task, (pid=7, ip=10.0.0.7, repr=...)
@@ -42,3 +47,29 @@ def test_work_that_cannot_be_unpacked_says_which_module_is_missing() -> None:
     told = str(_failure(RaySystemError(ModuleNotFoundError("No module named 'mine'"), "Traceback ...")))
     assert "No module named 'mine'" in told and "runtime.working_dir" in told
     assert str(_failure(RaySystemError(OSError("disk full"), "Traceback"))).startswith("Ray failed: ")
+
+
+def test_auto_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1")
+    with pytest.raises(
+        UsageError, match=r'^RAY_ADDRESS is "ray://10\.0\.0\.1"; expected "auto" or'
+    ):
+        outlook("auto")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(BackendError, match=r'"auto" \(RAY_ADDRESS = "127\.0\.0\.1:1"\): no connection'):
+        outlook("auto")
+
+
+def test_something_else_than_ray_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It accepts connections and says nothing."""
+    monkeypatch.setattr(outlooks, "ASK_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        with pytest.raises(BackendError, match="something else than Ray answers"):
+            outlook(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_machine_that_is_no_node_is_told_how_to_become_one() -> None:
+    there = Outlook("203.0.113.1:6379", "2.55.1", "3.11.7", (Node("203.0.113.1", {}, {}),))
+    told = _not_joined(there, RuntimeError("Ray's own words"))
+    assert "this machine is no node of the Ray cluster at 203.0.113.1:6379" in told
+    assert "`ray start --address=203.0.113.1:6379 --num-cpus=0`" in told
