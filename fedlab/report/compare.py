@@ -16,7 +16,7 @@ from fedlab.errors import UsageError
 from fedlab.report import compare_gains as gains
 from fedlab.report.compare_curves import curves, tradeoff
 from fedlab.report.compare_sides import LETTERS, Row, Side, opened
-from fedlab.report.reading import AXES, key
+from fedlab.report.reading import AXES, key, plural
 
 _IDLE = ("name", "claim", "runtime.", "checkpoint.", "audit.fail_on")
 """Keys of a scenario that change no figure, or how they begin: that they differ explains nothing."""
@@ -35,7 +35,7 @@ def compare(directories: Sequence[str | os.PathLike[str]]) -> Row:
     paths = [Path(one) for one in directories]
     if not 2 <= len(paths) <= len(LETTERS):
         raise UsageError(
-            f"got {len(paths)} runs; expected 2 to {len(LETTERS)}, as in: fedlab compare RUN RUN"
+            f"got {plural(len(paths), 'run')}; expected 2 to {len(LETTERS)}, as in: fedlab compare RUN RUN"
         )
     for index, path in enumerate(paths):
         if path.resolve() in [other.resolve() for other in paths[:index]]:

@@ -41,7 +41,7 @@ def opened(paths: Sequence[Path]) -> list[Side]:
     """The runs, each with its report, which is built where there is none.
 
     Raises:
-        UsageError: one is a sweep, or shares no metric with the first, so that there is nothing to compare.
+        UsageError: one is not there, is a sweep, or shares no metric with the first: nothing to compare.
         DataError: a directory is no run, its report is of another version, or a file is damaged.
         NewerRun: a later fedlab wrote it.
     """
@@ -62,8 +62,13 @@ def opened(paths: Sequence[Path]) -> list[Side]:
 
 
 def _open(letter: str, path: Path) -> Side:
+    if not path.is_dir():
+        raise UsageError(f"{path}: there is no such directory; expected a run's, as in runs/quickstart-1")
     if is_sweep(path):
-        raise UsageError(f"{path} is a sweep; expected runs, such as its cells: {path / 'cells'}/NAME")
+        raise UsageError(
+            f"{path} is a sweep; expected runs, such as its cells: {path / 'cells'}/NAME. All of them stand"
+            f" side by side in {path / 'report.html'}"
+        )
     run = read_run(path)
     if not (path / JSON_NAME).is_file():
         build(path)

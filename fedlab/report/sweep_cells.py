@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab.errors import DataError, UsageError
+from fedlab.foreign import refuse_newer
 from fedlab.report.build import AuditReport
 from fedlab.report.gates import failing
 from fedlab.report.reading import AXES, key, reached
@@ -46,7 +47,8 @@ def read_sweep(path: Path) -> Row:
 
     Raises:
         UsageError: there is no such directory.
-        DataError: it holds no sweep, or a damaged one, or one of another version.
+        DataError: it holds no sweep, or a damaged one.
+        NewerRun: a later fedlab wrote it.
     """
     if not path.is_dir():
         raise UsageError(f"{path}: there is no such directory; expected that of a sweep")
@@ -54,6 +56,8 @@ def read_sweep(path: Path) -> Row:
     if not file.is_file():
         raise DataError(f"{path}: no {NAME}; expected the directory of a sweep")
     data = parse_json(file.read_bytes(), file)
+    if isinstance(data, dict):
+        refuse_newer(data, path)
     if not isinstance(data, dict) or data.get("schema") != 1:
         raise DataError(f"{file}: not a sweep of schema 1; use the version of fedlab that made it")
     with malformed(NAME):

@@ -141,11 +141,10 @@ def _axis(key: str, listed: Any) -> Iterator[Mistake]:
 
 
 def _cell(data: dict[str, Any], settings: Settings, check: Check) -> set[Mistake]:
-    """The mistakes of one cell; of a key that cannot be set, at its axis."""
+    """The mistakes of one cell; of a key that cannot be set, at its axis, beside those of the others."""
     new, problems = changed(data, settings)
-    if problems:
-        return {(("sweep", one.place.removeprefix("--set ")), one.message) for one in problems}
-    return set(check(new))
+    unset = {(("sweep", one.place.removeprefix("--set ")), one.message) for one in problems}
+    return unset | set(check(new))
 
 
 def _blamed(

@@ -23,6 +23,9 @@ from fedlab.report.sweep_cells import NAME, read_sweep, status
 from fedlab.scenario import resolved_toml
 from fedlab.scenario.sweep import Cell, Sweep, plan
 
+SHOWN = 20
+"""Lines of a diff that are told."""
+
 
 class SweepDirectory:
     """Made by `create` or `open`; to be worked on while `locked`."""
@@ -142,7 +145,8 @@ def _same(data: dict[str, Any], sweep: Sweep, path: Path) -> None:
     if before.items() <= now.items():
         return
     old, new = _scenario(path).splitlines(), sweep.toml.splitlines()
-    diff = difflib.unified_diff(old, new, "as it began", "now", lineterm="", n=0)
+    diff = list(difflib.unified_diff(old, new, "as it began", "now", lineterm="", n=0))
+    diff[SHOWN:] = [f"… and {len(diff) - SHOWN} more lines"] if len(diff) > SHOWN else []
     shown = "\n".join(diff) or "the scenario is the same; this version of fedlab has other defaults"
     raise UsageError(
         f"{path} holds another sweep than this one:\n{shown}\nGive --out a new directory. A sweep may get"

@@ -86,7 +86,7 @@ def resume(
     free = [f"{table}.{key}" for table, keys in FREE.items() for key in keys]
     for one in overrides:
         if one.partition("=")[0].strip() not in free:
-            raise UsageError(f"--set {one}: changes the result; expected one of {', '.join(free)}")
+            raise UsageError(f"--set {one}: expected a key that changes no result: {', '.join(free)}")
     more = [word for one in overrides for word in ("--set", one)]
     return _proceed(
         SweepDirectory.open(Path(path)),

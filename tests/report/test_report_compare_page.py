@@ -119,6 +119,13 @@ def test_a_sweep_is_no_run_to_compare(pair: tuple[Path, Path], tmp_path: Path) -
         compare([pair[0], sweep])
 
 
+def test_what_is_not_there_is_no_run_to_compare(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="there is no such directory"):
+        compare([pair[0], pair[1] / "nowhere"])
+    with pytest.raises(UsageError, match="got 1 run; expected 2"):
+        compare(pair[:1])
+
+
 def test_runs_without_a_common_metric_are_refused(pair: tuple[Path, Path]) -> None:
     untrain(pair[1])
     with pytest.raises(UsageError, match="share no metric") as error:

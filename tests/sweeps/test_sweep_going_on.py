@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fedlab.errors import DataError, ScenarioError, UsageError
+from fedlab.errors import DataError, NewerRun, ScenarioError, UsageError
+from fedlab.report.sweep import build
 from fedlab.sweeps import resume, sweep
 from tests.sweeps.conftest import tables
 
@@ -89,6 +90,24 @@ def test_another_sweep_is_refused_with_a_diff(tmp_path: Path) -> None:
         sweep(tables(sweep={"seed": [1]}), out=out)
 
 
+def test_a_long_diff_is_cut(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    sweep(tables(sweep={"seed": list(range(1, 4))}), out=out, workers=1)
+    with pytest.raises(UsageError, match="holds another sweep") as error:
+        sweep(tables(sweep={"seed": list(range(100, 130))}), out=out)
+    assert len(str(error.value).splitlines()) < 25 and "more lines\nGive --out" in str(error.value)
+
+
+def test_a_sweep_of_a_newer_fedlab_is_refused_by_name(tmp_path: Path) -> None:
+    out = tmp_path / "sweep"
+    sweep(tables(sweep={"seed": [1]}), out=out)
+    data = json.loads((out / "sweep.json").read_text())
+    (out / "sweep.json").write_text(json.dumps(data | {"schema": 2}))
+    for work in (lambda: resume(out), lambda: build(out)):
+        with pytest.raises(NewerRun, match="a newer fedlab wrote this run: schema 2"):
+            work()
+
+
 def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="not empty"):
@@ -99,7 +118,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["", "{", "[]", '{"schema": 2}', '{"schema": 1, "cells": [{"name": "../x"}]}']
+    "damage", ["", "{", "[]", '{"schema": 0}', '{"schema": 1, "cells": [{"name": "../x"}]}']
 )
 def test_a_damaged_sweep_is_an_error_that_names_the_file(tmp_path: Path, damage: str) -> None:
     out = tmp_path / "sweep"
@@ -117,7 +136,9 @@ def test_a_mistake_leaves_no_directory(tmp_path: Path) -> None:
 
 def test_what_changes_the_result_is_not_set_on_the_way(tmp_path: Path) -> None:
     sweep(tables(sweep={"seed": [1]}), out=tmp_path / "sweep")
-    with pytest.raises(UsageError, match=r"strategy\.rounds=9: changes the result"):
+    with pytest.raises(
+        UsageError, match=r"strategy\.rounds=9: expected a key that changes no result: runtime\.ex"
+    ):
         resume(tmp_path / "sweep", overrides=["strategy.rounds=9"])
 
 

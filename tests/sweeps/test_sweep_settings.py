@@ -77,6 +77,12 @@ def test_every_mistake_at_once_and_in_its_place() -> None:
     assert 'Did you mean "median"?' in found["sweep.strategy.aggregator.1"]
 
 
+def test_a_key_that_there_is_not_hides_no_other_mistake() -> None:
+    found = problems(tables(sweep={"clients.batchsize": [1, 2], "seed": [1, "two"], "strategy.round": [3]}))
+    assert sorted(found) == ["sweep.clients.batchsize", "sweep.seed.1", "sweep.strategy.round"]
+    assert 'Did you mean "batch_size"?' in found["sweep.clients.batchsize"]
+
+
 def test_a_mistake_of_two_values_together_names_both() -> None:
     """Each alone is sound: five clients, or a cohort of five where there are five."""
     found = problems(tables(sweep={"clients.count": [5, 2], "strategy.cohort": [2, 5], "seed": [1, 2]}))
