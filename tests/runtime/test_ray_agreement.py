@@ -51,9 +51,7 @@ def test_work_that_cannot_be_unpacked_says_which_module_is_missing() -> None:
 
 def test_auto_is_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://10.0.0.1")
-    with pytest.raises(
-        UsageError, match=r'^RAY_ADDRESS is "ray://10\.0\.0\.1"; expected "auto" or'
-    ):
+    with pytest.raises(UsageError, match=r'^RAY_ADDRESS is "ray://10\.0\.0\.1"; expected "auto" or'):
         outlook("auto")
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(BackendError, match=r'"auto" \(RAY_ADDRESS = "127\.0\.0\.1:1"\): no connection'):
