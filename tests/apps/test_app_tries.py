@@ -209,8 +209,23 @@ class TestSteps:
         told = other.to_dict(opened(CNN, progress=Quiet()).app)
         assert told["acts"] == "updates" and "train-loss" in told["guarantee"]
 
+    def test_steps_are_known_where_they_give_the_update(self, tmp_path: Path) -> None:
+        """Records of four numbers cannot be attacked; that each step is one of cross entropy was checked."""
+        folder = app(tmp_path, "flat_steps_app")
+        words = "dp-sgd:noise_multiplier=0.0,max_grad_norm=1e6"
+        plain, private = alone(words, path=folder.path, config="")
+        for one, other in zip(plain.sights, private.sights, strict=True):
+            assert close(one.after, other.after)
+
     def test_steps_that_are_not_known_are_not_taken(self, tmp_path: Path) -> None:
         folder = app(tmp_path, "unknown_steps_app")
+        task = folder.path / "unknown_steps_app" / "task.py"
+        task.write_text(
+            task.read_text().replace(
+                "F.cross_entropy(model(inputs[rows]), targets[rows])",
+                "F.multi_margin_loss(model(inputs[rows]), targets[rows])",
+            )
+        )
         _, (one,) = under("dp-sgd", path=folder.path, config="")
         assert one.seen is None and "whose own are not known" in one.why
 

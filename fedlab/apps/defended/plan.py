@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from fedlab.apps.defended.stepping import Stepping
 from fedlab.apps.defended.wishes import Wish
 from fedlab.apps.facts import Facts, watched
 from fedlab.apps.folder import Value
-from fedlab.apps.replay import compare
+from fedlab.apps.naming import match
+from fedlab.apps.replay import Comparison, compare
 from fedlab.apps.schedule import examples
 from fedlab.audit import Defense
 from fedlab.clients import ClientConfig, Federation, LocalRule
@@ -131,15 +132,21 @@ def plan(wish: Wish, first: Seen, clients: int, folder: Path, seed: int) -> Plan
 
 def _left_out(first: Seen) -> list[str]:
     """What the app adds to its own steps, if it does: steps that are computed anew are without it."""
-    if first.facts.view is None:
-        return []
-    sight, recording = watched(first.ran)[0]
-    found = compare(recording, sight.before, sight.after, first.facts.view.names)
+    found = _replayed(first)
     if found.distance is None or found.agrees:
         return []
     return [
         f"{found.words}; a clip or a penalty of the app's own is left out where its steps are computed anew"
     ]
+
+
+def _replayed(first: Seen) -> Comparison:
+    """The first update beside what the recorded steps of plain cross entropy give."""
+    sight, recording = watched(first.ran)[0]
+    network = unwrapped(recording.network or nn.Identity())
+    naming = match(sight.before, network.state_dict())
+    names = naming.names if naming is not None else {}
+    return compare(replace(recording, network=network), sight.before, sight.after, names)
 
 
 def client_config(first: Seen) -> ClientConfig:
@@ -180,7 +187,7 @@ def _actor(
     moves = moves_steps(rule, _learned(network, first.ran), inner)
     stepping = None
     if moves or looks_at_network(rule):
-        stepping = _stepping(wish, rule, network, inner, first.facts, moves=moves)
+        stepping = _stepping(wish, rule, network, inner, first, moves=moves)
         rule.meet(stepping.model)
     return RuleInClients(
         wish.label,
@@ -193,16 +200,18 @@ def _actor(
 
 
 def _stepping(
-    wish: Wish, rule: LocalRule, network: nn.Module | None, inner: torch.Size, facts: Facts, *, moves: bool
+    wish: Wish, rule: LocalRule, network: nn.Module | None, inner: torch.Size, first: Seen, *, moves: bool
 ) -> Stepping:
+    view, facts = first.facts.view, first.facts
     if network is None:
         raise UsageError(f"{wish.label} asks for the network, and no torch network was seen to be trained")
-    if facts.view is None and moves:
-        why = facts.obstacles[0] if facts.obstacles else "the app could not be read"
+    known = view is not None or (not rule.pixels and _replayed(first).agrees)
+    if moves and not known:
+        why = facts.obstacles[0].splitlines()[0] if facts.obstacles else "the app could not be read"
         raise UsageError(f"{wish.label} takes other steps than the app, whose own are not known: {why}")
-    if facts.view is None or not rule.pixels:
+    if view is None or not rule.pixels:
         return Stepping(network, inner)
-    return Stepping(network, inner, facts.view.pixels, facts.view.shape)
+    return Stepping(network, inner, view.pixels, view.shape)
 
 
 def _learned(network: nn.Module | None, ran: Ran) -> State:
