@@ -27,6 +27,7 @@ from fedlab.apps.looking import (
     set_aside,
     unfit,
 )
+from fedlab.apps.meaning import WEIGHTS, as_weights, meaning_of
 from fedlab.apps.messages import paired
 from fedlab.apps.notes import Fact, Notes
 from fedlab.apps.pixels import PixelRange
@@ -52,6 +53,7 @@ class View:
         personal: parameters that no message carries.
         shape: (C, H, W); pixels: from what clients fed their networks.
         disclosure: what of an update carries a value, by the optimizer that stepped.
+        meaning: of the arrays of an answer, a key of `fedlab.apps.meaning.MEANINGS`.
     """
 
     network: FromPixels
@@ -61,6 +63,7 @@ class View:
     pixels: PixelRange
     classes: int
     disclosure: Disclosure = NOTHING
+    meaning: str = WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +127,10 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
         if not notes.obstacles:
             raise
         return Facts(notes.facts, mode, told, None, notes.obstacles, notes.doubts)  # asked for nothing
+    meaning = meaning_of(sight, recording, naming.names)
+    if meaning != WEIGHTS:
+        notes.add("answers hold", meaning, "what the recorded steps give", "checked")
+        seen = [(as_weights(one, meaning), done) for one, done in seen]
     personal = unsent(network, list(naming.names.values()))
     if personal:
         notes.add(
@@ -154,6 +161,7 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
         pixels,
         classes,
         disclosed(recordings),
+        meaning,
     )
     if unable := unfit(view.network, shape, mode):
         notes.obstacles.append(unable)

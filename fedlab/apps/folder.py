@@ -181,6 +181,9 @@ def _references(app: Mapping[str, Any], mistakes: list[str]) -> dict[str, str]:
     if not isinstance(components, dict):
         mistakes.append("no table [tool.flwr.app.components]; expected serverapp and clientapp in it")
         return {}
+    if "agentapp" in components and not {"serverapp", "clientapp"} & components.keys():
+        mistakes.append("tool.flwr.app.components has an agentapp: an agent trains nothing with clients")
+        return {}
     found = {}
     for name in ("serverapp", "clientapp"):
         place, value = f"tool.flwr.app.components.{name}", components.get(name)

@@ -19,6 +19,7 @@ from torch import Tensor
 from fedlab.apps.architecture import PREFIX
 from fedlab.apps.contract import Arrays, Ran, Sight
 from fedlab.apps.facts import Key, View, watched
+from fedlab.apps.meaning import as_weights
 from fedlab.apps.messages import paired
 from fedlab.apps.schedule import examples
 from fedlab.audit import KnownConfig, Observation
@@ -86,7 +87,8 @@ def observations(
     """What the server saw, in the words of the network that takes pixels; of watched clients."""
     held = model.state()
     return [
-        _observation(sight, told[sight.round, sight.client], view, model, held) for sight, _ in watched(ran)
+        _observation(as_weights(sight, view.meaning), told[sight.round, sight.client], view, model, held)
+        for sight, _ in watched(ran)
     ]
 
 

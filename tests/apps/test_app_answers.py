@@ -17,8 +17,9 @@ from fedlab.apps.contract import Ran, Sight
 from fedlab.apps.facts import Facts, infer
 from fedlab.apps.given import Adapter
 from fedlab.apps.messages import numbers, paired, told, whole
-from fedlab.apps.recorded import bare
+from fedlab.apps.recorded import bare, observations
 from fedlab.audit import KnownConfig
+from fedlab.tasks import FunctionalModel
 
 SHAPE = (1, 4, 4)
 W, B = np.ones((2, 3), np.float32), np.zeros(3, np.float32)
@@ -105,6 +106,26 @@ class TestFacts:
         ran = other(ran_by_hand(mlp(), [batches([4], SHAPE)], names=numbered), **{"control/0": W})
         facts = infer(ran, Adapter())
         assert facts.view is not None and list(facts.view.names) == ["0", "1", "2", "3"]
+
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_changes_are_told_from_weights(self, sign: int) -> None:
+        """What is attacked is the same update as that of an app that sends weights."""
+        plain = ran_by_hand(mlp(), [batches([4], SHAPE)])
+        before, after = plain.sights[0].before, plain.sights[0].after
+        change = {key: sign * (after[key] - before[key]) for key in before}
+        moved = replace(plain, sights=[replace(plain.sights[0], after=change)])
+        facts, usual = infer(moved, Adapter()), infer(plain, Adapter())
+        assert facts.view is not None and usual.view is not None and facts.doubts == []
+        told = fact(facts, "answers hold")
+        assert told == "the change of the weights" + ("" if sign > 0 else ", with its sign turned")
+        assert not any(one.name == "answers hold" for one in usual.listed)
+        model = FunctionalModel(facts.view.network, SHAPE)
+        (found,), (same,) = (
+            observations(ran, one.told, one.view, model)  # type: ignore[arg-type]
+            for ran, one in ((moved, facts), (plain, usual))
+        )
+        for name, value in same.update.items():
+            assert torch.allclose(found.update[name], value, atol=1e-7)
 
     def test_answers_that_are_no_weights_are_an_obstacle(self) -> None:
         """Embeddings of vertical learning, say."""

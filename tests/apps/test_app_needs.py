@@ -95,3 +95,9 @@ def test_evaluations_that_fail_are_counted(tmp_path: Path) -> None:
     assert found.failed == 0
     assert found.unevaluated.startswith("3 of 3 evaluations failed on the clients; the first: ZeroDivision")
     assert ran(app(tmp_path / "b", "able"), rounds=1).unevaluated == ""
+
+
+def test_an_app_of_agents_has_no_clients(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.flwr.app.components]\nagentapp = "a.b:app"\n')
+    with pytest.raises(BadApp, match="1 mistake\n.*agentapp: an agent trains nothing"):
+        read(tmp_path)
