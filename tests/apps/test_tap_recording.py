@@ -13,13 +13,20 @@ from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+from fedlab.apps.architecture import FromPixels
+from fedlab.apps.contract import Sight
+from fedlab.apps.facts import View
+from fedlab.apps.pixels import stated
+from fedlab.apps.recorded import bare
 from fedlab.apps.tap import CELL, NAME, attack_recording
 from fedlab.apps.tap.recording import Recording
+from fedlab.apps.tap.translated import translated
 from fedlab.apps.tap.watching import Watch
-from fedlab.audit import archive
+from fedlab.audit import KnownConfig, archive
 from fedlab.errors import BadGate, MissingFacts, UsageError
 from fedlab.report import build
 from fedlab.runtime._flower import enter_run
+from fedlab.tasks import FunctionalModel
 from tests.apps.tap_by_hand import EXACT, EXAMPLES, arrays, recorded, stating
 
 CNN = EXAMPLES / "pytorch-cnn"
@@ -251,3 +258,21 @@ def test_messages_that_could_not_be_sent_belong_to_nobody(tmp_path: Path) -> Non
     watch.sent(["", sent[1].metadata.message_id], sent)  # as Flower's Grids tell of it
     watch.arrived([trained(sent[1])])
     assert json.loads((tmp_path / NAME).read_text())["clients"] == 1
+
+
+def test_statistics_of_batch_norm_are_told_apart_again() -> None:
+    """They are recorded among what moved: only the network says that they are no parameters."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2), torch.nn.BatchNorm1d(2))
+    pixels = stated((0.0,), (1.0,), 1)
+    names = {str(place): name for place, name in enumerate(network.state_dict())}
+    view = View(FromPixels(network, pixels, (1, 2, 2)), names, frozenset(), (1, 2, 2), pixels, 2)
+    model = FunctionalModel(view.network, view.shape)
+    sent = {key: network.state_dict()[name].numpy().copy() for key, name in names.items()}
+    back = {key: value + (key != "6") for key, value in sent.items()} | {"6": sent["6"] + 1}
+    seen = bare(Sight(1, 0, sent, back), KnownConfig())
+    found = translated(seen, KnownConfig(local_steps=1), view, model)
+    assert list(found.update) == [f"network.{one}" for one in ("1.weight", "1.bias", "2.weight", "2.bias")]
+    assert all(bool(((value - 1.0).abs() < 1e-6).all()) for value in found.update.values())
+    assert found.buffers_before["network.2.running_var"].tolist() == [1.0, 1.0]
+    assert found.buffers_after["network.2.running_var"].tolist() == [2.0, 2.0]
+    assert found.config.local_steps == 1

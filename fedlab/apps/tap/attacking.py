@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,30 @@ import torch
 
 from fedlab import plugins, seeds
 from fedlab.apps import folder as folders
-from fedlab.apps.architecture import PREFIX
 from fedlab.apps.asked import ATTACKS, VICTIMS, toml_of
 from fedlab.apps.facts import Facts, View
 from fedlab.apps.given import given
 from fedlab.apps.loading import forget, load
 from fedlab.apps.tap import CELL
+from fedlab.apps.tap.claiming import claims, images_of
 from fedlab.apps.tap.facts import infer
 from fedlab.apps.tap.recording import Recording, scenario_of
-from fedlab.apps.tap.replayed import replayed
-from fedlab.audit import Attack, KnownConfig, Observation, Reconstruction, ThreatModel, Victim
+from fedlab.apps.tap.translated import translated
+from fedlab.audit import Attack, Observation, ThreatModel, Victim
 from fedlab.errors import MissingFacts, UsageError
 from fedlab.experiment.asked import attack_entry
-from fedlab.experiment.attacking import AttackAnswer, AttackJob, attack, lost
+from fedlab.experiment.attacking import AttackJob, attack, lost
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.provenance import describe_model
 from fedlab.foreign import clean
 from fedlab.progress import Progress, Quiet, SideBySide
 from fedlab.report import AuditReport, build
-from fedlab.report.deployment import FACTS, KIND
+from fedlab.report.deployment import FACTS
 from fedlab.runtime import InlineExecutor
 from fedlab.scenario import Scenario
 from fedlab.scenario import load as load_scenario
 from fedlab.scenario.loading import tables
-from fedlab.tasks import FunctionalModel, State
+from fedlab.tasks import FunctionalModel
 from fedlab.tasks.task import cross_entropy
 
 
@@ -134,7 +133,7 @@ def _attack(
 ) -> None:
     model = FunctionalModel(view.network, view.shape)
     chosen = _chosen(recording.seen, seed)
-    seen = [_observation(one, facts.told[one.round, one.client], view, model) for one in chosen]
+    seen = [translated(one, facts.told[one.round, one.client], view, model) for one in chosen]
     shared = {name for one in seen for name in one.update}
     personal = frozenset(model.parameter_names) - shared
     victim = Victim(model, cross_entropy, view.shape, view.classes, personal)
@@ -171,10 +170,10 @@ def _attack(
         job, entry = jobs[index], entries[index]
         stem = f"attacks/{CELL}/{job.label}"
         (directory.path / f"{stem}.safetensors").unlink(missing_ok=True)
-        images = _images(answer, seen) if include_samples else {}
+        images = images_of(answer, seen) if include_samples else {}
         if images:
             directory.write_tensors(f"{stem}.safetensors", images)
-        directory.write_json(f"{stem}.json", _claims(job, answer, entry["name"]))
+        directory.write_json(f"{stem}.json", claims(job, answer, entry["name"]))
         directory.event("attacked", cell=CELL, attack=job.label, error=answer.error)
         watched.finish(index, answer.error or "")
 
@@ -183,80 +182,3 @@ def _chosen(seen: Sequence[Observation], seed: int) -> list[Observation]:
     """Whom to attack: all, or as many as are attacked at most."""
     order = torch.randperm(len(seen), generator=seeds.torch_generator(seed, "victims")).tolist()
     return [seen[index] for index in sorted(order[:VICTIMS])]
-
-
-def _observation(one: Observation, told: KnownConfig, view: View, model: FunctionalModel) -> Observation:
-    """A recorded update in the words of the network that takes pixels."""
-    held = model.state()
-    before, update, after = (
-        _named(values, view, held)
-        for values in (one.before | one.buffers_before, one.update, one.buffers_after)
-    )
-    # Statistics of batch norm were recorded as what moved; what no message carries stays as it is here.
-    after |= {name: before[name] + update[name] for name in model.buffer_names if name in update}
-    learned = [name for name in model.parameter_names if name in update]
-    return Observation(
-        round=one.round,
-        client=one.client,
-        before={name: before[name] for name in learned},
-        update={name: update[name] for name in learned},
-        buffers_before={name: before.get(name, held[name]) for name in model.buffer_names},
-        buffers_after={name: after.get(name, held[name]) for name in model.buffer_names},
-        config=told,
-        examples=one.examples,
-    )
-
-
-def _named(values: State, view: View, held: State) -> State:
-    found = {}
-    for key, value in values.items():
-        name = PREFIX + view.names[key] if key in view.names else ""
-        if name in held:
-            found[name] = value.to(held[name].dtype).reshape(held[name].shape)
-    return found
-
-
-def _claims(job: AttackJob, answer: AttackAnswer, plugin: str) -> dict[str, Any]:
-    """What attacks/<cell>/<label>.json holds."""
-    return {
-        "kind": KIND,
-        "attack": job.label,
-        "plugin": plugin,
-        "paper": job.attack.paper,
-        "needs": sorted(job.attack.needs),
-        "server": job.attack.server,
-        "threat": asdict(job.threat),
-        "threat_label": "",
-        "error": answer.error,
-        "failed": answer.failed,
-        "victims": _claimed(answer.victims, job),
-        "control": _claimed(answer.control, job),
-    }
-
-
-def _claimed(answers: Sequence[Reconstruction], job: AttackJob) -> list[dict[str, Any]]:
-    return [
-        clean(
-            {
-                "round": place.round,
-                "client": place.client,
-                "images": 0 if one.images is None else len(one.images),
-                "labels": None if one.labels is None else one.labels.tolist(),
-                "residual": one.residual,
-                "replayed": replayed(one, place, job.victim),
-                "refusal": one.refusal,
-                "certificates": [found.to_dict() for found in one.certificates],
-                "details": dict(one.details),
-            }
-        )
-        for one, place in zip(answers, job.observations, strict=bool(answers))
-    ]
-
-
-def _images(answer: AttackAnswer, seen: Sequence[Observation]) -> State:
-    return {
-        f"{kind}/{place.round}-{place.client}": one.images.clone()
-        for kind, answers in (("victim", answer.victims), ("control", answer.control))
-        for one, place in zip(answers, seen, strict=bool(answers))
-        if one.images is not None
-    }
