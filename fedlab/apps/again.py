@@ -18,7 +18,8 @@ from fedlab.apps.audit import Audit, opened, proceed, tries_of, witnessed
 from fedlab.apps.defended.plan import Seen
 from fedlab.apps.defended.wishes import AS_IT_IS
 from fedlab.apps.same import changed, difference, kept
-from fedlab.apps.trying import NAME, Prepared, prepared, under
+from fedlab.apps.trying import NAME, Prepared, prepared
+from fedlab.apps.trying import under as cell_of
 from fedlab.errors import DataError, Interrupted, UsageError
 from fedlab.experiment import resuming
 from fedlab.experiment.again import DEFAULT, additions, check_finished, check_truth, telling, wished
@@ -122,6 +123,7 @@ def asked_of(directory: RunDirectory) -> dict[str, Any]:
     Raises:
         UsageError: it is no audit of an app, or an earlier version wrote it.
     """
+    resuming.no_recording(directory)
     asked = directory.manifest.get("asked")
     if isinstance(asked, dict):
         return {key: value for key, value in asked.items() if key != "code"}
@@ -172,7 +174,7 @@ def _cells(
     for one in chain([as_it_is], tries):  # no try runs if the app as it is differs
         if one is None or one.facts.view is None:
             continue
-        written = under(settings, one)
+        written = cell_of(settings, one)
         if written.cell.name not in left:
             continue
         left.remove(written.cell.name)

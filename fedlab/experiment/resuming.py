@@ -30,12 +30,26 @@ def untrained(directory: RunDirectory) -> bool:
     return not any((directory.path / name).exists() for name in left)
 
 
+def no_recording(directory: RunDirectory) -> None:
+    """Whether a run is anything but what was recorded of a deployment, whose clients are not here.
+
+    Raises:
+        UsageError: it is a recording.
+    """
+    if "deployment" in directory.manifest:
+        raise UsageError(
+            f"{directory.path} is a recording of a deployment, whose clients are not here. Attack what"
+            f" was recorded: fedlab attack {directory.path} --app APP; or record another run: fedlab tap"
+        )
+
+
 def no_app(directory: RunDirectory, command: str) -> None:
     """Whether a scenario says all that a run needs; an app has to be run by itself.
 
     Raises:
-        UsageError: the run is an audit of a Flower app.
+        UsageError: the run is an audit of a Flower app, or a recording of a deployment.
     """
+    no_recording(directory)
     if "asked" in directory.manifest:
         raise UsageError(
             f"{directory.path} is an audit of a Flower app; expected a run of a scenario. Give the command"

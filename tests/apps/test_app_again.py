@@ -284,6 +284,12 @@ class TestResume:
             resume_app(run, force=True)
         assert manifest(run)["versions"]["torch"] == torch.__version__
 
+    def test_a_recording_of_a_deployment_has_nobody_to_go_on_with(self, run: Path) -> None:
+        mark(run, status="interrupted", asked=None, deployment={"run_id": 1})
+        for resume in (resume_app, fedlab.resume):
+            with pytest.raises(UsageError, match=r"fedlab attack .* --app"):
+                resume(run)
+
 
 class TestSame:
     def seen(self, value: float = 1.0) -> Observation:
