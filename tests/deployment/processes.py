@@ -42,6 +42,7 @@ class Flower:
             "FLWR_HOME": str(home),
             "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.port),
             "FLWR_LOCAL_CONTROL_API_PORT": str(free_port()),
+            "RAY_ADDRESS": "local",  # Flower's engine would join any cluster that runs on this machine
             "OMP_NUM_THREADS": "1",
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         }

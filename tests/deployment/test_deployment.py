@@ -9,6 +9,7 @@ import re
 import shlex
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +58,21 @@ def scenario(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def flower(tmp_path: Path) -> Iterator[Flower]:
-    flower = Flower(tmp_path / "home")
+@contextmanager
+def at_home(home: Path) -> Iterator[Flower]:
+    """Flower's commands, and no process of theirs afterwards."""
+    flower = Flower(home)
     try:
         yield flower
     finally:
         flower.end()
     assert flower.processes() == []
+
+
+@pytest.fixture
+def flower(tmp_path: Path) -> Iterator[Flower]:
+    with at_home(tmp_path / "home") as flower:
+        yield flower
 
 
 PAGE = (ROOT / "docs" / "flower.md").read_text()
@@ -125,55 +133,64 @@ def test_flwr_run_on_flowers_own_engine(flower: Flower, scenario: Path, tmp_path
     check_like_the_simulation(run, outcome(run, flower), tmp_path / "three.toml", tmp_path / "ours")
 
 
-def deployed(flower: Flower, scenario: Path, tmp_path: Path) -> Path:
-    """The run directory of the scenario on a SuperLink with two SuperNodes."""
-    port = str(flower.port)
-    (link,) = (
-        flower.start(*one) for one in commands("flower-superlink", "flower-superlink", **{"8000": port})
-    )
-    wait_for(lambda: "Uvicorn running" in flower.logs() or link.poll() is not None, 60, flower.logs)
-    ports = {"8000": port, "9094": str(free_port()), "9095": str(free_port())}
-    for node in commands("flower-superlink", "flower-supernode", **ports):
-        flower.start(*node)
-    (flower.home / "config.toml").write_text(block("toml", "superlink.mine").replace("8000", port))
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+    """A SuperLink with two SuperNodes, which serve one run after the other."""
+    with at_home(tmp_path_factory.mktemp("federation") / "home") as flower:
+        port = str(flower.port)
+        (link,) = (
+            flower.start(*one) for one in commands("flower-superlink", "flower-superlink", **{"8000": port})
+        )
+        wait_for(lambda: "Uvicorn running" in flower.logs() or link.poll() is not None, 60, flower.logs)
+        ports = {"8000": port, "9094": str(free_port()), "9095": str(free_port())}
+        for node in commands("flower-superlink", "flower-supernode", **ports):
+            flower.start(*node)
+        (flower.home / "config.toml").write_text(block("toml", "superlink.mine").replace("8000", port))
+        yield flower
+
+
+def deployed(federation: Flower, scenario: Path, tmp_path: Path) -> Path:
+    """The run directory of the scenario on it."""
     run = tmp_path / "run"
     changes = {"quickstart": str(scenario), "$PWD/runs/deployed": str(run)}
     (command,) = commands("flwr run . mine", "flwr run", **changes)
-    flower.call(*command, timeout=120)
+    federation.call(*command, timeout=120)
     manifest = run / "manifest.json"
     wait_for(
         lambda: manifest.is_file() and json.loads(manifest.read_text())["status"] != "running",
         240,
-        flower.logs,
+        federation.logs,
     )
     return run
 
 
-def test_superlink_and_two_supernodes(flower: Flower, scenario: Path, tmp_path: Path) -> None:
-    run = deployed(flower, scenario, tmp_path)
-    check_like_the_simulation(run, outcome(run, flower), scenario, tmp_path / "ours")
+def test_superlink_and_two_supernodes(federation: Flower, scenario: Path, tmp_path: Path) -> None:
+    run = deployed(federation, scenario, tmp_path)
+    check_like_the_simulation(run, outcome(run, federation), scenario, tmp_path / "ours")
 
 
 BUFFERED = """
 [strategy]
 name = "fedbuff"
-rounds = 3
+rounds = 2
 cohort = 2
-options = { concurrency = 2, max_participations = 3 }
+options = { concurrency = 2, max_participations = 2 }
 """
 
 
-def test_fedbuff_on_a_superlink_with_two_supernodes(flower: Flower, scenario: Path, tmp_path: Path) -> None:
-    """Who is first is up to the processes; that each is asked three times, for three models, is not."""
+def test_fedbuff_on_a_superlink_with_two_supernodes(
+    federation: Flower, scenario: Path, tmp_path: Path
+) -> None:
+    """Who is first is up to the processes; that each is asked twice, for two models, is not."""
     scenario.write_text(scenario.read_text().replace("[strategy]\nrounds = 2\n", BUFFERED.strip() + "\n"))
-    run = deployed(flower, scenario, tmp_path)
-    outcome(run, flower)
+    run = deployed(federation, scenario, tmp_path)
+    outcome(run, federation)
     (cell,) = json.loads((run / "metrics.json").read_text())["cells"].values()
-    assert cell["traffic"]["downloads"] == cell["traffic"]["uploads"] == 6
+    assert cell["traffic"]["downloads"] == cell["traffic"]["uploads"] == 4
     assert cell["traffic"]["clock"] == "real" and cell["failures"] == 0
     schedule = cell["schedule"]
-    assert sum(count for _, count in schedule["staleness"]) == 6 and schedule["left_in_buffer"] == 0
-    assert cell["rounds"][-1]["round"] == 3
+    assert sum(count for _, count in schedule["staleness"]) == 4 and schedule["left_in_buffer"] == 0
+    assert cell["rounds"][-1]["round"] == 2
 
 
 def test_the_bundle_holds_scenarios_and_no_code(flower: Flower, tmp_path: Path) -> None:
