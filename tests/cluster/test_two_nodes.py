@@ -1,4 +1,7 @@
-"""Scenarios on a Ray cluster of two nodes, which are processes on this machine."""
+"""Scenarios on a Ray cluster of two nodes, which are processes on this machine; `make test-cluster`.
+
+What the executor does on such a cluster is in tests/runtime, with the tests that always run.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ from two_nodes import Losing, result
 from fedlab.errors import BackendError
 from fedlab.runtime.ray.outlook import outlook
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.cluster]
+
+SPREAD: dict[str, Any] = {"workers": 2, "placement": "spread"}
+"""One on each node."""
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    found.add_node(num_cpus=2, num_gpus=1)
+    found.add_node(num_cpus=2)
     yield found
     ray.shutdown()
     found.shutdown()
@@ -35,7 +41,7 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_a_scenario_runs_on_both_nodes_and_leaves_the_cluster_running(
     cluster: Cluster, inline: dict[str, Any], tmp_path: Path
 ) -> None:
-    found = result(tmp_path / "run", address=cluster.address, placement="spread")
+    found = result(tmp_path / "run", address=cluster.address, **SPREAD)
     assert found == inline
     assert not ray.is_initialized(), "the cluster is left"
     there = outlook(cluster.address)
@@ -47,7 +53,7 @@ def test_a_node_that_dies_in_the_middle_changes_nothing(
     cluster: Cluster, inline: dict[str, Any], tmp_path: Path
 ) -> None:
     """What its workers had is done again on the node that is left."""
-    assert result(tmp_path / "run", Losing(cluster), address=cluster.address) == inline
+    assert result(tmp_path / "run", Losing(cluster), address=cluster.address, **SPREAD) == inline
     assert len(outlook(cluster.address).nodes) == 1
 
 
