@@ -239,7 +239,7 @@ def report(
         written(audit)
     if status := _unfinished(audit.data):
         stderr().print(
-            f"note: this run is marked {status}: parts of it are missing; {_remedy(status, directory)}",
+            f"note: this run is marked {status}: parts of it are missing; {_remedy(audit.data, directory)}",
             markup=False,
             soft_wrap=True,
         )
@@ -252,9 +252,11 @@ def _unfinished(data: dict[str, Any]) -> str:
     return "" if status == "finished" else status
 
 
-def _remedy(status: str, directory: Path) -> str:
+def _remedy(data: dict[str, Any], directory: Path) -> str:
     """What may be done about it."""
-    if status == "failed":
+    if data.get("deployment"):
+        return f"what was recorded until then can be attacked: fedlab attack {directory} --app APP"
+    if _unfinished(data) == "failed":
         return f"fedlab resume {directory} would fail again, unless the cause lay outside and is gone"
     return f"fedlab resume {directory} goes on"
 
