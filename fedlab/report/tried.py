@@ -27,6 +27,7 @@ NONE = "no formal guarantee: "
 FINDINGS = {
     "base": "",
     "stops": "stops it",
+    "shows": "no image, yet above control",
     "declined": "attack no longer applies",
     "lessens": "leaks less",
     "same": "does not stop it",
@@ -35,7 +36,7 @@ FINDINGS = {
     "failed": "could not be tried",
 }
 """What a try came to, in words."""
-HELPS = ("stops", "declined", "lessens")
+HELPS = ("stops", "shows", "declined", "lessens")
 """Findings whose lines to change are shown."""
 
 _LEAK = (
@@ -186,5 +187,5 @@ def _finding(mine: Row, base: Row) -> str:
         silent = any(one["level"] in UNTRIED for one in mine["unanswered"])
         return "unknown" if silent else "declined"
     if LEVELS[leak["level"]].rank < RECOVERED:
-        return "stops"
+        return "stops" if leak["level"] == "control" else "shows"
     return "lessens" if leak["fraction_recovered"] < before["fraction_recovered"] else "same"

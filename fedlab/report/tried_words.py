@@ -89,8 +89,13 @@ def _recommended(tries: list[Row]) -> Iterator[str]:
     if "stops" in by:
         each = "; ".join(f"{one['label']} stops it and {price(one)}" for one in by["stops"])
         yield f"Of what was tried, {each}."
-    elif "declined" not in by:
+    elif not by.keys() & {"shows", "declined"}:
         yield "Nothing of what was tried stops it."
+    for one in by.get("shows", []):
+        yield (
+            f"Under {one['label']} no image is recovered, though more shows than in the control; it"
+            f" {price(one)}."
+        )
     if "declined" in by:
         yield (
             f"Under {_names(by['declined'])} no attack of this run applies any more, which is no proof"
@@ -156,6 +161,7 @@ def sentence(row: Row, base: Row) -> str:
     )
     verdict = {
         "stops": "stops it",
+        "shows": "lets no image be recovered, though more shows than in the control",
         "lessens": "leaks less, and does not stop it",
         "same": "does not stop it",
         "idle": "had nothing to stop",

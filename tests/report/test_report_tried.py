@@ -16,6 +16,7 @@ from fake_run import write_run
 from fedlab.errors import DataError
 from fedlab.report import AuditReport, build
 from fedlab.report.export import exported
+from fedlab.report.tried import _finding
 from fedlab.report.tried_words import headline, price, sentence
 
 SAMPLE = json.loads((Path(__file__).parent / "data" / "tried.json").read_text())["tried"]
@@ -80,7 +81,7 @@ def test_a_row_per_try_and_one_for_the_app_as_it_is(told: AuditReport) -> None:
     dropout-inversion still takes all; under dp-sgd nothing is recovered."""
     rows = told.data["tried"]["rows"]
     assert [row["label"] for row in rows] == ["as it is", "dp-sgd", "no-first-bias", "soteria"]
-    assert [row["finding"] for row in rows] == ["base", "stops", "same", "failed"]
+    assert [row["finding"] for row in rows] == ["base", "shows", "same", "failed"]
     base, dp, bias, failed = rows
     leak = base["leak"]
     assert (leak["attack"], leak["recovered"], leak["images"]) == ("linear-layer", 8, 8)
@@ -97,8 +98,9 @@ def test_the_headline_recommends_what_stops_it_with_its_price(told: AuditReport)
     text = told.data["tried"]["headline"]
     assert text.startswith("As it is, linear-layer recovers 8 of 8 images (median ")
     assert re.search(
-        r"Of what was tried, dp-sgd stops it and costs 22\.7 percentage points of accuracy"
-        r" \(95 %: 1\d\.\d to 2\d\.\d\)\. no-first-bias does not stop it\. Nothing is known of soteria\.",
+        r"Under dp-sgd no image is recovered, though more shows than in the control; it costs 22\.7"
+        r" percentage points of accuracy \(95 %: 1\d\.\d to 2\d\.\d\)\. no-first-bias does not stop it\."
+        r" Nothing is known of soteria\.",
         text,
     )
     sentences = told.data["tried"]["sentences"]
@@ -177,6 +179,32 @@ def row(label: str, finding: str, **more: Any) -> dict[str, Any]:
 
 
 BASE = row("as it is", "base")
+
+
+def test_what_stops_it_is_recommended_first() -> None:
+    silent = row("a", "stops", accuracy_cost_ci95=[0.004, 0.036])
+    text = headline([BASE, row("b", "same"), silent], 3, 10)
+    assert text.endswith(
+        "Of what was tried, a stops it and costs 2.0 percentage points of accuracy (95 %: 0.4 to 3.6)."
+        " b does not stop it."
+    )
+
+
+@pytest.mark.parametrize(
+    ("level", "recovered", "finding"),
+    [("control", 0, "stops"), ("above", 0, "shows"), ("some", 2, "lessens"), ("copy", 4, "same")],
+)
+def test_findings(level: str, recovered: int, finding: str) -> None:
+    def measured(level: str, recovered: int) -> dict[str, Any]:
+        leak = {"level": level, "fraction_recovered": recovered / 4}
+        return {"leak": leak, "unanswered": []}
+
+    base = measured("copy", 4)
+    assert _finding(measured(level, recovered), base) == finding
+    assert _finding(measured(level, recovered), measured("above", 0)) == "idle"
+    for state, come in (("refused", "declined"), ("failed", "unknown"), ("unattacked", "unknown")):
+        assert _finding({"leak": None, "unanswered": [{"level": state}]}, base) == come
+    assert _finding({"leak": None, "unanswered": []}, base) == "unknown"
 
 
 def test_what_nothing_stops_is_said() -> None:
@@ -280,5 +308,5 @@ def test_the_terminal_shows_them_side_by_side(told: AuditReport, capsys: pytest.
     assert tried({"tried": None}) is None
     stdout().print(tried(told.data))
     text = capsys.readouterr().out
-    assert re.search(r"dp-sgd +stops it +0 of 8", text) and "stand in the report" in text
+    assert re.search(r"dp-sgd +no image, yet above control +0 of 8", text) and "stand in the report" in text
     assert "soteria could not be tried: no layer fc9\n" in text
