@@ -66,7 +66,7 @@ def infer(job: MembershipJob, report: Callable[[int, int], None]) -> MembershipA
         if not job.targets:
             raise NotApplicable(
                 "nobody to ask about: no target client, or no test record with a label of its records is"
-                " left beside the attacker's own"
+                " left beside the attacker's own (of an app, none is known that its clients did not use)"
             )
         for index, target in enumerate(job.targets):
             found: list[Tensor | None] = []

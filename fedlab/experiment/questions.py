@@ -155,8 +155,13 @@ def _used(trained: Trained, observations: Sequence[Observation]) -> Ids:
 
 
 def _pool(trained: Trained) -> Ids:
-    """Test records to ask about: half of them, for an attacker may need some of its own."""
+    """Test records to ask about: half of them, for an attacker may need some of its own.
+
+    None where an app's clients were watched: no record is known that none of them used.
+    """
     test = trained.task.test
+    if trained.used is not None:
+        return np.empty(0, dtype=np.int64)
     order = seeds.numpy_generator(trained.cell.seed, "non-members").permutation(len(test))
     return np.asarray(order[: len(order) // 2], dtype=np.int64)
 

@@ -218,6 +218,15 @@ class TestAttack:
         (answer,) = (run / "attacks").rglob("imprint@server-malicious.json")
         assert "app's clients" in json.loads(answer.read_text())["error"]
 
+    def test_nobody_is_asked_about_where_no_record_is_known_that_was_not_used(
+        self, base: tuple[AppFolder, Path], run: Path
+    ) -> None:
+        """The records of an app are those of its clients: a non-member drawn from them may be a member."""
+        with fresh(base[0]):
+            report = attack_app(run, attacks=["membership-loss"])
+        (row,) = report.data["membership"]
+        assert row["level"] == "refused" and row["auc"] is None
+
     def test_from_python_it_is_named(self, run: Path) -> None:
         with pytest.raises(UsageError, match=r"fedlab\.apps\.attack_app"):
             fedlab.attack(run)
