@@ -31,6 +31,10 @@ NO_SCORE = (
 )
 UNSCORED = ("attack", "membership", "utility")
 """Subjects of gates whose figures need the truth, or a test set."""
+INPUT = (
+    "A picture can identify a person however little of the update it explains. This report is an input to a"
+    " data protection impact assessment, not a substitute for one."
+)
 MOST_IMAGES = 8
 
 Row = dict[str, Any]
@@ -84,11 +88,11 @@ def with_deployment(data: Row, run: Run) -> Row:
     if found is None:
         return data | {"deployment": None}
     verdict = data["verdict"] | {"headline": found["headline"], "findings": []}
-    return data | {"deployment": found, "verdict": verdict, "limits": _limits(run, found, data["limits"])}
+    return data | {"deployment": found, "verdict": verdict, "limits": _limits(run, found)}
 
 
-def _limits(run: Run, found: Row, of_any_run: list[str]) -> list[str]:
-    """In place of sentences about scores, of which there are none; the last one holds for any run."""
+def _limits(run: Run, found: Row) -> list[str]:
+    """In place of sentences about scores, of which there are none."""
     status = str(run.manifest.get("status", "unknown"))
     cut = f"This run is marked “{status}”: what follows is what was recorded until then."
     names = [one["attack"] for one in found["attacks"]]
@@ -108,7 +112,7 @@ def _limits(run: Run, found: Row, of_any_run: list[str]) -> list[str]:
         tried if names else untried,
         *doubts,
         only,
-        *of_any_run[-1:],
+        INPUT,
     ]
 
 
