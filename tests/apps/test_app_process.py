@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +21,7 @@ from fedlab.errors import (
     BackendError,
     BadApp,
     FedlabError,
+    Interrupted,
     MissingFacts,
     ScenarioError,
     UnknownName,
@@ -85,6 +88,32 @@ def test_what_ends_after_the_app_is_no_fault_of_the_app() -> None:
     start = {"kind": "start", "job": "attack x with y", "total": 3}
     with pytest.raises(BackendError, match="during: attack x with y"):
         told(done, start).outcome(-9)
+
+
+def test_who_stops_it_is_told_how_to_go_on() -> None:
+    last = {"kind": "error", "error": "Interrupted", "text": "fedlab resume runs/x-1"}
+    for stopped in (True, False):  # the caller was stopped, or the child alone
+        with pytest.raises(Interrupted, match="fedlab resume runs/x-1"):
+            told(last).outcome(5, stopped=stopped)
+    with pytest.raises(Interrupted, match="stopped by the user"):
+        told().outcome(-15, stopped=True)
+
+
+def test_half_a_line_of_a_child_that_was_killed_is_no_fault() -> None:
+    heard = apart._Told(Heard())
+    child = SimpleNamespace(stdout=io.StringIO('{"kind": "message", "text": "whole"}\n{"kind": "mess'))
+    heard.listen(child)  # type: ignore[arg-type]
+    assert isinstance(heard.progress, Heard) and heard.progress.lines == ["whole"]
+
+
+def test_a_child_whose_caller_is_gone_tells_nobody() -> None:
+    """An attack that told of its progress then would fail for that, and its failure be kept as an answer."""
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w", encoding="utf-8") as stream:
+        Wire(stream).advance("attack", 1)
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()
 
 
 @pytest.mark.parametrize(
