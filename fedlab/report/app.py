@@ -33,6 +33,12 @@ MEANING = {
     "optimizer": "how a step is made",
     "update": "whether what was recorded gives the update that was sent",
     "evaluation": "where the accuracy comes from",
+    "update tells": "what an attacker can read off the way in which steps are made",
+    "answers": "which parts of an answer are parts of what was sent",
+    "answers hold": "what the numbers of an answer are",
+    "sent to clients": "what every client gets",
+    "answered": "what a client sends back",
+    "records": "how much clients say they have",
     "stays with the clients": "parts of the network that are never sent",
     "clients also tell": "figures that clients send beside their update",
 }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fedlab.audit.scoring import binomial_interval
+from fedlab.report.app import NAME as APP
 from fedlab.report.course import told
 from fedlab.report.knowledge import KNOWLEDGE, UNAWARE, granted
 from fedlab.report.reading import LEVELS, UNTRIED, assumed, listed, mode_word, namer, percent, plural, several
@@ -247,6 +248,12 @@ def _victims(run: Run) -> list[str]:
             observed, empty, eligible = (int(truth[key]) for key in ("observed", "empty", "eligible"))
             if observed == 0 and run.metrics.get(cell, {}).get("tasks"):
                 continue  # nothing is observed of several tasks, and nothing is said of what leaks
+            if chosen == 0 and run.file(APP).is_file():
+                found.append(
+                    f"{cell}: nothing was attacked, for the reason that stands above the facts on the app."
+                    " That says nothing about what leaks."
+                )
+                continue
             if observed == 0:
                 found.append(
                     f"{cell}: nothing was attacked, for no valid update of the observed rounds reached the"

@@ -11,6 +11,7 @@ import torch
 from app_by_hand import batches, numbered, ran_by_hand
 from app_in_folder import app, ran
 from flwr.app import Array
+from test_app_audit import audited
 from torch import nn
 
 from fedlab.apps.contract import Ran, Sight
@@ -167,3 +168,11 @@ class TestFacts:
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 def test_numbers_of_any_type(kind: str) -> None:
     assert np.array_equal(numbers(Array(W.astype(kind))), W)  # type: ignore[arg-type]
+
+
+def test_a_report_on_what_was_not_attacked_does_not_send_for_more_rounds(tmp_path: Path) -> None:
+    run = replace(ran_by_hand(mlp(), [batches([4], SHAPE)]), recordings={})
+    report = audited(run, tmp_path)
+    told_limits = " ".join(map(str, report.data["limits"]))
+    assert "for the reason that stands above the facts on the app" in told_limits
+    assert "observe more rounds" not in told_limits
