@@ -118,7 +118,7 @@ def completed(given: Mapping[str, object], ask: Callable[[str, str], str] | None
     base = Choices()
     chosen = dict(given)
     if ask is not None:
-        chosen |= asked(chosen, ask, base, _pixels)
+        chosen |= asked(chosen, ask, base)
     for key, kind in (("dataset", "datasets"), ("model", "models")):
         _known(kind, [str(chosen.get(key, getattr(base, key)))])
     if chosen.get("training", base.training) not in TRAINING:
@@ -138,6 +138,9 @@ def completed(given: Mapping[str, object], ask: Callable[[str, str], str] | None
                 f"the records of {found.dataset} are no pixels in [0, 1], and attacks are scored on pixels;"
                 " leave out --attack, or take a data set of images"
             )
+        if chosen.get("attacks"):
+            told = f"no attack: they are scored on pixels, and the records of {found.dataset} are none"
+            stderr().print(told, markup=False, soft_wrap=True)
         found = replace(found, attacks=())
     return replace(
         found, defenses=tuple(dict.fromkeys(found.defenses)), attacks=tuple(dict.fromkeys(found.attacks))

@@ -36,14 +36,11 @@ def bundled(kind: str) -> list[str]:
     return [name for name in plugins.names(kind) if name not in OWN]
 
 
-def asked(
-    given: Mapping[str, object], ask: Ask, base: Choices, pixels: Callable[[str], bool]
-) -> dict[str, object]:
+def asked(given: Mapping[str, object], ask: Ask, base: Choices) -> dict[str, object]:
     """What is not given, by asking; an answer that nothing has is told, and asked again.
 
     Args:
         base: the defaults.
-        pixels: whether attacks can be scored on a data set.
     """
     found: dict[str, object] = {}
     if "dataset" not in given and "model" not in given:
@@ -73,11 +70,7 @@ def asked(
         found["defenses"] = tuple(
             _answer("3/4", "Which defenses? Each is trained.", names, " ".join(base.defenses), ask)
         )
-    dataset = str({**given, **found}.get("dataset", base.dataset))
-    if "attacks" not in given and not pixels(dataset):
-        told = f"4/4 No attack: they are scored on pixels in [0, 1], which the records of {dataset} are not."
-        stderr().print(told, markup=False, soft_wrap=True)
-    elif "attacks" not in given:
+    if "attacks" not in given:
         names = {"attacks": [*bundled("attacks"), NONE], "it knows": [*LADDER]}
         words = _answer(
             "4/4",
