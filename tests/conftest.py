@@ -1,4 +1,4 @@
-"""Shared fixtures: small networks, a small task, one Ray cluster for all tests that need one."""
+"""Shared fixtures: small networks, a small task; and which files come first."""
 
 from __future__ import annotations
 
@@ -19,6 +19,22 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("fedlab", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("fedlab")
+
+
+LONG = ("ray", "timeout")
+"""Markers of tests that start processes."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files are handed to workers in the order below, and not those with most tests first."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start processes take longest: begun last, they would leave one worker to wait."""
+    long = {item.path for item in items if any(item.get_closest_marker(name) for name in LONG)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(autouse=True)
