@@ -12,12 +12,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedlab import errors
-from fedlab.errors import AppFailed, BackendError, FedlabError, Interrupted
+from fedlab.errors import AppFailed, BackendError, FedlabError, Interrupted, UsageError
 from fedlab.experiment.ending import Stop
 from fedlab.progress import Progress, Quiet
 
@@ -57,6 +57,18 @@ def recording_apart(
 def resume_apart(directory: Path, *, force: bool, progress: Progress | None = None) -> Path:
     """The same for `fedlab.apps.again.resume_app`."""
     return _apart({"do": "resume", "force": force, **_told_of(directory)}, progress)
+
+
+def expect_no_overrides(directory: Path, overrides: Sequence[str]) -> None:
+    """Refuse what would change an app that runs again.
+
+    Raises:
+        UsageError: there is something.
+    """
+    if overrides:
+        raise UsageError(
+            f"--set {overrides[0]}: {directory} is an audit of an app, which runs as it did; expected none"
+        )
 
 
 def is_app(directory: Path) -> bool:

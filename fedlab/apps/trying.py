@@ -22,8 +22,8 @@ from fedlab.apps.measured import measured, rows
 from fedlab.apps.recorded import bare, observations, owners, task_of, used
 from fedlab.apps.same import keep
 from fedlab.audit import KnownConfig, Observation, acting
-from fedlab.clients import ClientConfig
 from fedlab.errors import UsageError
+from fedlab.experiment.assembly import configured
 from fedlab.experiment.cells import Cell, Trained
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.evaluation import weights_sha256
@@ -147,7 +147,7 @@ def prepared(written: Written, ran: Ran, facts: Facts, view: View) -> Prepared:
         cell,
         task,
         model,
-        _config(written),
+        configured(written.scenario, written.cell.mode),
         owners(records.steps, [one.client for one in seen]),
         written.metrics,
         weights_sha256(model.state()),
@@ -206,19 +206,6 @@ def _note_signs(directory: RunDirectory, seen: Sequence[Observation], ran: Ran) 
     alike = [one for one, shape in zip(seen, shapes, strict=True) if shape == shapes[0]]
     if alike:
         directory.write_json(ACTING, acting.as_json(alike, plain=stepped == {"SGD"}, refused=refused))
-
-
-def _config(written: Written) -> ClientConfig:
-    clients = written.scenario.clients
-    return ClientConfig(
-        mode=written.cell.mode,
-        batch_size=clients.batch_size,
-        local_steps=clients.local_steps,
-        local_epochs=clients.local_epochs,
-        learning_rate=clients.learning_rate,
-        momentum=clients.momentum,
-        weight_decay=clients.weight_decay,
-    )
 
 
 def _setup(scenario: Scenario, trained: Trained) -> Setup:

@@ -124,13 +124,10 @@ def _app(
     Raises:
         UsageError: there is nothing to override.
     """
-    from fedlab.apps.apart import attack_apart
+    from fedlab.apps.apart import attack_apart, expect_no_overrides
     from fedlab.terminal import watch
 
-    if overrides:
-        raise UsageError(
-            f"--set {overrides[0]}: {directory} is an audit of an app, which runs as it did; expected none"
-        )
+    expect_no_overrides(directory, overrides)
     with watch(quiet=quiet) as progress:
         path = attack_apart(directory, {"attacks": [*attacks], "threats": [*threats]}, progress)
     from fedlab.report import AuditReport

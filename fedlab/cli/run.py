@@ -161,13 +161,10 @@ def _app(directory: Path, overrides: list[str], *, force: bool, quiet: bool) -> 
     Raises:
         UsageError: there is nothing to override.
     """
-    from fedlab.apps.apart import resume_apart
+    from fedlab.apps.apart import expect_no_overrides, resume_apart
     from fedlab.terminal import watch
 
-    if overrides:
-        raise UsageError(
-            f"--set {overrides[0]}: {directory} is an audit of an app, which runs as it did; expected none"
-        )
+    expect_no_overrides(directory, overrides)
     with watch(quiet=quiet) as progress:
         path = resume_apart(directory, force=force, progress=progress)
     from fedlab.report import AuditReport

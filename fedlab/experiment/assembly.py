@@ -17,6 +17,7 @@ from fedlab.audit import Defense
 from fedlab.audit.defense import NetworkFactory
 from fedlab.clients import ClientConfig, Federation, LocalRule
 from fedlab.clients.app import CohortApp, with_mods
+from fedlab.clients.config import Mode
 from fedlab.clients.rules import ServerSide
 from fedlab.clients.stacking import chunking
 from fedlab.errors import PluginError, UsageError
@@ -62,6 +63,20 @@ def federated(
     )
 
 
+def configured(scenario: Scenario, mode: Mode) -> ClientConfig:
+    """What its clients do before any defense."""
+    clients = scenario.clients
+    return ClientConfig(
+        mode=mode,
+        batch_size=clients.batch_size,
+        local_steps=clients.local_steps,
+        local_epochs=clients.local_epochs,
+        learning_rate=clients.learning_rate,
+        momentum=clients.momentum,
+        weight_decay=clients.weight_decay,
+    )
+
+
 def _combining(strategy: Strategy) -> object:
     """What a strategy combines updates with, as far as one can tell."""
     return getattr(getattr(strategy, "learner", strategy), "aggregator", None)
@@ -85,18 +100,8 @@ def assemble(
     `tampered` is what a malicious server makes of the network that was agreed on; `deployed` says that the
     clients are real.
     """
-    settings, clients = scenario.strategy, scenario.clients
-    config = defense.config(
-        ClientConfig(
-            mode=cell.mode,
-            batch_size=clients.batch_size,
-            local_steps=clients.local_steps,
-            local_epochs=clients.local_epochs,
-            learning_rate=clients.learning_rate,
-            momentum=clients.momentum,
-            weight_decay=clients.weight_decay,
-        )
-    )
+    settings = scenario.strategy
+    config = defense.config(configured(scenario, cell.mode))
     rule = own.local_rule or plugins.build("local_rules", settings.local_rule)
     if not isinstance(rule, LocalRule):
         raise PluginError(
