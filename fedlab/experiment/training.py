@@ -23,7 +23,6 @@ from fedlab.experiment.diary import Diary
 from fedlab.experiment.directory import RunDirectory
 from fedlab.experiment.ending import Stop
 from fedlab.experiment.leaving import leave
-from fedlab.experiment.leaving import trained as trained
 from fedlab.experiment.measuring import Examiner
 from fedlab.experiment.planned import Plan
 from fedlab.experiment.setup import Setup

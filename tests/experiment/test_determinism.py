@@ -62,6 +62,7 @@ def test_what_reached_the_server_is_charged_also_when_enough_others_had_come(
         "guard": {"enabled": guarded},
         "strategy": {"rounds": 3, "cohort": 4, "over_selection": 1.5},
         "defenses": [{"name": "dp-sgd", "noise_multiplier": 1.0}],
+        "privacy": {"check": False},
         "runtime": {"executor": "inline"},
         "audit": {"rounds": [1], "victims": 2},
     }
