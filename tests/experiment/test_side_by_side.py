@@ -42,6 +42,7 @@ def scenario(**changes: Any) -> dict[str, Any]:
         ],
         "runtime": {"executor": "inline"},
         "checkpoint": {"every": 1},
+        "privacy": {"check": False},
         "audit": {"rounds": [1], "victims": 2, "include_samples": True},
         "attacks": [{"name": "linear-layer"}],
         "defenses": [{"name": "none"}, {"name": "dp-sgd", "noise_multiplier": 1.0, "max_grad_norm": 0.1}],
