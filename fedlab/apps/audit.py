@@ -16,6 +16,7 @@ from fedlab.apps.contract import Ran
 from fedlab.apps.defended.trial import Tried
 from fedlab.apps.facts import Facts
 from fedlab.apps.folder import Value
+from fedlab.apps.loading import forget
 from fedlab.apps.opened import Audit as Audit
 from fedlab.apps.opened import opened as opened
 from fedlab.apps.opened import tries_of as tries_of
@@ -104,7 +105,8 @@ def proceed(directory: RunDirectory, audit: Audit, progress: Progress) -> AuditR
     Raises:
         AppFailed: the app failed by itself.
     """
-    with _ending(directory) as stop, stop.installed(), single_thread():
+    with _ending(directory) as stop, stop.installed(), single_thread(), contextlib.ExitStack() as undo:
+        undo.callback(forget, audit.apps, audit.app)  # another app may call its modules the same
         directory.update_manifest(cells=[], weights_sha256={})
         ran, facts = witnessed(audit, progress)
         walk = _Walk(directory, progress)

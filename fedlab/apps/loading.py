@@ -67,7 +67,7 @@ def forget(apps: Apps, folder: AppFolder) -> None:
 
 def _forget(folder: AppFolder, before: frozenset[str]) -> None:
     for name, module in list(sys.modules.items()):
-        if name not in before and _beneath(module, folder.path):
+        if name not in before and _beneath(module, folder.path) and not _installed(name, module):
             del sys.modules[name]
 
 
@@ -134,6 +134,13 @@ def _names(folder: Path) -> set[str]:
     """Modules and packages in the folder."""
     packages = {one.parent.name for one in folder.glob("*/*.py")}
     return packages | {one.stem for one in folder.glob("*.py")}
+
+
+def _installed(name: str, module: object) -> bool:
+    """Whether it is ours, or a library's, which may lie beneath the app in an environment of its own."""
+    file = str(getattr(module, "__dict__", {}).get("__file__") or "")
+    libraries = {"site-packages", "dist-packages"}
+    return name.partition(".")[0] == "fedlab" or not libraries.isdisjoint(Path(file).parts)
 
 
 def _beneath(module: object, folder: Path) -> bool:

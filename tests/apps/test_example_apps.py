@@ -108,6 +108,11 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
         return Trained(seen)
 
     yield run
+    forget(before)
+
+
+def forget(before: set[str]) -> None:
+    """Take the examples' modules out of Python: other tests have copies of the same names."""
     for module in set(sys.modules) - before:
         if Path(getattr(sys.modules[module], "__file__", None) or "/").is_relative_to(EXAMPLES):
             del sys.modules[module]
@@ -121,7 +126,9 @@ def test_there_are_five() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_flower_takes_it_for_an_app(name: str) -> None:
     """The checks of `flwr build`, which also packs what it is given."""
+    before = set(sys.modules)
     _, warnings = load_and_validate(EXAMPLES / name / "pyproject.toml", check_module=True)
+    forget(before)
     assert warnings == []
     assert build_fab_from_disk(EXAMPLES / name)
 
