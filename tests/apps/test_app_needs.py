@@ -99,5 +99,5 @@ def test_evaluations_that_fail_are_counted(tmp_path: Path) -> None:
 
 def test_an_app_of_agents_has_no_clients(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[tool.flwr.app.components]\nagentapp = "a.b:app"\n')
-    with pytest.raises(BadApp, match="1 mistake\n.*agentapp: an agent trains nothing"):
+    with pytest.raises(BadApp, match=r"1 mistake\n.*agentapp: an agent trains nothing"):
         read(tmp_path)

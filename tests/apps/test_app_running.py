@@ -153,7 +153,8 @@ def test_what_other_keys_than_were_sent_mean_the_apps_strategy_says(tmp_path: Pa
     found = ran(app(tmp_path / "b", "all_other", client_after=after % 9), rounds=1)
     assert (found.failed, list(found.sights[0].after)) == (0, ["w2", "bias"])
     later = ran(app(tmp_path / "c", "all_later", client_after=after % 9), rounds=2)
-    assert (later.failed, later.replies) == (3, 6) and 'Missing key(s) in state_dict: "weight"' in later.failure
+    assert (later.failed, later.replies) == (3, 6)
+    assert 'Missing key(s) in state_dict: "weight"' in later.failure
 
 
 @pytest.mark.parametrize("make", [app, legacy])

@@ -1,9 +1,8 @@
 """The example apps as Flower runs them: their own ServerApp and ClientApp on a Grid, none of ours inside."""
 
-import sys
 import threading
 import tomllib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -86,10 +85,9 @@ Train = Callable[..., Trained]
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
+def train(monkeypatch: pytest.MonkeyPatch) -> Train:
     """Runs an example with changes to its run config."""
     quiet_logger()
-    before = set(sys.modules)
 
     def run(name: str, **changes: Any) -> Trained:
         monkeypatch.syspath_prepend(str(EXAMPLES / name))
@@ -107,15 +105,7 @@ def train(monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
         server(OneAtATime(grid), Context(1, 1, {}, RecordDict(), config))
         return Trained(seen)
 
-    yield run
-    forget(before)
-
-
-def forget(before: set[str]) -> None:
-    """Take the examples' modules out of Python: other tests have copies of the same names."""
-    for module in set(sys.modules) - before:
-        if Path(getattr(sys.modules[module], "__file__", None) or "/").is_relative_to(EXAMPLES):
-            del sys.modules[module]
+    return run
 
 
 def test_there_are_five() -> None:
@@ -126,9 +116,7 @@ def test_there_are_five() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_flower_takes_it_for_an_app(name: str) -> None:
     """The checks of `flwr build`, which also packs what it is given."""
-    before = set(sys.modules)
     _, warnings = load_and_validate(EXAMPLES / name / "pyproject.toml", check_module=True)
-    forget(before)
     assert warnings == []
     assert build_fab_from_disk(EXAMPLES / name)
 
