@@ -32,6 +32,14 @@ _TRAIN_ONLY = (
     " with it. A parameter that is a single number it leaves as it is, and an update of zeros is an error.",
 )
 _NOT_SAMPLED = "ε adds up over rounds: a client that trains in more of them spends more."
+_AT_THE_SERVER = (
+    "A curious server still sees every single update: this protects clients from whoever sees the models"
+    " that the server makes, and not from the server.",
+    "The noise is right only if all clients count alike: FedAvg weighs them by num-examples, so that each"
+    " must send the same number there.",
+    "An app whose server has server_fn takes the class of the same name from flwr.server.strategy.",
+    _NOT_SAMPLED,
+)
 
 NOTES: Mapping[str, tuple[str, ...]] = {
     "dp-sgd": (
@@ -53,14 +61,8 @@ NOTES: Mapping[str, tuple[str, ...]] = {
         " compute.",
     ),
     "clipping": (*_TRAIN_ONLY, "Clipping alone proves nothing."),
-    "user-dp": (
-        "A curious server still sees every single update: this protects clients from whoever sees the models"
-        " that the server makes, and not from the server.",
-        "The noise is right only if all clients count alike: FedAvg weighs them by num-examples, so that each"
-        " must send the same number there.",
-        "An app whose server has server_fn takes the class of the same name from flwr.server.strategy.",
-        _NOT_SAMPLED,
-    ),
+    "user-dp": _AT_THE_SERVER,
+    "flower-dp": _AT_THE_SERVER,
     "frozen-first-layer": ("The layer keeps the weights that the server began with.",),
 }
 """What must be known beside the lines, by the name of a defense."""
@@ -128,7 +130,10 @@ def _by_name(one: Try, setting: Setting) -> list[Step]:
         case "local-dp":
             return tried_mods.local_dp(params, _sigma(params, setting), one.client)
         case "user-dp":
-            return _at_the_server(params, setting, one.server)
+            return _at_the_server(params, _sigma(params, setting), setting.cohort, one.server)
+        case "flower-dp":
+            sigma = number(params.get("noise_multiplier", 1.0))
+            return _at_the_server(params, sigma, setting.cohort, one.server)
         case "protocol" if params.get("share_buffers", True) is False:
             return tried_mods.statistics(one.client)
         case name if name in tried_mods.OWN:
@@ -150,14 +155,14 @@ def _sigma(params: Mapping[str, Any], setting: Setting) -> float:
     return math.ceil(found * 1e4) / 1e4
 
 
-def _at_the_server(params: Mapping[str, Any], setting: Setting, server: str) -> list[Step]:
+def _at_the_server(params: Mapping[str, Any], sigma: float, cohort: int, server: str) -> list[Step]:
     clip = repr(number(params.get("clip", 1.0)))
-    given = [f"noise_multiplier={_sigma(params, setting)!r},"]
+    given = [f"noise_multiplier={sigma!r},"]
     kind = "Fixed"
     if params.get("clipping") == "adaptive":
         kind = "Adaptive"
         given += [
-            f"num_sampled_clients={setting.cohort},",
+            f"num_sampled_clients={cohort},",
             f"initial_clipping_norm={clip},",
             f"target_clipped_quantile={number(params.get('quantile', 0.5))!r},",
             f"clip_norm_lr={number(params.get('clip_rate', 0.2))!r},",
@@ -165,7 +170,7 @@ def _at_the_server(params: Mapping[str, Any], setting: Setting, server: str) -> 
         if params.get("count_noise") is not None:
             given.append(f"clipped_count_stddev={number(params['count_noise'])!r},")
     else:
-        given += [f"clipping_norm={clip},", f"num_sampled_clients={setting.cohort},"]
+        given += [f"clipping_norm={clip},", f"num_sampled_clients={cohort},"]
     name = f"DifferentialPrivacyServerSide{kind}Clipping"
     lines = "".join(f"    {line}\n" for line in given)
     code = (

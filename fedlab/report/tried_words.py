@@ -17,6 +17,7 @@ MEANING = {
     "dp-sgd": "each record's part in a step bounded, and noise added to it",
     "local-dp": "each update shortened to a bound, and noise added, before it is sent",
     "user-dp": "noise added to the server's sums of updates",
+    "flower-dp": "updates shortened to a bound at the server, and noise added to their mean",
     "clipping": "updates shortened to a bound",
     "noise": "noise added to each update",
     "gradient-pruning": "the smallest numbers of each update left out",

@@ -90,7 +90,10 @@ class Plan:
                 "the app's networks were not met before they were used; turn the layers in its own code"
             )
         if self.around is not None and not self.around.started:
-            raise UsageError("the app's server starts no strategy of flwr.serverapp.strategy")
+            raise UsageError(
+                "the app's server starts no strategy of flwr.serverapp.strategy, nor one of"
+                " flwr.server.strategy that the defense can wrap"
+            )
         if self.wanted and _settings(before) == _settings(after):
             told = ", ".join(f"{key} = {value}" for key, value in self.config.items())
             raise UsageError(f"the run config said {told}, and clients trained as before")

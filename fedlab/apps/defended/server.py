@@ -1,4 +1,4 @@
-"""A defense around the strategy that the app's server starts."""
+"""A defense around the strategy that the app's server starts, or that an older server fits with."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from flwr.server import strategy as older
+from flwr.server.server import Server
 from flwr.serverapp.strategy import Strategy
 
 from fedlab.audit import Defense
 
 
 class AroundStrategy:
-    """Wraps whatever strategy is started while `active` lasts; `started` counts them."""
+    """Wraps whatever strategy is started while `active` lasts; `started` counts them.
+
+    Of an older server, the defense must make an older strategy; if it makes another, the server's own stays.
+    """
 
     def __init__(self, defense: Defense) -> None:
         self._defense = defense
@@ -35,5 +40,13 @@ class AroundStrategy:
             finally:
                 inside.clear()
 
-        with mock.patch.object(Strategy, "start", start):
+        def fit(server: Server, *args: Any, **named: Any) -> Any:
+            made: Any = self._defense.strategy(server.strategy)  # type: ignore[arg-type]
+            if isinstance(made, older.Strategy):
+                self.started += 1
+                server.strategy = made
+            return before(server, *args, **named)
+
+        before = Server.fit
+        with mock.patch.object(Strategy, "start", start), mock.patch.object(Server, "fit", fit):
             yield
