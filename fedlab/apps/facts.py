@@ -95,11 +95,12 @@ class Facts:
         }
 
 
-def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
+def infer(ran: Ran, adapter: Adapter, seed: int = 0, meaning: str = "") -> Facts:
     """Read an app from what it did.
 
     Args:
         seed: of what is drawn anew because no message carries it.
+        meaning: of the arrays of an answer, where it is known already; the replay tells unless given.
 
     Raises:
         MissingFacts: the author has to say something; shows the lines.
@@ -127,9 +128,10 @@ def infer(ran: Ran, adapter: Adapter, seed: int = 0) -> Facts:
         if not notes.obstacles:
             raise
         return Facts(notes.facts, mode, told, None, notes.obstacles, notes.doubts)  # asked for nothing
-    meaning = meaning_of(sight, recording, naming.names)
+    told_by = "what the recorded steps give" + (" of the app as it is" if meaning else "")
+    meaning = meaning or meaning_of(sight, recording, naming.names)
     if meaning != WEIGHTS:
-        notes.add("answers hold", meaning, "what the recorded steps give", "checked")
+        notes.add("answers hold", meaning, told_by, "checked")
         seen = [(as_weights(one, meaning), done) for one, done in seen]
     personal = unsent(network, list(naming.names.values()))
     if personal:

@@ -18,10 +18,11 @@ from fedlab.apps.replay import compare
 
 Values = NDArray[Any]
 WEIGHTS = "the weights after training"
+TURNED = "the change of the weights, with its sign turned"
 MEANINGS: dict[str, Callable[[Values, Values], Values]] = {
     WEIGHTS: lambda before, after: after,
     "the change of the weights": lambda before, after: before + after,
-    "the change of the weights, with its sign turned": lambda before, after: before - after,
+    TURNED: lambda before, after: before - after,
 }
 """The weights after training, from those before it and what was answered."""
 
@@ -36,6 +37,13 @@ def meaning_of(sight: Sight, recording: Recording, names: Mapping[str, str]) -> 
         if found.agrees:
             return meaning
     return WEIGHTS
+
+
+def as_answer(before: Values, weights: Values, meaning: str) -> Values:
+    """What says "these weights" in an answer of that meaning."""
+    if not np.issubdtype(before.dtype, np.floating):
+        return weights
+    return before - weights if meaning == TURNED else weights - before if meaning != WEIGHTS else weights
 
 
 def as_weights(sight: Sight, meaning: str) -> Sight:

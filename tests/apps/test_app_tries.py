@@ -159,6 +159,19 @@ class TestUpdates:
             assert np.array_equal(other.after[key], other.before[key])
             assert np.array_equal(other.after["0.weight"], one.after["0.weight"])
 
+    @pytest.mark.parametrize("sign", ["", "-"])
+    def test_answers_that_hold_the_change_of_the_weights(self, tmp_path: Path, sign: str) -> None:
+        """min(1, C / ‖Δ‖) Δ of the change itself, not of what would be the change if it were weights."""
+        package = f"changes_try_app{len(sign)}"
+        start = "message.content['arrays'].to_torch_state_dict()[key]"
+        changes = f"{{key: {sign}(one - {start}) for key, one in model.state_dict().items()}}"
+        folder = app(tmp_path, package, client_after=f"arrays = ArrayRecord({changes})")
+        plain, clipped = alone("clipping:clip=0.01", path=folder.path, config="")
+        for one, other in zip(plain.sights, clipped.sights, strict=True):
+            before, after = (np.concatenate([x.ravel() for x in s.after.values()]) for s in (one, other))
+            assert np.linalg.norm(before) > 0.02
+            assert np.allclose(after, before * 0.01 / np.linalg.norm(before), atol=1e-7)
+
     def test_it_needs_no_network_that_can_be_attacked(self, tmp_path: Path) -> None:
         """Records of four numbers are no images; their updates are clipped all the same."""
         folder = app(tmp_path, "flat_try_app")

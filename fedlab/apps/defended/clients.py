@@ -26,6 +26,7 @@ from fedlab.apps.contract import Step
 from fedlab.apps.defended.probing import nominal
 from fedlab.apps.defended.stepping import Stepping
 from fedlab.apps.grids import is_training
+from fedlab.apps.meaning import MEANINGS, WEIGHTS, as_answer
 from fedlab.apps.naming import match
 from fedlab.clients.rules import Carry, LocalRule
 from fedlab.errors import UsageError
@@ -60,6 +61,7 @@ class RuleInClients:
         stepping: how a step's direction is found; None if the rule leaves steps alone.
         rate: the clients' learning rate.
         seed: of its draws.
+        meaning: of the arrays of a reply, a key of `fedlab.apps.meaning.MEANINGS`.
 
     Attributes:
         refused: why it could not act, the first time that it could not.
@@ -72,6 +74,7 @@ class RuleInClients:
     stepping: Stepping | None
     rate: float
     seed: int
+    meaning: str = WEIGHTS
     refused: str = ""
     steps: int = 0
     updates: int = 0
@@ -98,13 +101,16 @@ class RuleInClients:
         if missing:
             raise self._refusal(f"a reply has no array {missing[0]}, which was sent")
         after = {key: record[name].numpy() for key, (record, name) in places.items()}
-        sent = self._finished(client, visit, {name: after[key] for key, name in names.items()})
+        weights = MEANINGS[self.meaning]
+        trained = {name: weights(before[key], after[key]) for key, name in names.items()}
+        sent = self._finished(client, visit, trained)
         for key, (record, name) in places.items():
             value = after[key]
             if key in names:
-                value = sent[names[key]].numpy().astype(value.dtype).reshape(value.shape)
+                moved = sent[names[key]].numpy().reshape(value.shape)
+                value = as_answer(before[key], moved, self.meaning).astype(value.dtype)
             elif not self.rule.shares_buffers and key in before:
-                value = before[key]
+                value = as_answer(before[key], before[key], self.meaning)
             if not np.array_equal(value, after[key]):
                 record[name] = Array(value)
         self.updates += 1

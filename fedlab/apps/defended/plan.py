@@ -15,7 +15,7 @@ from torch import nn
 from fedlab import seeds
 from fedlab.apps.architecture import PREFIX, unwrapped
 from fedlab.apps.asked import training_of
-from fedlab.apps.contract import Ran, Recording
+from fedlab.apps.contract import Ran, Recording, Sight
 from fedlab.apps.defended import settings
 from fedlab.apps.defended.clients import RuleInClients
 from fedlab.apps.defended.network import Surgery
@@ -25,6 +25,7 @@ from fedlab.apps.defended.stepping import Stepping
 from fedlab.apps.defended.wishes import Wish
 from fedlab.apps.facts import Facts, watched
 from fedlab.apps.folder import Value
+from fedlab.apps.meaning import WEIGHTS, as_weights, meaning_of
 from fedlab.apps.naming import match
 from fedlab.apps.replay import Comparison, compare
 from fedlab.apps.schedule import examples
@@ -145,11 +146,27 @@ def _left_out(first: Seen) -> list[str]:
 
 def _replayed(first: Seen) -> Comparison:
     """The first update beside what the recorded steps of plain cross entropy give."""
+    sight, recording, names = _first(first)
+    sight = as_weights(sight, answers_hold(first))
+    return compare(recording, sight.before, sight.after, names)
+
+
+def answers_hold(first: Seen) -> str:
+    """What an answer of the app as it is means, a key of `fedlab.apps.meaning.MEANINGS`.
+
+    Under a defense no replay tells it any more.
+    """
+    if first.facts.view is not None:
+        return first.facts.view.meaning
+    return meaning_of(*_first(first)) if watched(first.ran) else WEIGHTS
+
+
+def _first(first: Seen) -> tuple[Sight, Recording, Mapping[str, str]]:
+    """The first update whose training was recorded, and the names of its arrays."""
     sight, recording = watched(first.ran)[0]
     network = unwrapped(recording.network or nn.Identity())
     naming = match(sight.before, network.state_dict())
-    names = naming.names if naming is not None else {}
-    return compare(replace(recording, network=network), sight.before, sight.after, names)
+    return sight, replace(recording, network=network), naming.names if naming is not None else {}
 
 
 def client_config(first: Seen) -> ClientConfig:
@@ -199,6 +216,7 @@ def _actor(
         stepping if moves else None,
         config.learning_rate,
         seeds.derive(seed, "try", wish.label),
+        answers_hold(first),
     )
 
 

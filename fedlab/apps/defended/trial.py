@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from flwr.clientapp.typing import Mod
 
 from fedlab.apps.contract import Ran
-from fedlab.apps.defended.plan import STEPS, Plan, Seen, plan
+from fedlab.apps.defended.plan import STEPS, Plan, Seen, answers_hold, plan
 from fedlab.apps.defended.wishes import Wish
 from fedlab.apps.facts import Facts, infer
 from fedlab.apps.folder import AppFolder, Value
@@ -91,7 +91,7 @@ def tried(
         mods = (*made.mods, made.actor.mod) if made.actor else made.mods
         with made.active():
             ran = again(made.config, mods, made.actor.on_step if made.actor and made.acts == STEPS else None)
-        facts = infer(ran, _same_pixels(adapter, first.facts), seed)
+        facts = infer(ran, _same_pixels(adapter, first.facts), seed, answers_hold(first))
         if made.actor and made.actor.refused:
             raise UsageError(made.actor.refused)
         made.check(first.facts, ran, facts)
