@@ -58,9 +58,7 @@ def provoke(
         PluginError: what the attack makes does not fit the network that it made.
     """
     if trained.used is not None:
-        raise NotApplicable(
-            "an app's clients answered the model of its own server, and no other"
-        )
+        raise NotApplicable("an app's clients answered the model of its own server, and no other")
     if any(one.parts for one in observations):
         raise NotApplicable("the server sees sums only; this attack needs each client's update")
     parts = _parts(attack, trained, setup)

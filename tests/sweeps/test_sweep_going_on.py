@@ -136,9 +136,7 @@ def test_a_mistake_leaves_no_directory(tmp_path: Path) -> None:
 
 def test_what_changes_the_result_is_not_set_on_the_way(tmp_path: Path) -> None:
     sweep(tables(sweep={"seed": [1]}), out=tmp_path / "sweep")
-    with pytest.raises(
-        UsageError, match=r"rounds=9: expected a key that changes no result: runtime\.ex"
-    ):
+    with pytest.raises(UsageError, match=r"rounds=9: expected a key that changes no result: runtime\.ex"):
         resume(tmp_path / "sweep", overrides=["strategy.rounds=9"])
 
 
