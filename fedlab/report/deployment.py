@@ -186,6 +186,7 @@ def _victim(answer: Mapping[str, Any]) -> Row:
         "refusal": None if answer.get("refusal") is None else str(answer["refusal"]),
         "replayed": replay,
         "unique": unique,
+        "checked": unique and replay is not None and replay <= EXPLAINED,
         "holds": unique and bool(answer.get("images")) and (replay is None or replay <= EXPLAINED),
         "certificate": "; ".join(told) or None,
         "not_applicable": [str(f["text"]) for f in certificates if f["verdict"] == "not applicable"],
@@ -216,9 +217,17 @@ def _headline(attacks: list[Row], updates: int) -> str:
             )
         return f"{told} one. What residuals and controls say stands below; there is no score."
     names = listed(sorted(set(proved.values())))
-    return (
+    told = (
         f"{first} For {len(proved)} of {plural(len(victims), 'attacked update')} the records that {names}"
-        " reconstructed are proved to be the only ones that explain the update: its server can see them."
+        " reconstructed are proved to be the only ones that explain the update"
+    )
+    checked = {(row["round"], row["client"]) for one in attacks for row in one["victims"] if row["checked"]}
+    if proved.keys() <= checked:
+        return f"{told}: its server can see them."
+    open_ = len(proved.keys() - checked)
+    return (
+        f"{told}, if clients take plain steps of SGD. For {open_} of them that is assumed, and no replay"
+        " could check it: say how clients train (local-steps, batch-size)."
     )
 
 

@@ -153,7 +153,8 @@ def _row(label: str, attacks: list[Row], utility: list[Row], costs: list[Row], g
 
 
 def _leak(strongest: Row, rows: list[Row]) -> Row:
-    methods = [one["method"] for row in rows for one in row["certificates"] if one["unique"]]
+    certificates = [one for row in rows for one in row["certificates"] if one["unique"]]
+    methods = [one["method"] for one in certificates if one["unique"] == one["updates"]]  # of each, no less
     return {
         **{name: strongest[name] for name in _LEAK},
         "control": strongest["control"]["psnr_median"],
@@ -176,6 +177,14 @@ def _labels(rows: list[Row]) -> Row | None:
     }
 
 
+def _told(labels: Row | None) -> bool:
+    """Whether more labels were named right than the control explains."""
+    if labels is None:
+        return False
+    low = labels["accuracy"] if labels["accuracy_ci95"] is None else labels["accuracy_ci95"][0]
+    return bool(low > (labels["control"] or 0.0))
+
+
 def _finding(mine: Row, base: Row) -> str:
     """A try against the app as it is, by images that the strongest attack recovered of each."""
     leak, before = mine["leak"], base["leak"]
@@ -187,5 +196,7 @@ def _finding(mine: Row, base: Row) -> str:
         silent = any(one["level"] in UNTRIED for one in mine["unanswered"])
         return "unknown" if silent else "declined"
     if LEVELS[leak["level"]].rank < RECOVERED:
-        return "stops" if leak["level"] == "control" else "shows"
+        if any(one["level"] in UNTRIED for one in mine["unanswered"]):
+            return "unknown"  # an attack broke down, maybe the one that took most from the app as it is
+        return "stops" if leak["level"] == "control" and not _told(mine["labels"]) else "shows"
     return "lessens" if leak["fraction_recovered"] < before["fraction_recovered"] else "same"

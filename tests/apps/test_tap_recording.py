@@ -164,6 +164,20 @@ def test_a_wrong_fact_shows_in_the_residual(run: Path, tmp_path: Path) -> None:
     assert "Is the range of the pixels right?" in report.data["verdict"]["headline"]
 
 
+def test_a_proof_that_no_replay_could_check_rests_on_an_assumption(run: Path, app: Path) -> None:
+    """A step of Adam on one record has rank one, too: the signs of the record would be "proved"."""
+    attack_recording(run, app, attacks=["cascade:iterations=1"])
+    path = run / "attacks" / CELL / "cascade.json"
+    found = json.loads(path.read_text())
+    found["victims"][0]["replayed"] = None
+    path.write_text(json.dumps(found))
+    report = build(run)
+    headline = report.data["verdict"]["headline"]
+    assert "if clients take plain steps of SGD. For 1 of them that is assumed" in headline
+    assert "its server can see them" not in headline
+    assert report.html.read_text().count("which no replay could check") == 1
+
+
 @pytest.mark.parametrize(
     ("wish", "told"), [("membership-lira", "nobody knows any"), ("no-such-attack", "no attack is called")]
 )

@@ -197,7 +197,7 @@ def test_what_stops_it_is_recommended_first() -> None:
 def test_findings(level: str, recovered: int, finding: str) -> None:
     def measured(level: str, recovered: int) -> dict[str, Any]:
         leak = {"level": level, "fraction_recovered": recovered / 4}
-        return {"leak": leak, "unanswered": []}
+        return {"leak": leak, "unanswered": [], "labels": None}
 
     base = measured("copy", 4)
     assert _finding(measured(level, recovered), base) == finding
@@ -205,6 +205,19 @@ def test_findings(level: str, recovered: int, finding: str) -> None:
     for state, come in (("refused", "declined"), ("failed", "unknown"), ("unattacked", "unknown")):
         assert _finding({"leak": None, "unanswered": [{"level": state}]}, base) == come
     assert _finding({"leak": None, "unanswered": []}, base) == "unknown"
+
+
+def test_nothing_is_stopped_while_an_attack_broke_down_or_labels_leak() -> None:
+    """The attack that broke down may be the one that took the images; labels count as much as images."""
+    leak = {"level": "control", "fraction_recovered": 0.0}
+    base = {"leak": {"level": "copy", "fraction_recovered": 1.0}, "unanswered": []}
+    quiet = {"leak": leak, "unanswered": [], "labels": None}
+    assert _finding(quiet, base) == "stops"
+    assert _finding(quiet | {"unanswered": [{"level": "failed"}]}, base) == "unknown"
+    assert _finding(quiet | {"unanswered": [{"level": "refused"}]}, base) == "stops"
+    told = {"accuracy": 0.98, "accuracy_ci95": [0.95, 1.0], "control": 0.4}
+    assert _finding(quiet | {"labels": told}, base) == "shows"
+    assert _finding(quiet | {"labels": told | {"accuracy_ci95": [0.3, 1.0]}}, base) == "stops"
 
 
 def test_what_nothing_stops_is_said() -> None:
