@@ -350,6 +350,14 @@ def test_flwr_wraps_the_strategy(params: dict[str, Any], kind: str) -> None:
     assert any("curious server" in note for note in told("user-dp", params)["notes"])
 
 
+@pytest.mark.parametrize("params", [{}, {"noise_multiplier": 0.0, "clip": 2.0}])
+def test_flwr_wraps_it_as_it_was_tried(params: dict[str, float]) -> None:
+    strategy = wrapped(lines("flower-dp", params)[0])
+    found = strategy.noise_multiplier, strategy.clipping_norm
+    assert found == (params.get("noise_multiplier", 1.0), params.get("clip", 1.0))
+    assert any("curious server" in note for note in told("flower-dp", params)["notes"])
+
+
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
