@@ -31,6 +31,7 @@ ALLOWED = {
     "fedlab.tasks",
     "fedlab.tasks.hypernetwork",
     "fedlab.tasks.layers",
+    "fedlab.tasks.precision",
     "fedlab.errors",
 }
 BACK_DOORS = {"builtins", "ctypes", "gc", "importlib", "inspect", "os", "pathlib", "pickle", "runpy", "sys"}
