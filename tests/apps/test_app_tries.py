@@ -274,7 +274,17 @@ class TestSteps:
         folder = varied(tmp_path, "clipping_try_app", clip)
         _, (one, other) = under("dp-sgd,clipping", path=folder)
         told = opened(folder, progress=Quiet()).app
-        assert "left out" in one.to_dict(told)["notes"][0] and other.to_dict(told)["notes"] == []
+        assert "else; a clip or a penalty of the app's own is left out" in one.to_dict(told)["notes"][0]
+        assert other.to_dict(told)["notes"] == []
+
+    def test_what_cannot_be_compared_may_be_left_out(self, tmp_path: Path) -> None:
+        """Masks of dropout cannot be drawn again, so that a clip of the app's own would not show."""
+        dropped = {
+            "self.fc2(F.relu(": "self.fc2(self.drop(",
+            "        self.fc2 =": "        self.drop = nn.Dropout(0.1)\n        self.fc2 =",
+        }
+        _, (one,) = under("dp-sgd", path=varied(tmp_path, "dropping_try_app", dropped))
+        assert one.plan is not None and "of the app's own, if it has one, is left out" in one.plan.notes[0]
 
 
 def varied(folder: Path, package: str, edits: Mapping[str, str]) -> Path:
@@ -409,6 +419,17 @@ class TestRunConfig:
         project.write_text(project.read_text() + "batch-size = 2\n")
         _, (one,) = under("protocol:batch_size=1", path=folder.path, config="")
         assert one.seen is None and "trained as before" in one.why
+
+    def test_one_key_of_two_that_clients_do_not_read(self, tmp_path: Path) -> None:
+        """The rate is read: all the same, what was asked for is not what ran."""
+        folder = app(tmp_path, "half_deaf_try_app")
+        project = folder.path / "pyproject.toml"
+        project.write_text(project.read_text() + "batch-size = 2\n")
+        _, (one,) = under("protocol:batch_size=1,learning_rate=0.1", path=folder.path, config="")
+        assert (
+            one.seen is None
+            and one.why == "the run config said batch-size = 1, and clients trained as before"
+        )
 
     def test_what_changes_nothing(self) -> None:
         _, (one,) = under("protocol:batch_size=4")

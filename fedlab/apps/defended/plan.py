@@ -95,9 +95,9 @@ class Plan:
                 "the app's server starts no strategy of flwr.serverapp.strategy, nor one of"
                 " flwr.server.strategy that the defense can wrap"
             )
-        if self.wanted and _settings(before) == _settings(after):
-            told = ", ".join(f"{key} = {value}" for key, value in self.config.items())
-            raise UsageError(f"the run config said {told}, and clients trained as before")
+        for field, (key, value) in zip(self.wanted, self.config.items(), strict=False):
+            if _settings(before, field) == _settings(after, field):
+                raise UsageError(f"the run config said {key} = {value}, and clients trained as before")
 
 
 def plan(wish: Wish, first: Seen, clients: int, folder: Path, seed: int) -> Plan:
@@ -137,11 +137,10 @@ def plan(wish: Wish, first: Seen, clients: int, folder: Path, seed: int) -> Plan
 def _left_out(first: Seen) -> list[str]:
     """What the app adds to its own steps, if it does: steps that are computed anew are without it."""
     found = _replayed(first)
-    if found.distance is None or found.agrees:
+    if found.agrees:
         return []
-    return [
-        f"{found.words}; a clip or a penalty of the app's own is left out where its steps are computed anew"
-    ]
+    what = "a clip or a penalty of the app's own" + (", if it has one," if found.distance is None else "")
+    return [f"{found.words}; {what} is left out where its steps are computed anew"]
 
 
 def _replayed(first: Seen) -> Comparison:
@@ -261,17 +260,7 @@ def _federation(first: Seen, config: ClientConfig, clients: int) -> Federation:
     )
 
 
-def _settings(facts: Facts) -> list[tuple[object, ...]]:
-    """How each client was told to train."""
-    return sorted(
-        (
-            place,
-            one.batch_size or 0,
-            one.local_steps or 0,
-            one.local_epochs or 0,
-            one.learning_rate or 0.0,
-            one.momentum or 0.0,
-            one.weight_decay or 0.0,
-        )
-        for place, one in facts.told.items()
-    )
+def _settings(facts: Facts, field: str) -> list[tuple[object, ...]]:
+    """What of each client's training a field of `ClientConfig` decides."""
+    names = ("local_steps", "local_epochs") if field in ("local_steps", "local_epochs") else (field,)
+    return sorted((place, *(getattr(one, name) or 0 for name in names)) for place, one in facts.told.items())
