@@ -109,7 +109,7 @@ def witnessed(audit: Audit, progress: Progress) -> tuple[Ran, Facts]:
     facts = infer(ran, audit.adapter, audit.asked.seed)
     for obstacle in facts.obstacles:
         progress.message(f"not attacked: {obstacle}")
-    for doubt in facts.doubts:
+    for doubt in () if facts.obstacles else facts.doubts:  # a doubt is about attacks
         progress.message(f"in doubt: {doubt}")
     return ran, facts
 

@@ -98,7 +98,7 @@ def run(
     except AppFailed as failed:
         raise _advised(str(failed), failed.traceback, folder) from None
     _observable(observe, counted.round, "then it ended")
-    told.finish(JOB, f"{counted.round} rounds")
+    told.finish(JOB, f"{counted.round} round{'s' * (counted.round != 1)}")
     if desk.unevaluated:
         told.message(desk.unevaluated)
     sights = sorted(desk.sights, key=lambda one: (one.round, one.client))

@@ -18,6 +18,7 @@ from markdown_it.token import Token
 from fedlab.errors import UnknownName
 from fedlab.report import AuditReport
 from fedlab.report.export import TABLES, exported
+from fedlab.report.export.app import app
 from fedlab.report.export.table import csv_text, written
 from fedlab.report.export.words import block, said, table
 
@@ -183,3 +184,25 @@ def test_a_report_that_a_program_made_strict_json_of_is_unchanged(report: AuditR
     for form in ("md", "csv", "json"):
         exported(report, form)
     assert json.dumps(report.data) == before
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_why_an_app_was_not_attacked_stands_in_markdown(text: str) -> None:
+    fact = {"name": "loss", "value": text, "source": text, "sure": "recorded"}
+    read = {
+        "obstacles": [text],
+        "doubts": ["unsure"],
+        "failed": 1,
+        "replies": 3,
+        "failure": text,
+        "facts": [fact],
+    }
+    found = "\n\n".join(app({"app": read | {"sureness": "1 fact: 1 recorded."}}))
+    assert "**Not attacked.**" in found and "**1 of 3 replies were errors**" in found
+    assert "unsure" not in found  # a doubt is about attacks, and none ran
+    assert not [
+        one for one in tokens(found) if one.type in ("html_inline", "html_block", "link_open", "image")
+    ]
+    assert sum(one.type == "tr_open" for one in tokens(found)) == 2  # the head and one fact
+    assert "unsure" in "".join(app({"app": read | {"obstacles": [], "sureness": ""}}))
+    assert not list(app({"app": None}))

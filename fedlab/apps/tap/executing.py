@@ -128,7 +128,7 @@ class _News:
         when = f"in round {self._round}" if self._round else "before its first round"
         match end.get("how"):
             case "well":
-                self._listener.finish(JOB, f"{self._round} rounds")
+                self._listener.finish(JOB, f"{self._round} round{'s' * (self._round != 1)}")
             case "gone":
                 raise BackendError(
                     f"the SuperLink at {place} went away {when}, and was not back after {patience:g} seconds"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fedlab.report.export import assurance
+from fedlab.report.export.app import app
 from fedlab.report.export.tried import tried
 from fedlab.report.export.words import bullets, paragraph, said, table
 from fedlab.report.reading import (
@@ -26,6 +27,7 @@ def markdown(data: Row) -> str:
     parts = [
         *_head(data),
         *_verdict(data, who),
+        *app(data),
         *tried(data),
         *_recommendations(data),
         *_attacks(data, who),
