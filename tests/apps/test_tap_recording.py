@@ -165,7 +165,7 @@ def test_a_wrong_fact_shows_in_the_residual(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_proof_that_no_replay_could_check_rests_on_an_assumption(run: Path, app: Path) -> None:
-    """A step of Adam on one record has rank one, too: the signs of the record would be "proved"."""
+    """The signs of a gradient of one record have rank one, too: other steps than those that are assumed."""
     attack_recording(run, app, attacks=["cascade:iterations=1"])
     path = run / "attacks" / CELL / "cascade.json"
     found = json.loads(path.read_text())
