@@ -151,6 +151,15 @@ WORDS: Mapping[str, str] = {
         "A calculation that shows an attack's answer to be the only one that fits the update: proof, not"
         " likeness."
     ),
+    "Residual": (
+        "How much of an update a reconstruction does not explain, as a share: near 0 it makes the same"
+        " update, at 1 it explains nothing. It needs no original, and a wrong image can have a small one."
+    ),
+    "Replay": (
+        "A client's training repeated on what was recorded or reconstructed, and held against the update that"
+        " it sent. Where the two differ, something else acts on the update."
+    ),
+    "Obstacle": "Why updates of a Flower app are not attacked: an answer would be nonsense, and proves nothing.",
     "Training and inference mode": (
         "How clients run their network while they compute updates: with dropout and batch statistics, or"
         " without. It changes what leaks."

@@ -38,8 +38,7 @@ class Adapter(BaseModel):
         pixel_low, pixel_high: what black and white are to the network, once or per channel.
         loss: "cross-entropy" where clients compute it in a way that was not recognised.
         learning_rate, momentum, weight_decay: of the clients' plain SGD.
-        batch_size, local_steps, local_epochs: of the clients; for recordings of deployments, on which nothing is
-            recorded at clients.
+        batch_size, local_steps, local_epochs: of the clients; for deployments, where no client is recorded.
         mode: how clients run their network.
     """
 

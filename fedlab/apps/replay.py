@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab.apps.contract import Arrays, Recording
+from fedlab.apps.spoken import changed
 from fedlab.tasks.task import cross_entropy
 
 ROUNDING = 2.0**-24
@@ -88,6 +89,8 @@ def _replayed(recording: Recording) -> tuple[dict[str, Tensor], dict[str, Tensor
         return "no optimizer was seen to step"
     if any(step.targets is None for step in recording.steps):
         return "no loss was seen"
+    if unusual := changed([recording]):
+        return f"the loss has {' and '.join(unusual)}, and a plain cross entropy is what is repeated"
     if len(recording.steps) > MOST_STEPS:
         return f"{len(recording.steps)} steps are more than the {MOST_STEPS} that are replayed"
     if recording.training and draws(recording.network):

@@ -41,14 +41,14 @@ def of_loss(notes: Notes, recordings: Sequence[Recording], adapter: Adapter) -> 
             f"the loss is {' and '.join(names)}: attacks here invert gradients of the cross entropy of"
             " labels, and would answer with nonsense"
         )
-    if adapter.loss is None and (changed := _changed(recordings)):
+    if adapter.loss is None and (unusual := changed(recordings)):
         notes.obstacles.append(
-            f"the loss has {' and '.join(changed)}: attacks here invert gradients of the plain cross entropy,"
+            f"the loss has {' and '.join(unusual)}: attacks here invert gradients of the plain cross entropy,"
             " its mean over a batch, and would look for the wrong ones. That it protects is not shown by this"
         )
 
 
-def _changed(recordings: Sequence[Recording]) -> list[str]:
+def changed(recordings: Sequence[Recording]) -> list[str]:
     """Settings of the loss that change its gradient.
 
     Without a reduction the app takes its mean by itself, which the replay checks; labels that are below 0,

@@ -34,6 +34,7 @@ from fedlab.experiment.trials import attack_cells, trials_of
 from fedlab.progress import Progress
 from fedlab.runtime import InlineExecutor
 from fedlab.scenario import Scenario
+from fedlab.tasks import State
 
 NAME, ACTING = "app.json", "acting.json"
 
@@ -150,12 +151,21 @@ def prepared(written: Written, ran: Ran, facts: Facts, view: View) -> Prepared:
         configured(written.scenario, written.cell.mode),
         owners(records.steps, [one.client for one in seen]),
         written.metrics,
-        weights_sha256(model.state()),
+        weights_sha256(_trained(seen)),
         frozenset(model.parameter_names) - sent,
         view.disclosure.then(told),
         records.steps,
     )
     return Prepared(trained, seen, _setup(scenario, trained))
+
+
+def _trained(seen: Sequence[Observation]) -> State:
+    """The weights that each client came to."""
+    return {
+        f"{one.round}/{one.client}/{name}": one.before[name] + value
+        for one in seen
+        for name, value in one.update.items()
+    }
 
 
 def attacked(

@@ -17,6 +17,7 @@ class Findings:
     """The rows of the report that recommendations are made of.
 
     Attributes:
+        own: whether the run trained by fedlab's own settings, and not as a Flower app of somebody's.
         who: what to call the pool that a row is about.
     """
 
@@ -30,6 +31,7 @@ class Findings:
     undefended: set[str]
     seeds: int
     samples: bool
+    own: bool
     who: Callable[[Row], str]
 
 

@@ -127,7 +127,7 @@ def membership(found: Findings) -> Iterator[Row]:
             [f"{found.who(row)}: {row['sentence']}" for row in told],
             "confidential impact edpb-test nist-epsilon",
         )
-    elif not found.membership and found.attacks:
+    elif not found.membership and found.attacks and found.own:  # of apps, who was no member is not known
         yield advise(
             "untested",
             "Test membership inference as well",

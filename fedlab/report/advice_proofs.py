@@ -99,9 +99,11 @@ def thin(found: Findings) -> Iterator[Row]:
     evidence = []
     victims = max((row["victims"] for row in assumed(found.attacks)), default=0)
     if 0 < victims < FEW:
-        evidence.append(f"at most {plural(victims, 'victim')} per row (audit.victims)")
+        evidence.append(
+            f"at most {plural(victims, 'victim')} per row{' (audit.victims)' if found.own else ''}"
+        )
     if found.seeds == 1 and found.attacks:
-        evidence.append("one seed (seeds): no interval covers another training run")
+        evidence.append(f"one seed{' (seeds)' if found.own else ''}: no interval covers another training run")
     evidence += list(
         dict.fromkeys(
             f"{row['attack']} failed on {found.who(row)}: {clause(str(row['error']))}"

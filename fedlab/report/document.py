@@ -67,6 +67,7 @@ def assemble(run: Run, fail_on: Sequence[str] = ()) -> dict[str, Any]:
             undefended,
             len({cell["seed"] for cell in run.cells}),
             bool((run.scenario.get("audit") or {}).get("include_samples")),
+            app(run) is None,
             namer(run.cells),
         )
     )

@@ -199,4 +199,4 @@ def _finding(mine: Row, base: Row) -> str:
         if any(one["level"] in UNTRIED for one in mine["unanswered"]):
             return "unknown"  # an attack broke down, maybe the one that took most from the app as it is
         return "stops" if leak["level"] == "control" and not _told(mine["labels"]) else "shows"
-    return "lessens" if leak["fraction_recovered"] < before["fraction_recovered"] else "same"
+    return "lessens" if leak["fraction_ci95"][1] < before["fraction_ci95"][0] else "same"

@@ -257,6 +257,8 @@ def test_a_loss_with_settings_of_its_own_is_no_plain_cross_entropy() -> None:
     smoothed = replace(recording, loss_settings={"label_smoothing": 0.1})
     facts = infer(replace(ran, recordings={place: smoothed}), Adapter())
     assert facts.view is None and "label_smoothing = 0.1" in facts.obstacles[0]
+    (update,) = [one for one in facts.listed if one.name == "update"]
+    assert update.value == "not compared" and "label_smoothing = 0.1" in update.source
 
 
 @pytest.mark.parametrize("settings", [{"reduction": "none"}, {"ignore_index": -1}])

@@ -528,9 +528,9 @@ class TestWishes:
     def test_all_mistakes_at_once_before_anything_runs(self, tmp_path: Path) -> None:
         words = "dp-sdg,secagg-plus,user-dp,clipping:clip=-1.0,hyperfl,dp-sgd:max_grad_norm=1.0,no-bias"
         with pytest.raises(UsageError) as caught:
-            audit_app(CNN, tries=[words], out=tmp_path / "run", rounds=1)
+            audit_app(CNN, tries=[words, "sign:name=noise"], out=tmp_path / "run", rounds=1)
         told = str(caught.value)
-        assert told.startswith("--try: 6 mistakes")
+        assert told.startswith("--try: 7 mistakes")
         for part in (
             'Did you mean "dp-sgd"?',
             "secagg-plus is a protocol between clients and server",
@@ -538,6 +538,7 @@ class TestWishes:
             "clip: got -1.0",
             "hyperfl has clients train another network",
             "either noise_multiplier or epsilon",
+            "sign:name=noise: name stands in front",
         ):
             assert part in told
         assert not (tmp_path / "run").exists()

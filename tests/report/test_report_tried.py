@@ -190,18 +190,33 @@ def test_what_stops_it_is_recommended_first() -> None:
     )
 
 
+RECOVERED = {
+    "0 of 4": [0.0, 0.602],
+    "2 of 4": [0.068, 0.932],
+    "4 of 4": [0.398, 1.0],
+    "8 of 128": [0.027, 0.119],
+}
+"""Exact binomial intervals."""
+
+
 @pytest.mark.parametrize(
     ("level", "recovered", "finding"),
-    [("control", 0, "stops"), ("above", 0, "shows"), ("some", 2, "lessens"), ("copy", 4, "same")],
+    [
+        ("control", "0 of 4", "stops"),
+        ("above", "0 of 4", "shows"),
+        ("some", "8 of 128", "lessens"),
+        ("some", "2 of 4", "same"),  # four images cannot tell that from four of four
+        ("copy", "4 of 4", "same"),
+    ],
 )
-def test_findings(level: str, recovered: int, finding: str) -> None:
-    def measured(level: str, recovered: int) -> dict[str, Any]:
-        leak = {"level": level, "fraction_recovered": recovered / 4}
+def test_findings(level: str, recovered: str, finding: str) -> None:
+    def measured(level: str, recovered: str) -> dict[str, Any]:
+        leak = {"level": level, "fraction_ci95": RECOVERED[recovered]}
         return {"leak": leak, "unanswered": [], "labels": None}
 
-    base = measured("copy", 4)
+    base = measured("copy", "4 of 4")
     assert _finding(measured(level, recovered), base) == finding
-    assert _finding(measured(level, recovered), measured("above", 0)) == "idle"
+    assert _finding(measured(level, recovered), measured("above", "0 of 4")) == "idle"
     for state, come in (("refused", "declined"), ("failed", "unknown"), ("unattacked", "unknown")):
         assert _finding({"leak": None, "unanswered": [{"level": state}]}, base) == come
     assert _finding({"leak": None, "unanswered": []}, base) == "unknown"
@@ -209,8 +224,8 @@ def test_findings(level: str, recovered: int, finding: str) -> None:
 
 def test_nothing_is_stopped_while_an_attack_broke_down_or_labels_leak() -> None:
     """The attack that broke down may be the one that took the images; labels count as much as images."""
-    leak = {"level": "control", "fraction_recovered": 0.0}
-    base = {"leak": {"level": "copy", "fraction_recovered": 1.0}, "unanswered": []}
+    leak = {"level": "control", "fraction_ci95": [0.0, 0.602]}
+    base = {"leak": {"level": "copy", "fraction_ci95": [0.398, 1.0]}, "unanswered": []}
     quiet = {"leak": leak, "unanswered": [], "labels": None}
     assert _finding(quiet, base) == "stops"
     assert _finding(quiet | {"unanswered": [{"level": "failed"}]}, base) == "unknown"

@@ -108,6 +108,8 @@ def _divided(text: str) -> list[str]:
 def _wish(word: str, taken: set[str]) -> Wish:
     name, _, rest = word.partition(":")
     name, given = name.strip(), assigned(rest, f"--try {word}")
+    if "name" in given:
+        raise UsageError("name stands in front of the colon, and is no parameter")
     known = plugins.names("defenses")
     if name in SHORT and name not in known:
         plugin, own = SHORT[name]
