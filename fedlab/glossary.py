@@ -159,7 +159,7 @@ WORDS: Mapping[str, str] = {
         "A client's training repeated on what was recorded or reconstructed, and held against the update that"
         " it sent. Where the two differ, something else acts on the update."
     ),
-    "Obstacle": "Why updates of a Flower app are not attacked: an answer would be nonsense, and proves nothing.",
+    "Obstacle": "Why updates of a Flower app are not attacked: answers would be nonsense, and prove nothing.",
     "Training and inference mode": (
         "How clients run their network while they compute updates: with dropout and batch statistics, or"
         " without. It changes what leaks."
