@@ -55,6 +55,8 @@ def test_a_directory_that_holds_something_is_refused_before_a_run_is_taken(
     (tmp_path / "mine").write_text("")
     got, text = said(["tap", *NOBODY, "--out", str(tmp_path)], capsys)
     assert got == 2 and "is not empty" in text and "nobody listens" not in text
+    got, text = said(["tap", *NOBODY, "--out", str(tmp_path / "mine" / "run")], capsys)
+    assert got == 2 and "is no directory to write in" in text and "nobody listens" not in text
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ reported, and can be attacked.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -81,9 +82,12 @@ def tap(
 
 def _free(out: Path | str | None) -> None:
     """Whether `out` can be used, before a run is taken that somebody waits for."""
-    path = Path(out) if out is not None else None
-    if path is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
+    path = Path(out) if out is not None else Path("runs/tap")
+    if out is not None and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} is not empty; give --out a new directory, nothing is overwritten")
+    above = next(one for one in path.absolute().parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{above} is no directory to write in; give --out a new directory elsewhere")
 
 
 def _next(link: Link, patience: float, listener: Progress) -> Task:
