@@ -17,7 +17,7 @@ from fedlab import plugins
 from fedlab.apps.audit import Audit, opened, proceed, tries_of, witnessed
 from fedlab.apps.defended.plan import Seen
 from fedlab.apps.defended.wishes import AS_IT_IS
-from fedlab.apps.same import changed, difference, kept
+from fedlab.apps.same import changed, difference, forget_all, kept
 from fedlab.apps.trying import NAME, Prepared, prepared
 from fedlab.apps.trying import under as cell_of
 from fedlab.errors import DataError, Interrupted, UsageError
@@ -83,7 +83,8 @@ def resume_app(path: Path | str, *, force: bool = False, progress: Progress | No
     """Go on with an audit of an app that was interrupted, failed or killed.
 
     The app runs from its start, as it is now. Answers about the updates that it sends are kept, if there are
-    any; if it sends others, it is audited anew.
+    any; if it sends others, or its files were changed (what its author says of pixels, scores rest on), it is
+    audited anew.
 
     Args:
         force: keep answers of other versions of the software too.
@@ -105,6 +106,8 @@ def resume_app(path: Path | str, *, force: bool = False, progress: Progress | No
         if (directory.path / "attacks").exists():
             resuming.same_versions(directory, force=force)
         audit = opened(**asked, progress=listener)
+        if directory.manifest["asked"]["code"] != audit.to_dict()["code"] and forget_all(directory):
+            listener.message("the app's files changed; what was found of it as it was is left behind")
         directory.event("resumed", app=audit.app.name, versions=versions())
         directory.update_manifest(
             status="running",

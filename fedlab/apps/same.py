@@ -148,6 +148,21 @@ def forget(directory: RunDirectory, cell: Cell) -> None:
                 path.unlink()
 
 
+def forget_all(directory: RunDirectory) -> bool:
+    """Remove what a run holds of all its cells; whether there was anything.
+
+    Raises:
+        BackendError: the disk refuses.
+    """
+    there = [
+        place for name in ("attacks", "truth", "observations") if (place := directory.path / name).exists()
+    ]
+    with refusal(directory.path):
+        for place in there:
+            shutil.rmtree(place)
+    return bool(there)
+
+
 def changed(before: Mapping[str, Any], app: Path) -> list[str]:
     """What is known to differ from a run's manifest, in sentences; empty if nothing is."""
     found = []

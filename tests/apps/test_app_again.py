@@ -280,6 +280,18 @@ class TestResume:
         assert "marked" not in json.loads(answer.read_text())
         assert report.data["run"]["status"] == "finished"
 
+    def test_of_an_app_that_was_edited_nothing_is_kept(self, base: tuple[AppFolder, Path], run: Path) -> None:
+        """Scores rest on what its author says of pixels, too, which no update shows."""
+        asked = manifest(run)["asked"]
+        mark(run, status="interrupted", asked=asked | {"code": asked["code"] | {"pyproject.toml": "0"}})
+        (answer,) = (run / "attacks").rglob("label-recovery.json")
+        answer.write_text(json.dumps(json.loads(answer.read_text()) | {"marked": True}))
+        heard = Heard()
+        with fresh(base[0]):
+            resume_app(run, progress=heard)
+        assert "marked" not in json.loads(answer.read_text())
+        assert any("files changed" in one for one in heard.messages)
+
     def test_a_finished_one_says_so(self, run: Path) -> None:
         heard, before = Heard(), files(run)
         resume_app(run, progress=heard)
