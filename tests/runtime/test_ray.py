@@ -1,9 +1,11 @@
 """RayExecutor: the same bits as inline, failures, dead workers, limits, what travels. One cluster for all."""
 
+import functools
 import hashlib
 import os
 import random
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -185,8 +187,12 @@ def test_a_worker_killed_once_is_not_held_against_its_clients(executor: RayExecu
     assert pids[2] == pids[3] and (tmp_path / "killed").exists()
 
 
-def double(item: int, report: Callable[[int, int], None]) -> tuple[int, int]:
+def double(item: int, report: Callable[[int, int], None], seen: Path) -> tuple[int, int]:
+    """Ends once somebody has seen how far it is, however slowly the board starts."""
     report(1, 1)
+    deadline = time.monotonic() + 60
+    while not seen.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
     return 2 * item, os.getpid()
 
 
@@ -194,9 +200,15 @@ def lost(item: int, reason: str) -> tuple[int, int]:
     return -item, 0
 
 
-def test_map_runs_elsewhere_and_tells_how_far_it_is(executor: RayExecutor) -> None:
+def test_map_runs_elsewhere_and_tells_how_far_it_is(executor: RayExecutor, tmp_path: Path) -> None:
     ticks: list[tuple[int, int, int]] = []
-    results = dict(executor.map(double, [3, 4, 5], lambda *tick: ticks.append(tick), lost))
+
+    def tick(*step: int) -> None:
+        ticks.append(step)  # type: ignore[arg-type]
+        (tmp_path / "seen").touch()
+
+    work = functools.partial(double, seen=tmp_path / "seen")
+    results = dict(executor.map(work, [3, 4, 5], tick, lost))
     assert [results[i][0] for i in range(3)] == [6, 8, 10]
     assert all(pid != os.getpid() for _, pid in results.values())
     assert ticks and set(ticks) <= {(0, 1, 1), (1, 1, 1), (2, 1, 1)}
