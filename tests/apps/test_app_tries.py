@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedlab.apps.audit import audit_app, opened, tries_of, witnessed
 from fedlab.apps.contract import Arrays, Ran
 from fedlab.apps.defended import trial
 from fedlab.apps.defended.network import Surgery, make_room
-from fedlab.apps.defended.plan import Seen
+from fedlab.apps.defended.plan import Seen, plan
 from fedlab.apps.defended.probing import refusal
 from fedlab.apps.defended.settings import changed, keys
 from fedlab.apps.defended.wishes import Wish, wishes
@@ -323,6 +324,15 @@ class TestNetwork:
             assert one.before.keys() == other.before.keys()
             assert all(np.array_equal(one.before[key], other.before[key]) for key in one.before)
             assert not np.allclose(updates(plain)[0], updates(changed)[0])
+
+    def test_dropout_in_evaluation_mode_is_told_to_drop_nothing(self) -> None:
+        audit = opened(CNN, run_config=TWO_STEPS, supernodes=2, rounds=1, progress=Quiet())
+        ran, facts = witnessed(audit, Quiet())
+        (wish,) = wishes(["dropout"])
+        for mode, notes in (("train", []), ("eval", ["evaluation mode, in which dropout drops nothing"])):
+            seen = Seen("none", plugins.build("defenses", {"name": "none"}), ran, replace(facts, mode=mode))  # type: ignore[arg-type]
+            found = plan(wish, seen, 2, audit.app.path, 0).notes
+            assert [one.partition(" in ")[2] for one in found] == notes
 
     def test_networks_of_torchs_own_classes(self) -> None:
         plain, (one,) = under("no-bias,dropout", config=ONE_RECORD)[0], under("no-bias", config=ONE_RECORD)[1]

@@ -131,6 +131,8 @@ def plan(wish: Wish, first: Seen, clients: int, folder: Path, seed: int) -> Plan
     if not acts:
         raise UsageError(f"as it is set, {wish.label} changes nothing of this app")
     notes = _left_out(first) if acts == STEPS else []
+    if surgery is not None and wish.params.get("dropout") and first.facts.mode == "eval":
+        notes.append("clients train in evaluation mode, in which dropout drops nothing")
     return Plan(acts, surgery, actor, around, mods, wanted, keys, notes)
 
 
