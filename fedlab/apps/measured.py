@@ -49,3 +49,11 @@ def _share(value: float | None) -> float | None:
 def rows(metrics: Mapping[int, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """All of the app's metrics, for its own section of the report."""
     return {str(number): {name: float(one) for name, one in row.items()} for number, row in metrics.items()}
+
+
+def strict(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same for JSON, which has no infinities: configurations in TOML, and Flower's, have."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from fedlab.apps.defended.wishes import AS_IT_IS as AS_IT_IS
 from fedlab.apps.desk import NOT_FINITE
 from fedlab.apps.facts import Facts, View
 from fedlab.apps.folder import AppFolder
-from fedlab.apps.measured import measured, rows
+from fedlab.apps.measured import measured, rows, strict
 from fedlab.apps.recorded import bare, observations, owners, task_of, used
 from fedlab.apps.same import keep
 from fedlab.audit import KnownConfig, Observation, acting
@@ -73,7 +72,7 @@ def described(
             "supernodes": asked.clients,
             "rounds": ran.rounds,
             "observed": list(asked.observe),
-            "configuration": {key: _strict(value) for key, value in ran.configuration.items()},
+            "configuration": strict(ran.configuration),
             "replies": ran.replies,
             "failed": ran.failed,
             "failure": ran.failure,
@@ -203,19 +202,13 @@ def _note_cell(directory: RunDirectory, cell: Cell, weights: str = "") -> None:
     )
 
 
-def _strict(value: object) -> object:
-    """TOML has infinities, JSON has not."""
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _note_signs(directory: RunDirectory, seen: Sequence[Observation], ran: Ran) -> None:
     """Write down which mechanisms act on the updates, whatever the app's text claims."""
     refused = ran.failure if ran.failure.startswith(NOT_FINITE) else ""
     stepped = {one.optimizer.name if one.optimizer else "" for one in ran.recordings.values()}
-    shapes = [{name: value.shape for name, value in one.update.items()} for one in seen]
-    alike = [one for one, shape in zip(seen, shapes, strict=True) if shape == shapes[0]]
-    if alike:
-        directory.write_json(ACTING, acting.as_json(alike, plain=stepped == {"SGD"}, refused=refused))
+    if seen:
+        signs = acting.as_json(acting.alike(seen), plain=stepped == {"SGD"}, refused=refused)
+        directory.write_json(ACTING, signs)
 
 
 def _setup(scenario: Scenario, trained: Trained) -> Setup:

@@ -101,6 +101,12 @@ def as_json(observations: Sequence[Observation], *, plain: bool = True, refused:
     }
 
 
+def alike(observations: Sequence[Observation]) -> list[Observation]:
+    """Those whose updates have the names and shapes of the first one's: what `signs` can compare."""
+    shapes = [{name: value.shape for name, value in one.update.items()} for one in observations]
+    return [one for one, shape in zip(observations, shapes, strict=True) if shape == shapes[0]]
+
+
 def norm_bound(observations: Sequence[Observation]) -> Sign:
     """Whether several different updates share the largest norm; the figure is that norm.
 

@@ -29,7 +29,7 @@ POISSON = "sampling"
 
 
 def changed(name: str, defense: Defense, config: ClientConfig) -> dict[str, Any]:
-    """The fields that a defense sets, with their new values; Poisson sampling is left to `forced`.
+    """The fields that a defense sets, with their new values; Poisson sampling is none of them.
 
     Raises:
         UsageError: the defense refuses the settings, or changes what no run config holds.

@@ -113,7 +113,5 @@ def _about(directory: Path) -> dict[str, Any]:
 
 def _note_signs(directory: RunDirectory, seen: Sequence[Observation]) -> None:
     """Which mechanisms act on the updates; how clients step is not known."""
-    shapes = [{name: value.shape for name, value in one.update.items()} for one in seen]
-    alike = [one for one, shape in zip(seen, shapes, strict=True) if shape == shapes[0]]
-    if alike:
-        directory.write_json(ACTING, acting.as_json(alike, plain=False))
+    if seen:
+        directory.write_json(ACTING, acting.as_json(acting.alike(seen), plain=False))

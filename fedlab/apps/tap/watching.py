@@ -8,7 +8,6 @@ Whatever goes wrong here is noted and ends the recording, and never the run.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from fedlab import files
 from fedlab.apps.contract import Arrays, Sight
 from fedlab.apps.desk import Desk
 from fedlab.apps.grids import Rounds, is_training
+from fedlab.apps.measured import strict
 from fedlab.apps.recorded import bare
 from fedlab.apps.tap import CELL, NAME
 from fedlab.audit import KnownConfig, archive
@@ -61,7 +61,7 @@ class Watch:
         return self._clients[message.metadata.dst_node_id]
 
     def began(self, about: Mapping[str, Any]) -> None:
-        self._about = {**about, "configuration": _strict(about["configuration"])}
+        self._about = {**about, "configuration": strict(about["configuration"])}
         self._try(self._write)
 
     def sent(self, ids: Sequence[str], messages: Sequence[Message]) -> None:
@@ -130,8 +130,8 @@ class Watch:
                 {
                     "round": one.round,
                     "client": one.client,
-                    "told": _strict(one.told),
-                    "metrics": _strict(one.metrics),
+                    "told": strict(one.told),
+                    "metrics": strict(one.metrics),
                 }
                 for one in good
             ]
@@ -165,11 +165,3 @@ def _equal(first: Arrays, other: Arrays) -> bool:
 
 def _fits(before: Arrays, after: Arrays) -> bool:
     return all(key in after and after[key].shape == value.shape for key, value in before.items())
-
-
-def _strict(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flower's configurations have infinities, JSON has not."""
-    return {
-        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in values.items()
-    }
